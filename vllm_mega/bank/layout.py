@@ -1,0 +1,127 @@
+"""The on-disk format of a bank: names, structs and paths. No reading, no writing.
+
+::
+
+    BANK/
+      manifest.json                         the bank: whoever replaces it commits a generation
+      keys-<generation>.safetensors         "keys": float32 [N, D], row i belongs to memories[i]
+      memories/<namespace>/<id>/<version>/  one memory, immutable once the manifest names it
+        memory.json                         text, paraphrases, questions
+        adapter_config.json                 PEFT
+        adapter_model.safetensors
+      lock                                  held by the one writer
+      staging/                              what an unfinished writer left; never read
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_mega.config import DEFAULT_NAMESPACE, check_name
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LOCK = "lock"
+STAGING = "staging"
+MEMORIES = "memories"
+MEMORY_FILE = "memory.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+class BaseModelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model that the adapters belong to."""
+
+    name: str
+    """Model id or path, as it was given."""
+    fingerprint: str
+    """`vllm_mega.models.fingerprint` of it."""
+
+
+class EmbedderInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The embedder that made the keys."""
+
+    name: str
+    fingerprint: str
+    dim: int
+
+
+class QA(msgspec.Struct, frozen=True):
+    """A question about a memory, for training or evaluation."""
+
+    question: str
+    answer: str
+
+
+class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a memory is, before it has an adapter; one line of the trainer's input."""
+
+    text: str
+    id: str = ""
+    """Empty: derived from the text, so that the same line is the same memory."""
+    title: str = ""
+    namespace: str = DEFAULT_NAMESPACE
+    tags: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    qa: tuple[QA, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("text must not be empty")
+        check_name(self.namespace, "namespace")
+        if self.id:
+            check_name(self.id, "id")
+
+
+class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A memory as the manifest lists it; identified by (namespace, id)."""
+
+    id: str
+    namespace: str
+    version: int
+    title: str
+    tags: tuple[str, ...]
+    text_digest: str
+    """SHA-256 of what it was trained on (`memory.json`): tells whether a new line changes it."""
+    adapter: str
+    """SHA-256 over adapter_config.json and adapter_model.safetensors (see `bank.adapter`)."""
+    adapter_bytes: int
+    rank: int
+    created_at: str
+    """UTC, ISO 8601."""
+    training: dict[str, Any] = {}
+    """How it was trained (settings, seed, steps, loss, recalled): for the reader, never for logic."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.namespace, self.id)
+
+    @property
+    def folder(self) -> str:
+        """Path of the memory, relative to the bank."""
+        return memory_folder(self.namespace, self.id, self.version)
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole bank at one generation."""
+
+    format: int
+    generation: int
+    base: BaseModelInfo
+    embedder: EmbedderInfo
+    memories: tuple[MemoryEntry, ...] = ()
+
+    @property
+    def keys_file(self) -> str:
+        return keys_file(self.generation)
+
+
+def keys_file(generation: int) -> str:
+    return f"keys-{generation}.safetensors"
+
+
+def memory_folder(namespace: str, memory_id: str, version: int) -> str:
+    return str(Path(MEMORIES, namespace, memory_id, str(version)))

@@ -1,0 +1,83 @@
+"""Settings: frozen, and refusing bad values when they are made, not when they are used."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args
+
+import msgspec
+
+from vllm_mega.errors import ConfigError
+
+Mode = Literal["adapter", "recall", "irag", "off"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+DEFAULT_NAMESPACE = "default"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_NAME = re.compile(NAME_PATTERN)
+
+
+def check_name(value: str, what: str) -> str:
+    """`value`, if it can name a memory or a namespace (and a folder: no separators, no '..').
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not _NAME.fullmatch(value):
+        raise ConfigError(
+            f"{what} must be 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit, got {value!r}"
+        )
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How scores become a mixture: softmax with `beta` over the best `top_k` above `threshold`."""
+
+    top_k: int = 4
+    threshold: float = 0.4
+    beta: float = 20.0
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.top_k <= 64, f"top_k must be 1..64, got {self.top_k}")
+        _require(-1.0 <= self.threshold <= 1.0, f"threshold must be in [-1, 1], got {self.threshold}")
+        _require(
+            math.isfinite(self.beta) and self.beta >= 0.0, f"beta must be finite and >= 0, got {self.beta}"
+        )
+
+
+class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a server or an offline engine needs to know; travels as vLLM's `additional_config["mega"]`."""
+
+    bank: str
+    mode: Mode = "adapter"
+    gate: GateSettings = GateSettings()
+    embedder: str | None = None
+    """Model id or path of the embedder; None: the one that the bank was made with."""
+    window: int = 1
+    """How many of the last user messages make the query."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.bank), "bank must be the path of a bank")
+        _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
+
+
+S = TypeVar("S")
+
+
+def settings_from(value: Mapping[str, Any], kind: type[S]) -> S:
+    """`value` as settings of `kind`.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type or a bad value; the message names the field.
+    """
+    try:
+        return msgspec.convert(dict(value), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{kind.__name__}: {error}") from error

@@ -1,0 +1,97 @@
+"""One tree of exceptions.
+
+::
+
+    MegaError
+    |-- ConfigError        a setting that cannot be right (also a ValueError)
+    |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
+    |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
+    |-- ModelError         a model that cannot be found or prepared
+    |-- BankError          a bank that cannot be read or written
+    |   |-- BankNotFoundError
+    |   |-- BankFormatError      unreadable, or of a version we do not know
+    |   |-- BankMismatchError    made for another base model or another embedder
+    |   |-- BankLockedError      another writer is at work
+    |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
+    |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
+    |-- TrainingError      a training that cannot go on
+    `-- UpstreamError      vLLM is not what a patch of ours expects
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MegaError(Exception):
+    """Base of every error that vllm_mega raises on purpose."""
+
+
+class ConfigError(MegaError, ValueError):
+    """A setting that cannot be right."""
+
+
+class RequestError(MegaError, ValueError):
+    """A request that cannot be right; servers answer 400.
+
+    `param` names the offending field, for the OpenAI error body.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class MixtureError(RequestError):
+    """A mixture that breaks an invariant or cannot be served."""
+
+
+class ModelError(MegaError):
+    """A model that cannot be found or prepared."""
+
+
+class BankError(MegaError):
+    """A bank that cannot be read or written."""
+
+
+class BankNotFoundError(BankError):
+    """There is no bank at this path."""
+
+
+class BankFormatError(BankError):
+    """A bank file is unreadable, or of a version we do not know."""
+
+
+class BankMismatchError(BankError):
+    """The bank was made for another base model or another embedder."""
+
+
+class BankLockedError(BankError):
+    """Another writer holds the bank."""
+
+
+class MemoryNotFoundError(BankError, LookupError):
+    """The namespace has no memory with this id."""
+
+
+class AdapterError(MegaError):
+    """An adapter that must not be used.
+
+    Always says which file, what was expected, what was found and what to change.
+    """
+
+    def __init__(self, path: Path | str, *, expected: str, found: str, change: str = "") -> None:
+        self.path = Path(path)
+        self.expected = expected
+        self.found = found
+        self.change = change
+        message = f"{path}: expected {expected}, found {found}"
+        super().__init__(f"{message}. {change}" if change else message)
+
+
+class TrainingError(MegaError):
+    """A training that cannot go on."""
+
+
+class UpstreamError(MegaError):
+    """vLLM is not what a patch of ours expects."""
