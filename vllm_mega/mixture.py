@@ -22,7 +22,7 @@ import msgspec
 from vllm_mega.errors import MixtureError
 
 WEIGHT_STEPS = 64
-MAX_WEIGHT = 16.0
+MAX_WEIGHT = 4.0
 NAME_PREFIX = "mega-"
 PATH_PREFIX = "mega+v1:"
 
@@ -31,7 +31,7 @@ def quantise(weight: float) -> int:
     """The number of steps of 1/64 nearest to `weight`.
 
     Raises:
-        MixtureError: `weight` is not finite, or larger than 16 in magnitude.
+        MixtureError: `weight` is not finite, or larger than 4 in magnitude.
     """
     if not math.isfinite(weight) or abs(weight) > MAX_WEIGHT:
         raise MixtureError(
@@ -76,7 +76,9 @@ class Mixture:
             # Equal content may lie in two places; the smaller path wins, so that order never matters.
             paths[adapter] = min(path, paths.get(adapter, path))
         self.components = tuple(
-            Component(adapter, paths[adapter], n) for adapter, n in sorted(steps.items()) if n
+            Component(adapter, paths[adapter], quantise(n / WEIGHT_STEPS))  # a sum must be in range, too
+            for adapter, n in sorted(steps.items())
+            if n
         )
 
     def __len__(self) -> int:

@@ -1,0 +1,100 @@
+"""What a LoRARequest asks for: its adapters, whether it is a mixture or a plain adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from vllm.lora.request import LoRARequest
+
+from vllm_mega.errors import MixtureError
+from vllm_mega.mixture import Mixture, is_mixture_path
+
+FIRST_MIXTURE_ID = 2**30
+LAST_MIXTURE_ID = 2**31 - 1
+"""Engine-local ids of mixtures: above every plain adapter's, and within int32 (vLLM's second runner)."""
+
+
+def to_lora_request(mixture: Mixture) -> LoRARequest | None:
+    """The LoRARequest that carries `mixture` to the engine; None for the empty mixture (base model).
+
+    The id is a placeholder: the scheduler gives every distinct mixture its own.
+    """
+    if not mixture:
+        return None
+    return LoRARequest(mixture.name, FIRST_MIXTURE_ID, mixture.path)
+
+
+@lru_cache(maxsize=65536)
+def decode(path: str) -> Mixture:
+    """`Mixture.from_path`, remembered: the same mixture is asked for again in every step."""
+    return Mixture.from_path(path)
+
+
+def mixture_of(request: LoRARequest) -> Mixture | None:
+    """The mixture that the request carries; None for a plain adapter.
+
+    Raises:
+        MixtureError: the path is broken, or does not belong to the name.
+    """
+    if not is_mixture_path(request.lora_path):
+        return None
+    mixture = decode(request.lora_path)
+    if mixture.name != request.lora_name:
+        raise MixtureError(f"LoRARequest {request.lora_name!r} carries the mixture {mixture.name!r}")
+    return mixture
+
+
+def adapters_of(request: LoRARequest | None) -> frozenset[str]:
+    """Names of the adapters that the request needs slots for."""
+    if request is None:
+        return frozenset()
+    mixture = mixture_of(request)
+    if mixture is None:
+        return frozenset((f"plain:{request.lora_int_id}",))
+    return frozenset(component.adapter for component in mixture.components)
+
+
+def check_width(request: LoRARequest | None, slots: int) -> None:
+    """Refuse a mixture that could never be scheduled.
+
+    Raises:
+        MixtureError: it has more adapters than there are slots.
+    """
+    width = len(adapters_of(request))
+    if width > slots:
+        raise MixtureError(
+            f"the mixture has {width} adapters, but the engine has {slots} slots: "
+            "ask for fewer memories (top_k), or start the engine with a larger max_loras",
+            "mega.memories",
+        )
+
+
+class MixtureIds:
+    """Engine-local ids: one per distinct live mixture, never two for one, never one for two."""
+
+    def __init__(self, capacity: int = 65536) -> None:
+        self._capacity = capacity
+        self._ids: dict[str, int] = {}
+        self._next = FIRST_MIXTURE_ID
+
+    def get(self, name: str, live: Callable[[], Iterable[str]]) -> int:
+        """The id of the mixture called `name`.
+
+        Args:
+            name: the mixture's digest name.
+            live: names of the mixtures that requests are using; asked only when room is needed.
+        """
+        if name not in self._ids:
+            if len(self._ids) >= self._capacity:
+                keep = set(live())
+                self._ids = {n: i for n, i in self._ids.items() if n in keep}
+                self._capacity = max(self._capacity, 2 * len(self._ids))
+            taken = set(self._ids.values()) if self._next > LAST_MIXTURE_ID else ()
+            if self._next > LAST_MIXTURE_ID:
+                self._next = FIRST_MIXTURE_ID
+                while self._next in taken:
+                    self._next += 1
+            self._ids[name] = self._next
+            self._next += 1
+        return self._ids[name]

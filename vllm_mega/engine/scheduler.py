@@ -1,0 +1,90 @@
+"""The scheduler: vLLM's own, plus admission by the union of adapters."""
+
+from __future__ import annotations
+
+import logging
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+from vllm.lora.request import LoRARequest
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.request import Request
+
+from vllm_mega.engine.adapters import MixtureIds, adapters_of, check_width, mixture_of
+from vllm_mega.engine.admission import Admission
+from vllm_mega.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to mypy
+    """Runs a request only when all its adapters fit the slots beside those of the running ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.lora_config is None:
+            raise ConfigError("MegaScheduler needs LoRA: start the engine with --enable-lora")
+        self._admission = Admission(self.lora_config.max_loras)
+        self._ids = MixtureIds()
+        self._joined: int | None = None
+        # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
+        # check must never bite: this copy, which only the scheduler sees, allows any number.
+        self.lora_config = copy(self.lora_config)
+        self.lora_config.max_loras = self.max_num_running_reqs + 1
+
+    def add_request(self, request: Request) -> None:
+        """Give the request's mixture its engine-local id; the client's is a placeholder."""
+        lora = request.lora_request
+        if lora is not None and mixture_of(lora) is not None:
+            check_width(lora, self._admission.slots)
+            number = self._ids.get(lora.lora_name, self._live_mixtures)
+            request.lora_request = LoRARequest(lora.lora_name, number, lora.lora_path)
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedule a step; see the base class."""
+        self._joined = None
+        output = super().schedule(*args, **kwargs)
+        self._note_joined()
+        return output
+
+    def _live_mixtures(self) -> list[str]:
+        return [r.lora_request.lora_name for r in self.requests.values() if r.lora_request]
+
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        """Upstream's question at the moment of decision: can this waiting request run now?"""
+        return super()._handle_blocked_waiting_request(request) and self._has_adapters(request)
+
+    def _has_adapters(self, request: Request) -> bool:
+        if self._joined is None:
+            self._admission.begin(adapters_of(r.lora_request) for r in self.running)
+            self._joined = len(self.running)
+        self._note_joined()
+        if not self._admission.admits(request.request_id, adapters_of(request.lora_request)):
+            return False
+        gone = missing_adapters(request.lora_request)
+        if gone:
+            logger.error("request %s: adapter is gone from %s; the request ends", request.request_id, gone[0])
+            # Upstream ends the requests in this set with an error after the step.
+            self.grammar_compile_error_reqs.add(request.request_id)
+        return not gone
+
+    def _note_joined(self) -> None:
+        if self._joined is not None:
+            for request in self.running[self._joined :]:
+                self._admission.joined(request.request_id, adapters_of(request.lora_request))
+            self._joined = len(self.running)
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._admission.forget(request.request_id)
+        return super()._free_request(request, *args, **kwargs)
+
+
+def missing_adapters(request: LoRARequest | None) -> list[str]:
+    """Adapters of the mixture that are gone from the disk (forgotten while the request waited)."""
+    mixture = mixture_of(request) if request is not None else None
+    if mixture is None:
+        return []
+    return [component.path for component in mixture.components if not Path(component.path).is_dir()]

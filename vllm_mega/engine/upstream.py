@@ -1,0 +1,183 @@
+"""Every patch of vLLM, and nothing else.
+
+A patch says what it replaces, why, and when it can go. It is applied once however often it is asked
+for, and refuses loudly when the target is not what it was written for. All of them step aside unless
+the engine was configured with vllm_mega's settings, so an engine without them is stock vLLM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_mega.config import MegaSettings, settings_from
+from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.mixture import NAME_PREFIX
+
+SETTINGS_KEY = "mega"
+"""Where the settings travel: `VllmConfig.additional_config["mega"]`."""
+
+_MARKER = "__vllm_mega_patch__"
+
+
+def settings_of(vllm_config: Any) -> MegaSettings | None:
+    """Our settings in a vLLM configuration; None means stock vLLM.
+
+    Raises:
+        ConfigError: they are there and wrong.
+    """
+    extra = vllm_config.additional_config
+    value = extra.get(SETTINGS_KEY) if isinstance(extra, dict) else None
+    return None if value is None else settings_from(value, MegaSettings)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One replaced attribute of vLLM."""
+
+    module: str
+    target: str
+    """Dotted name inside the module."""
+    parameters: tuple[str, ...]
+    """What the target's parameters must be; anything else means that upstream has changed."""
+    why: str
+    until: str
+    make: Callable[[Any], Any]
+    """From the original to its replacement."""
+
+    def apply(self) -> None:
+        """Replace the target, once.
+
+        Raises:
+            UpstreamError: the target is missing, or is not what this patch was written for.
+        """
+        owner_name, _, name = self.target.rpartition(".")
+        try:
+            owner = importlib.import_module(self.module)
+            for part in owner_name.split(".") if owner_name else ():
+                owner = getattr(owner, part)
+            original = inspect.getattr_static(owner, name)
+        except (ImportError, AttributeError) as error:
+            raise UpstreamError(f"{self.module}:{self.target} is gone ({error}); {self.until}") from error
+        function = original.__func__ if isinstance(original, classmethod) else original
+        if hasattr(function, _MARKER):
+            return
+        found = tuple(inspect.signature(function).parameters)
+        if found != self.parameters:
+            raise UpstreamError(
+                f"{self.module}:{self.target} takes {found}, expected {self.parameters}: "
+                "this vllm_mega was written for vLLM 0.32"
+            )
+        replacement = self.make(function)
+        setattr(replacement, _MARKER, self)
+        setattr(owner, name, classmethod(replacement) if isinstance(original, classmethod) else replacement)
+
+
+def _worker_manager(original: Any) -> Any:
+    def make_manager(vllm_config: Any, device: Any, embedding_modules: Any) -> Any:
+        if settings_of(vllm_config) is None:
+            return original(vllm_config, device, embedding_modules)
+        from vllm_mega.engine.worker import MegaWorkerLoRAManager
+
+        return MegaWorkerLoRAManager(vllm_config, device, embedding_modules)
+
+    return make_manager
+
+
+def _door(original: Any) -> Any:
+    def _validate_lora(self: Any, lora_request: Any) -> None:
+        original(self, lora_request)
+        if lora_request is None or not lora_request.lora_name.startswith(NAME_PREFIX):
+            return
+        from vllm_mega.engine.adapters import check_width
+
+        if settings_of(self.vllm_config) is None:
+            raise ConfigError("this engine was started without vllm_mega's settings; it cannot run mixtures")
+        check_width(lora_request, self.lora_config.max_loras)
+
+    return _validate_lora
+
+
+def _lora_stats(original: Any) -> Any:
+    def _request_update(self: Any, req_id: str, lora_name: str | None, waiting: bool, running: bool) -> None:
+        if lora_name is not None and lora_name.startswith(NAME_PREFIX):
+            lora_name = "mega"
+        original(self, req_id, lora_name, waiting, running)
+
+    return _request_update
+
+
+def _platform_config(original: Any) -> Any:
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        from vllm.config import CompilationMode
+
+        compilation = vllm_config.compilation_config
+        before = compilation.mode
+        original(cls, vllm_config)
+        if settings_of(vllm_config) is None:
+            return
+        scheduler = vllm_config.scheduler_config.scheduler_cls
+        if scheduler is None:
+            vllm_config.scheduler_config.scheduler_cls = SCHEDULER
+        elif scheduler != SCHEDULER:
+            raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
+        if vllm_config.lora_config is None:
+            raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
+        if before in (CompilationMode.VLLM_COMPILE, CompilationMode.DYNAMO_TRACE_ONCE):
+            compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
+
+    return check_and_update_config
+
+
+SCHEDULER = "vllm_mega.engine.scheduler.MegaScheduler"
+
+PATCHES = (
+    Patch(
+        module="vllm.v1.worker.lora_model_runner_mixin",
+        target="LRUCacheWorkerLoRAManager",
+        parameters=("vllm_config", "device", "embedding_modules", "lora_model_cls"),
+        why="Both model runners build their LoRA manager here by name; ours loads mixtures.",
+        until="vLLM lets a plugin choose the worker LoRA manager",
+        make=_worker_manager,
+    ),
+    Patch(
+        module="vllm.v1.engine.input_processor",
+        target="InputProcessor._validate_lora",
+        parameters=("self", "lora_request"),
+        why="A mixture wider than the slots must be refused at the door: inside the engine it is too late.",
+        until="vLLM lets a plugin validate LoRA requests",
+        make=_door,
+    ),
+    Patch(
+        module="vllm.v1.metrics.stats",
+        target="LoRARequestStates._request_update",
+        parameters=("self", "req_id", "lora_name", "waiting", "running"),
+        why="LoRA names are metric labels: thousands of mixtures must not become thousands of label values.",
+        until="vllm:lora_requests_info has bounded labels",
+        make=_lora_stats,
+    ),
+    Patch(
+        module="vllm.platforms.cpu",
+        target="CpuPlatform.check_and_update_config",
+        parameters=("cls", "vllm_config"),
+        why=(
+            "Stock switches compilation off when LoRA is on, because its CPU path cannot be compiled; "
+            "ours is one opaque operator. Also the first place that sees the whole configuration."
+        ),
+        until="the stock CPU LoRA path can be compiled, and platforms have a hook for plugins",
+        make=_platform_config,
+    ),
+)
+
+
+def apply() -> None:
+    """Apply every patch; any process may call it, any number of times.
+
+    Raises:
+        UpstreamError: vLLM is not the one that the patches were written for.
+    """
+    for patch in PATCHES:
+        patch.apply()

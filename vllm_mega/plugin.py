@@ -1,0 +1,19 @@
+"""What vLLM finds by entry point; no logic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def register() -> None:
+    """`vllm.general_plugins`: called in every process, maybe twice."""
+    from vllm_mega.engine import upstream
+
+    upstream.apply()
+
+
+def endpoints() -> Any:
+    """`vllm.endpoint_plugins`: called in the API server when VLLM_PLUGINS names us."""
+    from vllm_mega.serving.endpoints import MegaEndpoints
+
+    return MegaEndpoints()
