@@ -57,6 +57,8 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     bank: str
     mode: Mode = "adapter"
+    namespace: str = DEFAULT_NAMESPACE
+    """Whose memories a request sees that names no namespace."""
     gate: GateSettings = GateSettings()
     embedder: str | None = None
     """Model id or path of the embedder; None: the one that the bank was made with."""
@@ -65,6 +67,7 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")
+        check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
 
 
