@@ -1,0 +1,36 @@
+# Every target that needs the virtual environment makes it first; when it is up to date that costs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test test-slow demo clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY)  ## a virtual environment in .venv with pinned dependencies, and the default models
+
+$(READY): requirements.lock pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+	@touch $@
+
+lint: $(READY)  ## ruff, mypy (strict), import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: $(READY)  ## the tests, real engine included; less than 15 minutes on 2 cores
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(READY)  ## the tests that take more than a minute each
+	@# pytest's exit code 5: no test is marked slow. That is not a failure of any test.
+	$(BIN)/pytest -m "slow and not gpu" || [ $$? -eq 5 ]
+
+demo: $(READY)  ## train memories, serve them, ask; ends in out/demo.json
+	$(BIN)/vllm-mega demo --output out
+
+clean:  ## remove the virtual environment, the demo's output and every cache
+	rm -rf .venv out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
