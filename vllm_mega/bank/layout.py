@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ MEMORIES = "memories"
 MEMORY_FILE = "memory.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MEMORY_FILES = (MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class BaseModelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,10 +86,11 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
     namespace: str
     version: int
+    """The generation that wrote it: grows with every update, and a folder's path is never used twice."""
     title: str
     tags: tuple[str, ...]
     text_digest: str
-    """SHA-256 of what it was trained on (`memory.json`): tells whether a new line changes it."""
+    """SHA-256 of `memory.json` (see `bank.identity`): tells whether a new line changes it."""
     adapter: str
     """SHA-256 over adapter_config.json and adapter_model.safetensors (see `bank.adapter`)."""
     adapter_bytes: int
@@ -94,6 +99,16 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UTC, ISO 8601."""
     training: dict[str, Any] = {}
     """How it was trained (settings, seed, steps, loss, recalled): for the reader, never for logic."""
+
+    def __post_init__(self) -> None:
+        # The names become paths: a manifest must not lead out of its bank.
+        check_name(self.namespace, "namespace")
+        check_name(self.id, "id")
+        if self.version < 1:
+            raise ValueError(f"version must be at least 1, got {self.version}")
+        for digest in (self.text_digest, self.adapter):
+            if not _DIGEST.fullmatch(digest):
+                raise ValueError(f"a digest must be 64 hex digits, got {digest!r}")
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,7 +127,13 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int
     base: BaseModelInfo
     embedder: EmbedderInfo
+    keys: str
+    """SHA-256 of the keys file: manifest and keys belong together."""
     memories: tuple[MemoryEntry, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({entry.key for entry in self.memories}) != len(self.memories):
+            raise ValueError("a memory is listed twice")
 
     @property
     def keys_file(self) -> str:

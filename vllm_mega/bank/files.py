@@ -1,0 +1,82 @@
+"""The file system operations that a bank is written with, each one durable.
+
+Nothing else in the package changes a bank on disk, and everything here goes through `os`: tests
+put a failing `os` in its place and try every step.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_CHUNK = 1 << 20
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path`; its parent is there, it is not."""
+    os.mkdir(path)  # noqa: PTH102
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and sync it (its folder entry becomes durable with `sync_folder`)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of `source` (links are followed) into the new file `target`, and sync it."""
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                _write_all(fd, chunk)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def sync_folder(path: Path) -> None:
+    """Make the entries of the folder `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within the bank; a file at `target` is replaced in one step."""
+    os.replace(source, target)  # noqa: PTH105
+
+
+def set_time(path: Path, time_ns: int) -> None:
+    """Set the modification time of `path`."""
+    os.utime(path, ns=(time_ns, time_ns))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; links are not followed.
+
+    What is gone already is no error.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        os.unlink(path)  # noqa: PTH108
+        return
+    for child in sorted(path.iterdir()):
+        remove(child)
+    os.rmdir(path)  # noqa: PTH106

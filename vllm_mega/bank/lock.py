@@ -1,0 +1,64 @@
+"""The lock of a bank: one writer at a time. It vanishes with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from vllm_mega.bank.layout import LOCK
+from vllm_mega.errors import BankLockedError
+
+
+class BankLock:
+    """`flock` on the file `lock`; a writer leaves its name there for whoever finds it locked."""
+
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
+        """Take the lock of the bank at `root`, at once or not at all.
+
+        `shared` keeps writers out and changes nothing on disk; any number may share.
+
+        Raises:
+            BankLockedError: somebody else holds it; the message says who.
+        """
+        path = root / LOCK
+        flags = os.O_RDONLY if shared else os.O_RDWR
+        self._owner = not shared
+        self._fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise BankLockedError(
+                f"{path} is held by {holder or 'another process'}; wait until it has finished"
+            ) from error
+        if self._owner:
+            self._sign()
+
+    def _sign(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
+
+    @property
+    def held(self) -> bool:
+        return self._fd >= 0
+
+    def release(self) -> None:
+        """Let go; a second time does nothing."""
+        if not self.held:
+            return
+        if self._owner:
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,59 @@
+"""What lies in a bank although its manifest does not name it (any more). Reads, deletes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from vllm_mega.bank.layout import MEMORIES, Manifest
+
+_KEYS = re.compile(r"keys-\d+\.safetensors")
+
+
+def orphans(root: Path, manifest: Manifest) -> Iterator[Path]:
+    """Keys files of other generations, and whatever below `memories` is no memory of `manifest`.
+
+    `staging` is not looked at: all of it is a writer's.
+    """
+    for path in root.iterdir():
+        if _KEYS.fullmatch(path.name) and path.name != manifest.keys_file:
+            yield path
+    versions: dict[str, dict[str, str]] = {}
+    for entry in manifest.memories:
+        versions.setdefault(entry.namespace, {})[entry.id] = str(entry.version)
+    for namespace in _children(root / MEMORIES):
+        if namespace.name not in versions:
+            yield Path(namespace)
+            continue
+        ids = versions[namespace.name]
+        for memory in _children(namespace):
+            if memory.name not in ids:
+                yield Path(memory)
+                continue
+            yield from (Path(v) for v in _children(memory) if v.name != ids[memory.name])
+
+
+def _children(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """What is in `folder`; nothing if it is none, or a link (never to be followed)."""
+    if os.path.islink(folder) or not os.path.isdir(folder):  # noqa: PTH112, PTH114
+        return []
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def dropped(root: Path, before: Manifest, after: Manifest) -> list[Path]:
+    """What `before` names and `after` does not, as few and as large subtrees as possible."""
+    versions = {entry.key: entry.version for entry in after.memories}
+    namespaces = {entry.namespace for entry in after.memories}
+    paths = {root / before.keys_file: None}
+    for entry in before.memories:
+        folder = root / entry.folder
+        if entry.namespace not in namespaces:
+            paths[folder.parent.parent] = None
+        elif entry.key not in versions:
+            paths[folder.parent] = None
+        elif versions[entry.key] != entry.version:
+            paths[folder] = None
+    return list(paths)

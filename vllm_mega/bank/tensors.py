@@ -1,0 +1,101 @@
+"""Reading a safetensors file: the header first, then one tensor at a time from the mapped file.
+
+Own parsing beside the library's, because numpy has no bfloat16 and this must work without torch.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from vllm_mega.errors import AdapterError
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How a zip archive of torch.save, and a bare pickle, begin."""
+_KINDS: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+CONVERT = "Save the adapter again as safetensors (PEFT: save_pretrained with safe_serialization=True)"
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """One tensor, as the header tells."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+    """Where its bytes are, counted from the end of the header."""
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], int]:
+    """The tensors of the file by name, and where the data begins. Reads no values.
+
+    Raises:
+        AdapterError: a pickle, truncated, or otherwise not safetensors.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head.startswith(_PICKLES):
+            raise AdapterError(path, expected="safetensors", found="a pickle", change=CONVERT)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > size - 8:
+            raise _broken(path, f"{size} bytes, less than its header says (truncated or corrupt)")
+        header = file.read(length)
+    try:
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        infos = {name: msgspec.json.decode(part, type=TensorInfo) for name, part in raw.items()}
+    except msgspec.MsgspecError as error:
+        raise _broken(path, f"a header that cannot be read ({error})") from error
+    start = 8 + length
+    end = start + max((info.data_offsets[1] for info in infos.values()), default=0)
+    if size < end:
+        raise _broken(path, f"{size} bytes, {end - size} less than its header says (truncated)")
+    try:
+        with safetensors.safe_open(path, framework="numpy"):  # checks offsets, sizes and overlaps
+            pass
+    except safetensors.SafetensorError as error:
+        raise _broken(path, f"a corrupt file ({error})") from error
+    return infos, start
+
+
+def _broken(path: Path, found: str) -> AdapterError:
+    return AdapterError(
+        path, expected="a whole safetensors file", found=found, change="Copy or export it again"
+    )
+
+
+def read_values(
+    path: Path, infos: dict[str, TensorInfo], start: int
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Name and flat values, tensor by tensor: F32 and F16 as floats, BF16 as its uint16 bits."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name, info in infos.items():
+            kind = _KINDS[info.dtype]
+            first, last = info.data_offsets
+            # Slicing copies: a view would not let the mapping be closed.
+            yield name, np.frombuffer(data[start + first : start + last], kind)
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Whether none is NaN or infinite; uint16 means the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return not bool(((values & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(values).all())
+
+
+def all_zero(values: npt.NDArray[Any]) -> bool:
+    """Whether all are +0 or -0; uint16 means the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return not bool((values & 0x7FFF).any())
+    return not bool(values.any())
