@@ -1,0 +1,83 @@
+"""What `serve` and `query` share: the options about memory, and what follows from them for vLLM."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_mega.config import MODES, GateSettings, MegaSettings
+
+
+def add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """--bank and what a request may say of memory, as defaults for all of them."""
+    gate = GateSettings()
+    parser.add_argument("--bank", required=True, type=Path, help="the bank")
+    parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
+    parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
+    parser.add_argument("--namespace", help="whose memories are used (default: 'default')")
+    parser.add_argument("--mode", choices=MODES, help="how memory is used (default: adapter)")
+    parser.add_argument(
+        "--window", type=int, help="how many of the last user messages are compared (default: 1)"
+    )
+    parser.add_argument("--top-k", type=int, help=f"most memories in a mixture (default: {gate.top_k})")
+    parser.add_argument(
+        "--threshold", type=float, help=f"least score of a memory (default: {gate.threshold})"
+    )
+    parser.add_argument("--beta", type=float, help=f"sharpness of the softmax (default: {gate.beta:g})")
+
+
+def settings_of(args: argparse.Namespace) -> MegaSettings:
+    """The settings that the arguments ask for.
+
+    Raises:
+        ConfigError: a value that cannot be right.
+    """
+    gate = {name: getattr(args, name) for name in ("top_k", "threshold", "beta")}
+    rest = {name: getattr(args, name) for name in ("namespace", "mode", "window", "embedder")}
+    return MegaSettings(
+        bank=str(args.bank.absolute()),
+        gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
+        **{name: value for name, value in rest.items() if value is not None},
+    )
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How vLLM is to be started."""
+
+    model: str
+    """Path of the checkpoint, or what vLLM resolves itself."""
+    name: str
+    """Under which it is served."""
+    memories: int
+    settings: MegaSettings
+    options: dict[str, Any]
+    """For the engine, those left out that the user has given."""
+    environment: dict[str, str]
+    given: dict[str, str | None]
+    """What the user has given for vLLM."""
+
+
+def plan_launch(args: argparse.Namespace) -> Launch:
+    """Check the bank against the model, and say how to start vLLM for it.
+
+    Raises:
+        BankError, ModelError, ConfigError: bank, model and options do not go together.
+    """
+    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.models import fingerprint, resolve_model
+    from vllm_mega.serving import launch
+
+    settings = settings_of(args)
+    given = launch.given_options(args.rest)
+    asked = args.model or given.get("model") or BankReader(args.bank).snapshot().manifest.base.name
+    model = resolve_model(asked)
+    snapshot = BankReader(args.bank, base_fingerprint=fingerprint(model)).snapshot()
+    options = launch.engine_options(snapshot, settings, given)
+    name = given.get("served_model_name") or launch.served_name(asked)
+    if "served_model_name" not in given:
+        options["served_model_name"] = name
+    environment = launch.this_environment(given)
+    return Launch(str(model), name, len(snapshot.manifest.memories), settings, options, environment, given)

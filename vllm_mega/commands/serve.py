@@ -1,0 +1,36 @@
+"""`vllm-mega serve`: start vLLM's OpenAI-compatible server with the memories of a bank."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+HELP = "serve a bank: vLLM's OpenAI-compatible server, with memory"
+PASSTHROUGH = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `vllm-mega serve`; all others go to `vllm serve`."""
+    from vllm_mega.commands._memory_options import add_memory_options
+
+    parser.description = (
+        "Start vLLM's OpenAI-compatible server: NAME is the base model, NAME-mega the same with memory. "
+        "Every option that is not listed here is one of `vllm serve`."
+    )
+    parser.epilog = "Example: vllm-mega serve --bank bank --mode irag --port 8001 --max-model-len 4096"
+    add_memory_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the bank, then become `vllm serve`."""
+    from vllm_mega.commands._memory_options import plan_launch
+    from vllm_mega.serving.launch import to_argv
+
+    launch = plan_launch(args)
+    defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", launch.model]
+    command += [*to_argv({**launch.options, **defaults}), *args.rest]
+    print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
+    os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell
+    raise AssertionError("execve does not return")

@@ -1,0 +1,115 @@
+"""Messages: what of them the gate compares, and how the modes rewrite them. Pure; never changes its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm_mega import prompts
+from vllm_mega.errors import RequestError
+
+Message = Mapping[str, Any]
+TEXT_PARTS = ("text", "input_text")
+
+RECALL_TOKENS = 256
+"""How long the recital may be that irag puts into the context."""
+
+
+def message_text(message: Message) -> str:
+    """The text of a message; the text parts, one a line, when its content has parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        return ""
+    return "\n".join(_part_text(part) for part in content if _is_text(part))
+
+
+def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
+    """The text of the last `window` user messages, oldest first; None when there is none.
+
+    System prompts, answers and tool results never take part.
+    """
+    texts = [message_text(message).strip() for message in messages if _is_user(message)]
+    return "\n".join(text for text in texts[-window:] if text) or None
+
+
+def prompt_text(prompt: object) -> str:
+    """The text of a completion prompt.
+
+    Raises:
+        RequestError: there is no text, or more than one prompt, so that no one mixture fits.
+    """
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
+        raise RequestError(
+            f"a prompt gets its own mixture, and this request has {len(prompt)} prompts: "
+            "send one prompt a request, or give mega.memories",
+            "prompt",
+        )
+    raise RequestError(
+        "the gate compares texts: send the prompt as a string, give mega.memories, or set mega.mode to 'off'",
+        "prompt",
+    )
+
+
+def replace_question(messages: Sequence[Message], replacement: Sequence[Message]) -> list[dict[str, Any]]:
+    """`messages` with the last user message replaced by `replacement`; what is no text stays in it.
+
+    The other parts (images, audio) of the replaced message move to the last message of `replacement`.
+    """
+    at = _last_user(messages)
+    content = messages[at].get("content")
+    others = [p for p in content if not _is_text(p)] if isinstance(content, list | tuple) else []
+    new = [dict(message) for message in replacement]
+    if others:
+        new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *others]
+    return [*map(dict, messages[:at]), *new, *map(dict, messages[at + 1 :])]
+
+
+def question_of(messages: Sequence[Message]) -> str:
+    """The text of the last user message, for the modes that rewrite it.
+
+    Raises:
+        RequestError: there is none.
+    """
+    text = user_text(messages)
+    if text is None:
+        raise RequestError(
+            "this mode rewrites the last user message, and there is none with text", "messages"
+        )
+    return text
+
+
+def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Mode `recall`: the conversation, its last question asking to reconstruct the memory."""
+    return replace_question(messages, recall_request(messages))
+
+
+def recall_request(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """First step of mode `irag`: the bare request to reconstruct, as memories are trained to hear it."""
+    return [{"role": "user", "content": prompts.recall_prompt(question_of(messages))}]
+
+
+def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:
+    """Second step of mode `irag`: the conversation, its last question with the recalled text in context."""
+    return replace_question(messages, prompts.irag_messages(question_of(messages), recalled))
+
+
+def _last_user(messages: Sequence[Message]) -> int:
+    return max(i for i, message in enumerate(messages) if _is_user(message))
+
+
+def _is_user(message: Message) -> bool:
+    return message.get("role") == "user"
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS)
+
+
+def _part_text(part: Any) -> str:
+    return part if isinstance(part, str) else str(part.get("text", ""))

