@@ -1,0 +1,1 @@
+"""`vllm-mega demo`: train invented memories, serve them, ask, check; uses the other parts as anyone would."""

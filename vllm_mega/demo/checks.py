@@ -1,0 +1,123 @@
+"""What counts as answered, as recalled, as unchanged; and the demo's verdict. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+MIN_SHARE = 0.8
+"""Of the questions answered, and of the memories recalled, for the demo to succeed."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What came back for one prompt."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    memories: tuple[tuple[str, float], ...] = ()
+    """(title or id, weight) of the memories used, heaviest first."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One question, answered without memory and in both ways with, and what the answer should contain."""
+
+    question: str
+    answer: str
+    base: Reply
+    direct: Reply
+    irag: Reply
+
+    def fine(self, reply: Reply) -> bool:
+        """Whether the words of the answer stand in the reply."""
+        return contains(reply.text, self.answer)
+
+
+class Recalled(msgspec.Struct, frozen=True):
+    """One memory, and what the model gave when asked to reconstruct it."""
+
+    title: str
+    text: str
+    reply: Reply
+
+    @property
+    def exact(self) -> bool:
+        """Word for word; only the white space may differ."""
+        return self.reply.text.split() == self.text.split()
+
+
+class Unrelated(msgspec.Struct, frozen=True):
+    """One prompt that no memory is about, sent to the model with memory and to the base model."""
+
+    prompt: str
+    mega: Reply
+    base: Reply
+
+    @property
+    def identical(self) -> bool:
+        """No memory was used, and every token is the base model's."""
+        return not self.mega.memories and self.mega.token_ids == self.base.token_ids
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What out/demo.json says."""
+
+    memories: int
+    asked: int
+    answered: int
+    """Of the questions asked with irag (recall, then answer)."""
+    answered_direct: int
+    """Of the same questions, asked without the recall."""
+    answered_base: int
+    """Of the same questions, asked to the base model, which cannot know."""
+    recall_exact: int
+    null_route_identical: bool
+    seconds: dict[str, float]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Why the demo fails; empty when it does not."""
+        checks = {
+            f"{self.answered} of {self.asked} questions answered": self.answered
+            >= MIN_SHARE * self.asked
+            > 0,
+            f"{self.recall_exact} of {self.memories} memories recalled word for word": (
+                self.recall_exact >= MIN_SHARE * self.memories > 0
+            ),
+            "an unrelated prompt was not answered exactly as by the base model": self.null_route_identical,
+        }
+        return [what for what, fine in checks.items() if not fine]
+
+    def write(self, file: Path) -> None:
+        """Write the result as JSON."""
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+
+def judge(
+    asked: Sequence[Asked],
+    recalled: Sequence[Recalled],
+    unrelated: Sequence[Unrelated],
+    seconds: dict[str, float],
+) -> Result:
+    """Count."""
+    return Result(
+        memories=len(recalled),
+        asked=len(asked),
+        answered=sum(one.fine(one.irag) for one in asked),
+        answered_direct=sum(one.fine(one.direct) for one in asked),
+        answered_base=sum(one.fine(one.base) for one in asked),
+        recall_exact=sum(one.exact for one in recalled),
+        null_route_identical=bool(unrelated) and all(one.identical for one in unrelated),
+        seconds={phase: round(value, 1) for phase, value in seconds.items()},
+    )
+
+
+def contains(reply: str, answer: str) -> bool:
+    """Whether the words of `answer` stand in `reply`, one after the other; case and punctuation aside."""
+    return f" {_words(answer)} " in f" {_words(reply)} "
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
