@@ -70,6 +70,20 @@ def check_adapter(
         AdapterError: the adapter must not be used; says which file, what was expected, what was
             found and what to change.
     """
+    try:
+        return _checked(folder, shapes, max_rank, expected_digest)
+    except OSError as error:
+        raise AdapterError(
+            error.filename or folder,
+            expected="a file that can be read",
+            found=error.strerror or str(error),
+            change="Mend it, or add the adapter again",
+        ) from error
+
+
+def _checked(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], max_rank: int | None, expected_digest: str | None
+) -> AdapterFacts:
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     config = read_peft_config(config_path, max_rank)
     _require_weights(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from vllm_mega.bank.layout import LOCK
-from vllm_mega.errors import BankLockedError
+from vllm_mega.errors import BankError, BankLockedError
 
 
 class BankLock:
@@ -23,18 +23,24 @@ class BankLock:
 
         Raises:
             BankLockedError: somebody else holds it; the message says who.
+            BankError: it cannot be opened or locked at all.
         """
         path = root / LOCK
-        flags = os.O_RDONLY if shared else os.O_RDWR
         self._owner = not shared
-        self._fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+        try:
+            self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise BankError(f"{path} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
             os.close(self._fd)
+            if not isinstance(error, BlockingIOError):
+                raise BankError(f"{path} cannot be locked: {error.strerror}") from error
             raise BankLockedError(
-                f"{path} is held by {holder or 'another process'}; wait until it has finished"
+                f"{path} is held by {holder or 'a process that checks the bank'}; wait until it has finished"
             ) from error
         if self._owner:
             self._sign()

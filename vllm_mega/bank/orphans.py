@@ -12,13 +12,18 @@ from vllm_mega.bank.layout import MEMORIES, Manifest
 _KEYS = re.compile(r"keys-\d+\.safetensors")
 
 
+def is_keys_file(name: str) -> bool:
+    """Whether `name` is that of a keys file, of whichever generation."""
+    return _KEYS.fullmatch(name) is not None
+
+
 def orphans(root: Path, manifest: Manifest) -> Iterator[Path]:
     """Keys files of other generations, and whatever below `memories` is no memory of `manifest`.
 
     `staging` is not looked at: all of it is a writer's.
     """
     for path in root.iterdir():
-        if _KEYS.fullmatch(path.name) and path.name != manifest.keys_file:
+        if is_keys_file(path.name) and path.name != manifest.keys_file:
             yield path
     versions: dict[str, dict[str, str]] = {}
     for entry in manifest.memories:

@@ -113,6 +113,8 @@ class BankSnapshot:
                 f"{path} is gone: {entry.namespace}/{entry.id} was forgotten or updated after "
                 f"generation {self.generation}"
             ) from error
+        except OSError as error:
+            raise BankError(f"{path} cannot be read: {error.strerror}") from error
         found = hashlib.sha256(data).hexdigest()
         if found != entry.text_digest:
             raise BankFormatError(f"{path}: expected SHA-256 {entry.text_digest}, found {found}")
@@ -183,7 +185,7 @@ def load_snapshot(root: Path) -> BankSnapshot:
     for _ in range(_ATTEMPTS):
         manifest, signature = read_manifest(root)
         try:
-            keys = _read_keys(root, manifest)
+            keys = read_keys(root, manifest)
         except BankFormatError:
             if _signature(root) == signature:
                 raise
@@ -204,8 +206,8 @@ def read_manifest(root: Path) -> tuple[Manifest, Signature]:
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
             data = file.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BankNotFoundError(f"{root} is not a bank: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise _unreadable(root, error) from error
     try:
         version = msgspec.json.decode(data, type=_Version).format
         if version != FORMAT_VERSION:
@@ -219,13 +221,16 @@ def read_manifest(root: Path) -> tuple[Manifest, Signature]:
     return manifest, Signature(stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
-def _read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
+def read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
+    """The keys [N, D] that belong to `manifest`."""
     path = root / manifest.keys_file
     require_inside(root, path)
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise BankFormatError(f"{path} is missing, and {MANIFEST} names it") from error
+    except OSError as error:
+        raise BankError(f"{path} cannot be read: {error.strerror}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.keys:
         raise BankFormatError(f"{path}: expected SHA-256 {manifest.keys}, found {found}")
@@ -240,12 +245,17 @@ def _read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
 
 
 def _signature(root: Path) -> Signature:
-    path = root / MANIFEST
     try:
-        stat = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BankNotFoundError(f"{root} is not a bank: it has no {MANIFEST}") from error
+        stat = (root / MANIFEST).stat()
+    except OSError as error:
+        raise _unreadable(root, error) from error
     return Signature(stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+def _unreadable(root: Path, error: OSError) -> BankError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return BankNotFoundError(f"{root} is not a bank: it has no {MANIFEST}")
+    return BankError(f"{root / MANIFEST} cannot be read: {error.strerror}")
 
 
 def check_match(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -168,21 +169,20 @@ class BankWriter:
         refuse_twice(items)
         keys = [checked_key(item, self.snapshot.manifest.embedder.dim) for item in items]
         facts = [check_adapter(item.adapter, shapes, max_rank=max_rank) for item in items]
-        self._clean = False
         entries = [
             new_entry(item, fact, self.snapshot.generation + 1)
             for item, fact in zip(items, facts, strict=True)
         ]
-        work = self.stage()
-        for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
-            write_memory(work / str(number), item, entry)
-        self._place_folders(work, entries)
-        self._commit(entries, np.stack(keys), ())
-        for item in items:
-            if item.adapter.absolute().is_relative_to(self._staging):
-                files.remove(item.adapter)
-        files.remove(work)
-        self._clean = True
+        with self._changing():
+            work = self.stage()
+            for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
+                write_memory(work / str(number), item, entry)
+            self._place_folders(work, entries)
+            self._commit(entries, np.stack(keys), ())
+            for item in items:
+                if item.adapter.absolute().is_relative_to(self._staging):
+                    files.remove(item.adapter)
+            files.remove(work)
         return entries
 
     def forget(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -194,9 +194,20 @@ class BankWriter:
         self._prepare()
         gone = {self.snapshot.get(*key).key for key in keys}
         if gone:
-            self._clean = False
-            self._commit((), self.snapshot.keys[:0], gone)
-            self._clean = True
+            with self._changing():
+                self._commit((), self.snapshot.keys[:0], gone)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around every change; if it fails, the next one begins by sweeping up."""
+        self._clean = False
+        try:
+            yield
+        except OSError as error:
+            raise BankError(
+                f"{self.root} could not be changed: {error}. It is as it was before, or the change is whole"
+            ) from error
+        self._clean = True
 
     def _prepare(self) -> None:
         """After a start or a failure: delete whatever the manifest does not name."""
