@@ -1,5 +1,5 @@
 # Every target that needs the virtual environment makes it first; when it is up to date that costs nothing.
-PYTHON ?= python3
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 READY := .venv/.ready
 

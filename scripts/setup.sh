@@ -32,7 +32,7 @@ elif reason+=$'\n'$(pip install -q --no-deps --index-url "$CPU_WHEELS" "$torch" 
   say "$torch: from PyTorch's index of CPU wheels (the configured indexes have none)"
 else
   printf '%s\n' "$reason" >&2
-  say "$torch: neither the configured indexes nor $CPU_WHEELS could give it" >&2
+  say "$torch: neither the configured indexes nor $CPU_WHEELS could give it for $("$PYTHON" --version)" >&2
   exit 1
 fi
 
