@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+import vllm_mega
 from vllm_mega.cli import command_help
 
 MAY_IMPORT_VLLM = {"plugin", "serving", "engine", "offline"}
@@ -68,3 +70,12 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (1, "\n"), run.stderr
+
+
+def test_public_names_are_there() -> None:
+    assert sorted([*vllm_mega._MODULES, "__version__"]) == sorted(vllm_mega.__all__)
+    light = [name for name, module in vllm_mega._MODULES.items() if module != "offline"]
+    assert [getattr(vllm_mega, name).__name__ for name in light] == light
+    assert importlib.util.find_spec("vllm_mega.offline")
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        vllm_mega.Nothing  # noqa: B018
