@@ -59,7 +59,7 @@ class MicroBatcher(Generic[Item, Result]):
                     future.set_result(result)
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch = []
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self._max_batch:
             item, future = self._waiting.popleft()
             if not future.done():

@@ -89,9 +89,9 @@ def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return replace_question(messages, recall_request(messages))
 
 
-def recall_request(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
     """First step of mode `irag`: the bare request to reconstruct, as memories are trained to hear it."""
-    return [{"role": "user", "content": prompts.recall_prompt(question_of(messages))}]
+    return prompts.user(prompts.recall_prompt(question_of(messages)))
 
 
 def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:

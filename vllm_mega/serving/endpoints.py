@@ -11,12 +11,12 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
-from vllm_mega.config import MegaSettings, settings_from
+from vllm_mega.config import MegaSettings
+from vllm_mega.engine.upstream import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.opening import open_gate
-from vllm_mega.serving.schemas import FIELD
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,11 @@ class MegaEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""
-        extra = engine_client.vllm_config.additional_config
-        value = extra.get(FIELD) if isinstance(extra, dict) else None
-        if value is None:
-            logger.warning("vllm_mega serves without memory: --additional-config has no field %r", FIELD)
+        settings = settings_of(engine_client.vllm_config)
+        if settings is None:
+            logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
             return
-        await attach(engine_client, state, settings_from(value, MegaSettings))
+        await attach(engine_client, state, settings)
 
 
 async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None:

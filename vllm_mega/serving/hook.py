@@ -7,21 +7,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from vllm.lora.request import LoRARequest
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from vllm_mega.config import MegaSettings
+from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component, Mixture
 from vllm_mega.serving.batching import MicroBatcher
 from vllm_mega.serving.deciding import Ask, decide
-
-PLACEHOLDER_ID = 2**30
-"""LoRARequests need a positive id; the scheduler gives every distinct mixture its own."""
-
-
-def to_lora_request(mixture: Mixture) -> LoRARequest | None:
-    """The LoRARequest that carries `mixture` to the engine; None (the base model) when it is empty."""
-    return LoRARequest(mixture.name, PLACEHOLDER_ID, mixture.path) if mixture else None
 
 
 class MemoryHook:
@@ -79,6 +73,8 @@ class MemoryHook:
         try:
             for load in loads:  # others may wait for the same load: a client that leaves must not stop it
                 await asyncio.shield(load)
+        except EngineDeadError:
+            raise
         except Exception as error:
             self._loads = OrderedDict((c, load) for c, load in self._loads.items() if load not in loads)
             ids = ", ".join(hit.id for hit in decision.hits)

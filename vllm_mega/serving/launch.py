@@ -90,9 +90,11 @@ def engine_options(
 
 def _additional_config(given: object, settings: MegaSettings) -> dict[str, Any]:
     try:
-        extra = json.loads(given) if isinstance(given, str) else dict(given or {})  # type: ignore[call-overload]
-    except ValueError as error:
-        raise ConfigError(f"additional_config must be a JSON object, got {given!r}") from error
+        extra = json.loads(given) if isinstance(given, str) else given or {}
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise ConfigError(f"additional_config must be a JSON object, got {given!r}")
     if SETTINGS_KEY in extra:
         raise ConfigError(
             f"additional_config has the field {SETTINGS_KEY!r} already: give these settings once"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ _GOES_ON = '"finish_reason":null'
 """In a chunk whose choice is not finished. In a text the quotes are escaped, so it is never the text."""
 
 
-async def annotate(events: AsyncGenerator[str, None], value: Mapping[str, Any]) -> AsyncIterator[str]:
+async def annotate(events: AsyncGenerator[str, None], value: Mapping[str, Any]) -> AsyncGenerator[str, None]:
     """Pass `events` on; the last one before [DONE] carries `value`.
 
     Only an event that could be the last is held back, and only until the next one: a token is never

@@ -1,0 +1,48 @@
+"""A gate without an embedder, for tests of what stands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm_mega.errors import MegaError, MemoryNotFoundError
+from vllm_mega.gate.gate import Decision, Hit, Query
+from vllm_mega.mixture import EMPTY, Mixture
+
+
+class FakeGate:
+    """Finds the memories whose names occur in the text, with equal weights."""
+
+    def __init__(self, names: Sequence[str] = ("bees", "goats", "owls")) -> None:
+        self.names = list(names)
+        self.version = 1
+        self.calls: list[list[Query]] = []
+        self.error: MegaError | None = None
+
+    def decide(self, queries: Sequence[Query]) -> list[Decision]:
+        self.calls.append(list(queries))
+        if self.error is not None:
+            raise self.error
+        return [self._decision([n for n in self.names if n in q.text], 0.9) for q in queries]
+
+    def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
+        unknown = [name for name, _ in memories if name not in self.names]
+        if unknown:
+            raise MemoryNotFoundError(f"namespace {namespace!r} has no memory {unknown[0]!r}")
+        return self._of(dict(memories), None)
+
+    def _decision(self, names: list[str], score: float) -> Decision:
+        if not names:
+            return Decision(mixture=EMPTY, hits=(), best_score=0.1, generation=1)
+        return self._of(dict.fromkeys(names, 1 / len(names)), score)
+
+    def _of(self, weights: dict[str, float], score: float | None) -> Decision:
+        entry: Any = None
+        hits = tuple(
+            Hit(id=n, title=n.title(), score=score, weight=w, entry=entry) for n, w in weights.items()
+        )
+        mixture = Mixture((self.digest(n), f"/bank/{n}/{self.version}", w) for n, w in weights.items())
+        return Decision(mixture=mixture, hits=hits, best_score=score, generation=1)
+
+    def digest(self, name: str) -> str:
+        return f"{self.names.index(name) + 16 * self.version:064x}"

@@ -1,0 +1,94 @@
+"""What the gate compares, and how the modes rewrite a conversation."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from vllm_mega import prompts
+from vllm_mega.errors import RequestError
+from vllm_mega.serving import conversation
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+TALK: list[dict[str, Any]] = [
+    {"role": "system", "content": "Answer in rhyme."},
+    {"role": "user", "content": "Who keeps the bees?"},
+    {"role": "assistant", "content": "Old Marlow does."},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "And the"}, IMAGE, {"type": "text", "text": "goats?"}],
+    },
+    {"role": "tool", "tool_call_id": "t", "content": "42"},
+]
+
+
+def test_query_is_the_last_user_message() -> None:
+    assert conversation.user_text(TALK) == "And the\ngoats?"
+    assert conversation.user_text(TALK, 2) == "Who keeps the bees?\nAnd the\ngoats?"
+    assert conversation.user_text(TALK, 64) == "Who keeps the bees?\nAnd the\ngoats?"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "system", "content": "You know all."}],
+        [{"role": "user", "content": [IMAGE]}],
+        [{"role": "user", "content": "  \n"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user"}],
+    ],
+)
+def test_no_user_text(messages: list[dict[str, Any]]) -> None:
+    assert conversation.user_text(messages) is None
+    with pytest.raises(RequestError) as refusal:
+        conversation.recall_messages(messages)
+    assert refusal.value.param == "messages"
+
+
+def test_bare_strings_are_text_parts() -> None:
+    assert conversation.user_text([{"role": "user", "content": ["one", "two"]}]) == "one\ntwo"
+
+
+@pytest.mark.parametrize("prompt", ["Once", ["Once"]])
+def test_prompt_text(prompt: object) -> None:
+    assert conversation.prompt_text(prompt) == "Once"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"), [([1, 2], "texts"), ([[1, 2]], "texts"), (None, "texts"), ([], "texts")]
+)
+def test_a_prompt_without_text_is_refused(prompt: object, word: str) -> None:
+    with pytest.raises(RequestError, match=word) as refusal:
+        conversation.prompt_text(prompt)
+    assert refusal.value.param == "prompt"
+
+
+def test_many_prompts_are_refused() -> None:
+    with pytest.raises(RequestError, match="2 prompts"):
+        conversation.prompt_text(["a", "b"])
+
+
+def test_recall_rewrites_the_last_question_only() -> None:
+    before = copy.deepcopy(TALK)
+    after = conversation.recall_messages(TALK)
+    assert before == TALK, "the input was changed"
+    assert after[:3] == TALK[:3]
+    assert after[4:] == TALK[4:]
+    text = prompts.recall_prompt("And the\ngoats?")
+    assert after[3] == {"role": "user", "content": [{"type": "text", "text": text}, IMAGE]}
+
+
+def test_recall_request_is_the_bare_trained_prompt() -> None:
+    assert conversation.recall_request(TALK) == [
+        {"role": "user", "content": prompts.recall_prompt("And the\ngoats?")}
+    ]
+
+
+def test_irag_puts_the_recital_into_the_context() -> None:
+    talk = TALK[:2]
+    after = conversation.informed_messages(talk, "Marlow keeps nine hives.")
+    assert after == [TALK[0], *prompts.irag_messages("Who keeps the bees?", "Marlow keeps nine hives.")]
+    assert "Marlow keeps nine hives." in str(after[-1]["content"])

@@ -1,0 +1,157 @@
+"""How vLLM is started for a bank."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest, MemoryEntry
+from vllm_mega.bank.reader import BankSnapshot, Signature
+from vllm_mega.config import MegaSettings
+from vllm_mega.errors import BankError, ConfigError
+from vllm_mega.serving import launch
+
+SETTINGS = MegaSettings(bank="/banks/b", mode="irag")
+ADAPTER = {
+    "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": np.ones((2, 4), np.float32),
+    "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight": np.ones((4, 2), np.float32),
+}
+
+
+def entry(number: int, rank: int, size: int) -> MemoryEntry:
+    return MemoryEntry(
+        id=f"m{number}", namespace="n", version=1, title="", tags=(), text_digest="0" * 64,
+        adapter="0" * 64, adapter_bytes=size, rank=rank, created_at="",
+    )  # fmt: skip
+
+
+def snapshot(root: Path, *ranks: int, size: int = 1000) -> BankSnapshot:
+    from safetensors.numpy import save_file
+
+    entries = tuple(entry(n, rank, size) for n, rank in enumerate(ranks))
+    for number, memory in enumerate(entries):
+        folder = root / memory.folder
+        folder.mkdir(parents=True)
+        for name in ("memory.json", "adapter_config.json"):
+            (folder / name).write_text("{}")
+        module = ("up_proj", "down_proj")[number % 2]
+        save_file(
+            {k.replace("up_proj", module): v for k, v in ADAPTER.items()},
+            folder / "adapter_model.safetensors",
+        )
+    base, embedder = BaseModelInfo("base", "f"), EmbedderInfo("e", "f", 4)
+    manifest = Manifest(1, 1, base, embedder, "0" * 64, entries)
+    return BankSnapshot(root, manifest, np.zeros((len(ranks), 4), np.float32), Signature(0, 0, 0))
+
+
+@pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (8, 8), (9, 16), (257, 320), (512, 512)])
+def test_slot_rank(rank: int, allowed: int) -> None:
+    assert launch.slot_rank(rank) == allowed
+
+
+def test_too_large_a_rank() -> None:
+    with pytest.raises(BankError, match="rank 513"):
+        launch.slot_rank(513)
+
+
+def test_options_follow_from_the_bank(tmp_path: Path) -> None:
+    options = launch.engine_options(snapshot(tmp_path, 2, 12), SETTINGS)
+    assert options["enable_lora"] is True
+    assert (options["max_loras"], options["max_lora_rank"]) == (16, 16)
+    assert options["lora_target_modules"] == ["down_proj", "up_proj"]
+    assert options["max_cpu_loras"] == 1024
+    assert options["additional_config"] == {"mega": msgspec.to_builtins(SETTINGS)}
+
+
+def test_an_empty_bank_leaves_ranks_and_modules_to_vllm(tmp_path: Path) -> None:
+    options = launch.engine_options(snapshot(tmp_path), SETTINGS)
+    assert not {"max_lora_rank", "lora_target_modules"} & options.keys()
+    assert options["max_cpu_loras"] == 256
+
+
+def test_large_adapters_fill_no_more_than_the_memory_for_them(tmp_path: Path) -> None:
+    bank = snapshot(tmp_path, 8, size=launch.HOST_BYTES // 40)
+    assert launch.engine_options(bank, SETTINGS)["max_cpu_loras"] == 40
+    assert launch.engine_options(bank, SETTINGS, {"max_loras": "64"})["max_cpu_loras"] == 64
+
+
+def test_the_user_wins(tmp_path: Path) -> None:
+    given = {
+        "max_loras": "4",
+        "max_lora_rank": "64",
+        "lora_target_modules": "up_proj",
+        "additional_config": '{"a": 1}',
+    }
+    options = launch.engine_options(snapshot(tmp_path, 2), SETTINGS, given)
+    assert not {"max_loras", "max_lora_rank", "lora_target_modules"} & options.keys()
+    assert options["additional_config"]["a"] == 1
+    assert options["additional_config"]["mega"]["bank"] == "/banks/b"
+
+
+@pytest.mark.parametrize("extra", ['{"mega": {}}', "[1]", "nonsense", {"mega": {}}])
+def test_additional_config_must_leave_room(tmp_path: Path, extra: object) -> None:
+    with pytest.raises(ConfigError, match="additional_config"):
+        launch.engine_options(snapshot(tmp_path), SETTINGS, {"additional_config": extra})
+
+
+def test_given_options(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("max-model-len: 2048\nport: 8001\ncompilation-config: {mode: 0}\n")
+    argv = ["--port=9", "--enforce-eager", "--lora-target_modules", "a", "b", "--config", str(file)]
+    assert launch.given_options(argv) == {
+        "port": "9", "enforce_eager": None, "lora_target_modules": "a", "config": str(file),
+        "max_model_len": "2048", "compilation_config": '{"mode": 0}',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("argv", [["model"], ["--config", "/nowhere.yaml"]])
+def test_given_options_refuses(argv: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        launch.given_options(argv)
+
+
+def test_to_argv_and_back() -> None:
+    options = {
+        "enable_lora": True,
+        "max_loras": 4,
+        "lora_target_modules": ["a", "b"],
+        "additional_config": {"x": "y z"},
+    }
+    argv = launch.to_argv(options)
+    assert argv[:6] == ["--enable-lora", "--max-loras", "4", "--lora-target-modules", "a", "b"]
+    assert json.loads(argv[7]) == {"x": "y z"}
+    assert launch.given_options(argv).keys() == options.keys()
+
+
+def test_served_name(tmp_path: Path) -> None:
+    assert launch.served_name(str(tmp_path / "..") + "/") == tmp_path.parent.name
+    assert launch.served_name("org/model") == "org/model"
+
+
+def environment(environ: dict[str, str], prefix: Path, *, cores: int = 2, **more: object) -> dict[str, str]:
+    arguments = {"given": (), "on_cpu": True, "cores": range(cores), "prefix": prefix, **more}
+    return launch.environment(environ, **arguments)  # type: ignore[arg-type]
+
+
+def test_environment_of_a_small_machine(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    openmp = tmp_path / "lib" / "libiomp5.so"
+    openmp.touch()
+    assert environment({"LD_PRELOAD": "/x.so", "VLLM_PLUGINS": "other"}, tmp_path) == {
+        "VLLM_PLUGINS": "other,vllm_mega",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_OMP_THREADS_BIND": "0,1",
+        "LD_PRELOAD": f"/x.so:{openmp}",
+    }
+
+
+def test_environment_leaves_alone_what_is_set(tmp_path: Path) -> None:
+    only_us = {"VLLM_PLUGINS": "vllm_mega"}
+    assert environment({"VLLM_CPU_KVCACHE_SPACE": "9", "VLLM_CPU_OMP_THREADS_BIND": "3"}, tmp_path) == only_us
+    assert environment({}, tmp_path, on_cpu=False) == only_us
+    assert environment({}, tmp_path, cores=64, given={"kv_cache_memory_bytes"}) == only_us
+    assert environment({"OMP_NUM_THREADS": "1"}, tmp_path)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"

@@ -1,0 +1,82 @@
+"""The field `mega`: what it may hold, and what it means with the server's settings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from vllm_mega.config import GateSettings, MegaSettings
+from vllm_mega.errors import RequestError
+from vllm_mega.mixture import MAX_WEIGHT
+from vllm_mega.serving.schemas import MemoryWeight, make_plan, parse_mega
+
+SETTINGS = MegaSettings(bank="bank", mode="irag", namespace="team", gate=GateSettings(top_k=3, threshold=0.5))
+
+
+def test_absent_means_as_the_server_is_configured() -> None:
+    plan = make_plan(None, SETTINGS)
+    assert (plan.mode, plan.namespace, plan.gate, plan.memories) == ("irag", "team", SETTINGS.gate, None)
+    assert plan == make_plan({}, SETTINGS)
+    assert plan.asks_gate
+
+
+def test_the_request_wins() -> None:
+    plan = make_plan({"mode": "recall", "top_k": 1, "threshold": -0.25, "namespace": "other"}, SETTINGS)
+    assert (plan.mode, plan.namespace) == ("recall", "other")
+    assert plan.gate == GateSettings(top_k=1, threshold=-0.25, beta=SETTINGS.gate.beta)
+
+
+@pytest.mark.parametrize("value", [{"enabled": False}, {"mode": "off"}, {"enabled": False, "mode": "irag"}])
+def test_off(value: dict[str, Any]) -> None:
+    plan = make_plan(value, SETTINGS)
+    assert plan.mode == "off"
+    assert not plan.asks_gate
+
+
+def test_own_mixture() -> None:
+    plan = make_plan({"memories": [{"id": "a"}, {"id": "b", "weight": -2}]}, SETTINGS)
+    assert plan.memories == (MemoryWeight("a", 1.0), MemoryWeight("b", -2.0))
+    assert not plan.asks_gate
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "reason"),
+    [
+        ("yes", "mega", "Expected `object`, got `str`"),
+        ([], "mega", "Expected `object`, got `array`"),
+        ({"modus": "irag"}, "mega", "unknown field `modus`"),
+        ({"mode": "dream"}, "mega.mode", "'dream'"),
+        ({"enabled": "false"}, "mega.enabled", "Expected `bool`, got `str`"),
+        ({"top_k": 0}, "mega.top_k", "top_k must be 1..64, got 0"),
+        ({"top_k": 2.5}, "mega.top_k", "got `float`"),
+        ({"top_k": True}, "mega.top_k", "got `bool`"),
+        ({"threshold": 1.5}, "mega.threshold", "[-1, 1]"),
+        ({"threshold": math.nan}, "mega.threshold", "got nan"),
+        ({"namespace": "../x"}, "mega", "namespace must be"),
+        ({"namespace": ""}, "mega", "namespace must be"),
+        ({"memories": "a"}, "mega.memories", "got `str`"),
+        ({"memories": [{"weight": 1}]}, "mega.memories[0]", "missing required field `id`"),
+        ({"memories": [{"id": "a"}, {"id": "b", "wait": 1}]}, "mega.memories[1]", "unknown field `wait`"),
+        ({"memories": [{"id": "a", "weight": "1"}]}, "mega.memories[0].weight", "got `str`"),
+        ({"memories": [{"id": "a", "weight": True}]}, "mega.memories[0].weight", "got `bool`"),
+        ({"memories": [{"id": "a", "weight": math.nan}]}, "mega.memories[0]", "finite"),
+        ({"memories": [{"id": "a", "weight": math.inf}]}, "mega.memories[0]", "finite"),
+        ({"memories": [{"id": "a", "weight": -MAX_WEIGHT - 0.01}]}, "mega.memories[0]", "weight must be"),
+        ({"memories": [{"id": "a/../b"}]}, "mega.memories[0]", "id must be"),
+        ({"memories": [{"id": "a"}, {"id": "a"}]}, "mega", "a more than once"),
+        ({"memories": [{"id": "a"}], "top_k": 2}, "mega", "do not go with it"),
+    ],
+)
+def test_bad_values_are_refused_by_name(value: object, param: str, reason: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        make_plan(value, SETTINGS)
+    assert refusal.value.param == param
+    assert reason in str(refusal.value)
+    assert str(refusal.value).startswith("mega")
+
+
+def test_weights_at_the_limit_pass() -> None:
+    assert parse_mega({"memories": [{"id": "a", "weight": MAX_WEIGHT}]}).memories
+    assert parse_mega({"memories": []}).memories == ()

@@ -1,0 +1,184 @@
+"""`MegaLLM`: vLLM's offline `LLM`, with memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.config import MegaSettings, Mode, settings_from
+from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.errors import BankError, MegaError, RequestError
+from vllm_mega.gate.gate import Decision
+from vllm_mega.models import fingerprint, resolve_model
+from vllm_mega.serving import conversation, launch
+from vllm_mega.serving.conversation import Message
+from vllm_mega.serving.deciding import Ask, decide, describe
+from vllm_mega.serving.opening import open_gate
+from vllm_mega.serving.schemas import Plan, make_plan
+
+DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
+Conversation = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class MegaAnswer:
+    """An answer, and the memory it came from."""
+
+    text: str
+    mega: dict[str, Any]
+    """As in a server's response: memories with weights and scores, mode, best_score, namespace."""
+    output: Any
+    """VLLM's RequestOutput."""
+
+
+class MegaLLM:
+    """A `vllm.LLM` whose prompts are answered with the memories of a bank.
+
+    The same text gets the same mixture as from a server. The bank is read again when it has changed.
+
+    Args:
+        bank: the bank.
+        model: base model (name, path or Hugging Face id); None: the bank's.
+        settings: as `MegaSettings` has them (mode, namespace, gate, embedder, window), but for the bank.
+        llm_kwargs: for `vllm.LLM`; they win over what follows from the bank.
+
+    Raises:
+        BankError, ModelError, ConfigError: bank, model and settings do not go together.
+
+    Example::
+
+        llm = MegaLLM("bank", settings={"mode": "irag"}, enforce_eager=True)
+        for answer in llm.chat(["Who built the lighthouse?"]):
+            print(answer.text, answer.mega["memories"])
+    """
+
+    def __init__(
+        self,
+        bank: Path | str,
+        model: str | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        **llm_kwargs: Any,
+    ) -> None:
+        self.settings = settings_from({**(settings or {}), "bank": str(Path(bank).absolute())}, MegaSettings)
+        asked = model or BankReader(bank).snapshot().manifest.base.name
+        path = resolve_model(asked)
+        snapshot = BankReader(bank, base_fingerprint=fingerprint(path)).snapshot()
+        options = launch.engine_options(snapshot, self.settings, llm_kwargs)
+        self._slots = int(llm_kwargs["max_loras"] if "max_loras" in llm_kwargs else options["max_loras"])
+        self._gate = open_gate(self.settings, path, self._slots)
+        environment = launch.this_environment(llm_kwargs)
+        if "VLLM_PLUGINS" not in os.environ:
+            del environment["VLLM_PLUGINS"]  # unset means all, ours among them
+        os.environ.update(environment)
+        self.llm = LLM(str(path), **{**llm_kwargs, **options})
+
+    def chat(
+        self,
+        conversations: Sequence[str | Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] = DEFAULT_SAMPLING,
+        *,
+        mode: Mode | None = None,
+        mega: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        use_tqdm: bool = False,
+    ) -> list[MegaAnswer]:
+        """Answer conversations, all in one run of the engine (mode `irag`: two).
+
+        Args:
+            conversations: each a question, or messages with role and content.
+            sampling_params: for all, or one each.
+            mode: for those that `mega` gives none.
+            mega: the request field `mega`, for all or one each.
+            use_tqdm: whether to show progress.
+
+        Raises:
+            RequestError: a request that cannot be right.
+            BankError: a memory that is not there, or cannot be used.
+            MegaError: as above; a note says which conversation. Then nothing has been run.
+        """
+        messages = [self._messages(c) for c in conversations]
+        plans = self._plans(len(messages), mode, mega)
+        decisions = self._decide(messages, plans)
+        loras = self._preload(decisions)
+        used = [p.mode if d.mixture else "off" for p, d in zip(plans, decisions, strict=True)]
+        irag = [i for i, how in enumerate(used) if how == "irag"]
+        recalled = self._recall({i: messages[i] for i in irag}, [loras[i] for i in irag], use_tqdm)
+        for i, how in enumerate(used):
+            if how == "recall":
+                messages[i] = conversation.recall_messages(messages[i])
+            elif how == "irag":
+                messages[i] = conversation.informed_messages(messages[i], recalled[i])
+        outputs = self.llm.chat(messages, sampling_params, use_tqdm, loras) if messages else []
+        return [
+            MegaAnswer(output.outputs[0].text, describe(plans[i], decisions[i], recalled.get(i)), output)
+            for i, output in enumerate(outputs)
+        ]
+
+    def _recall(
+        self, messages: Mapping[int, Conversation], loras: Sequence[LoRARequest | None], use_tqdm: bool
+    ) -> dict[int, str]:
+        """First step of irag: what the memories hold, by conversation."""
+        if not messages:
+            return {}
+        greedy = SamplingParams(temperature=0.0, max_tokens=conversation.RECALL_TOKENS)
+        asked = [conversation.recall_request(m) for m in messages.values()]
+        outputs = self.llm.chat(asked, greedy, use_tqdm, loras)
+        return {i: output.outputs[0].text for i, output in zip(messages, outputs, strict=True)}
+
+    @staticmethod
+    def _messages(given: str | Conversation) -> list[dict[str, Any]]:
+        if isinstance(given, str):
+            return [{"role": "user", "content": given}]
+        return [dict(message) for message in given]
+
+    def _plans(
+        self, n: int, mode: Mode | None, mega: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+    ) -> list[Plan]:
+        each = [mega] * n if mega is None or isinstance(mega, Mapping) else list(mega)
+        if len(each) != n:
+            raise RequestError(f"{n} conversations, but {len(each)} requests in mega", "mega")
+        default = {} if mode is None else {"mode": mode}
+        plans = []
+        for i, request in enumerate(each):
+            try:
+                plans.append(make_plan({**default, **(request or {})}, self.settings))
+            except MegaError as error:
+                error.add_note(f"in conversation {i}")
+                raise
+        return plans
+
+    def _decide(self, messages: Sequence[Conversation], plans: Sequence[Plan]) -> list[Decision]:
+        texts = [conversation.user_text(m, self.settings.window) for m in messages]
+        asks = [Ask(plan, text) for plan, text in zip(plans, texts, strict=True)]
+        decisions = []
+        for i, answer in enumerate(decide(self._gate, asks, self._slots)):
+            if isinstance(answer, MegaError):
+                answer.add_note(f"in conversation {i}")
+                raise answer
+            if answer.mixture and plans[i].mode in ("recall", "irag"):
+                conversation.question_of(messages[i])
+            decisions.append(answer)
+        return decisions
+
+    def _preload(self, decisions: Sequence[Decision]) -> list[LoRARequest | None]:
+        """The LoRARequests, their adapters known to be good: the engine could not tell once it runs."""
+        loras = [to_lora_request(decision.mixture) for decision in decisions]
+        known: set[tuple[str, str]] = set()
+        for i, lora in enumerate(loras):
+            parts = {(c.adapter, c.path) for c in decisions[i].mixture.components}
+            if lora is None or parts <= known:
+                continue
+            try:
+                self.llm.llm_engine.add_lora(lora)
+            except Exception as error:
+                ids = ", ".join(hit.id for hit in decisions[i].hits)
+                raise BankError(f"conversation {i}: the memories ({ids}) cannot be used: {error}") from error
+            known |= parts
+        return loras

@@ -1,0 +1,175 @@
+"""Input and output lines of `vllm-mega query`: our own format and OpenAI's batch format. Pure."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from vllm_mega.config import MegaSettings
+from vllm_mega.errors import RequestError
+from vllm_mega.serving.conversation import user_text
+from vllm_mega.serving.schemas import FIELD, make_plan
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+SHOWN_PROBLEMS = 20
+
+Format = Literal["lines", "openai-batch"]
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of our own format: `prompt` or `messages`."""
+
+    id: str | int | None = None
+    """None: the number of the line."""
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    mega: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give `prompt` or `messages`, and only one of them")
+
+
+class BatchLine(msgspec.Struct, frozen=True):
+    """A line of OpenAI's format."""
+
+    custom_id: str
+    method: Literal["POST"]
+    url: Literal["/v1/chat/completions", "/v1/completions"]
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request of a file."""
+
+    id: str | int
+    url: str
+    body: dict[str, Any]
+    prompt: str | None
+    """What the output repeats of the question; None in OpenAI's format."""
+
+    def is_answered_by(self, output: Mapping[str, Any]) -> bool:
+        """Whether this line of an output file belongs to the job."""
+        if self.prompt is None:
+            return output.get("custom_id") == self.id
+        return output.get("id") == self.id and output.get("prompt") == self.prompt
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a handler answered: a response, or OpenAI's error object."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were generated."""
+        usage = self.body.get("usage") or {}
+        return int(usage.get("completion_tokens") or 0)
+
+
+def read_jobs(
+    text: str, defaults: Mapping[str, Any], settings: MegaSettings, form: Format | None = None
+) -> list[Job]:
+    """Every line as a job; blank lines are passed over.
+
+    Args:
+        text: the file.
+        defaults: fields of a request body that a line does not give (its model, sampling).
+        settings: that the field `mega` of a line goes with.
+        form: of the lines; None: what the first one looks like.
+
+    Raises:
+        RequestError: lines that cannot be right, with their numbers.
+    """
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise RequestError("the input has no lines")
+    parse = _parser(form or detect(lines[0][1]))
+    jobs: list[Job] = []
+    problems: list[str] = []
+    seen: dict[str | int, int] = {}
+    for number, line in lines:
+        try:
+            job = parse(line, number, defaults)
+            make_plan(job.body.get(FIELD), settings)
+            first = seen.setdefault(job.id, number)
+            if first != number:
+                raise ValueError(f"line {first} has the same id, {job.id!r}")
+            jobs.append(job)
+        except (ValueError, msgspec.MsgspecError) as error:  # a RequestError is a ValueError
+            problems.append(f"line {number}: {error}")
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise RequestError(f"{len(problems)} of {len(lines)} lines are wrong:\n" + "\n".join(shown))
+    return jobs
+
+
+def detect(line: str) -> Format:
+    """The format of a file that begins with `line`."""
+    try:
+        fields = msgspec.json.decode(line)
+    except msgspec.MsgspecError:
+        return "lines"
+    return "openai-batch" if isinstance(fields, dict) and "custom_id" in fields else "lines"
+
+
+def _parser(form: Format) -> Callable[[str, int, Mapping[str, Any]], Job]:
+    return _parse_line if form == "lines" else _parse_batch_line
+
+
+def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
+    fields = msgspec.json.decode(line, type=Line)
+    messages = fields.messages
+    if messages is None:
+        messages = [{"role": "user", "content": fields.prompt}]
+    body = {**defaults, "messages": messages}
+    if fields.mega is not None:
+        body[FIELD] = fields.mega
+    shown = fields.prompt if fields.prompt is not None else user_text(messages) or ""
+    return Job(number if fields.id is None else fields.id, CHAT, body, shown)
+
+
+def _parse_batch_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:  # noqa: ARG001
+    fields = msgspec.json.decode(line, type=BatchLine)
+    if fields.body.get("stream"):
+        raise ValueError("a line cannot be streamed: leave `stream` out")
+    return Job(fields.custom_id, fields.url, {"model": defaults["model"], **fields.body}, None)
+
+
+def output_line(job: Job, reply: Reply) -> dict[str, Any]:
+    """The line of the output that answers `job`."""
+    if job.prompt is None:
+        response = {
+            "status_code": reply.status,
+            "request_id": f"vllm-batch-{uuid.uuid4().hex}",
+            "body": reply.body if reply.ok else None,
+        }
+        return {
+            "id": f"vllm-{uuid.uuid4().hex}",
+            "custom_id": job.id,
+            "response": response,
+            "error": None if reply.ok else reply.body,
+        }
+    line: dict[str, Any] = {"id": job.id, "prompt": job.prompt, "answer": None, FIELD: None}
+    if not reply.ok:
+        return {**line, "error": reply.body["error"]["message"]}
+    answer = reply.body["choices"][0]["message"]["content"]
+    return {**line, "answer": answer, FIELD: reply.body.get(FIELD)}
+
+
+def encode(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """Lines as JSONL."""
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
