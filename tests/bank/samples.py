@@ -76,5 +76,5 @@ def files_with(root: Path, needle: bytes) -> list[Path]:
     return [
         path
         for path in root.rglob("*")
-        if needle.decode() in path.name or (path.is_file() and needle in path.read_bytes())
+        if needle in path.name.encode() or (path.is_file() and needle in path.read_bytes())
     ]

@@ -8,9 +8,24 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vllm_mega.errors import BankError
+
 _CHUNK = 1 << 20
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """A disk that is full or read-only, as one of our errors."""
+    try:
+        yield
+    except OSError as error:
+        raise BankError(
+            f"{root} could not be written: {error}. It is as it was before, or the change is whole"
+        ) from error
 
 
 def make_folder(path: Path) -> None:

@@ -75,8 +75,9 @@ class PeftConfig(msgspec.Struct, frozen=True):
         chosen = self.layers_to_transform
         if chosen is None or chosen == []:
             return True
-        for pattern in _as_list(self.layers_pattern) or [r"[^.]*"]:
-            match = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module)
+        patterns = [rf"(?:^|.*?\.){pattern}" for pattern in _as_list(self.layers_pattern)]
+        for pattern in patterns or [r".*?\.[^.]*"]:
+            match = re.match(rf"{pattern}\.(\d+)\.", module)
             if match:
                 layer = int(match.group(1))
                 return layer == chosen if isinstance(chosen, int) else layer in chosen

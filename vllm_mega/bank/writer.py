@@ -66,16 +66,17 @@ class BankWriter:
         """
         root = Path(root).absolute()
         _refuse_strangers(root)
-        root.mkdir(parents=True, exist_ok=True)
+        with files.disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
         lock = BankLock(root)
         try:
             if (root / MANIFEST).exists():
                 raise BankError(f"{root} holds a bank already: open it, or choose another folder")
             writer = cls(root, lock)
             writer._clear_staging()
-            writer._place_generation(0, base, embedder, (), np.zeros((0, embedder.dim), np.float32))
-            files.sync_folder(root.parent)
-            writer._prepare()
+            with writer._changing():
+                writer._place_generation(0, base, embedder, (), np.zeros((0, embedder.dim), np.float32))
+                files.sync_folder(root.parent)
         except BaseException:
             lock.release()
             raise
@@ -140,9 +141,9 @@ class BankWriter:
 
     def stage(self) -> Path:
         """A new empty folder to write an adapter into; gone when it was added, or on `close`."""
-        folder = self._staging / f"adapter-{uuid.uuid4().hex}"
-        files.make_folder(folder)
-        return folder
+        self._prepare()
+        with files.disk_errors(self.root):
+            return self._new_folder()
 
     def add(
         self,
@@ -174,7 +175,7 @@ class BankWriter:
             for item, fact in zip(items, facts, strict=True)
         ]
         with self._changing():
-            work = self.stage()
+            work = self._new_folder()
             for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
                 write_memory(work / str(number), item, entry)
             self._place_folders(work, entries)
@@ -201,12 +202,8 @@ class BankWriter:
     def _changing(self) -> Iterator[None]:
         """Around every change; if it fails, the next one begins by sweeping up."""
         self._clean = False
-        try:
+        with files.disk_errors(self.root):
             yield
-        except OSError as error:
-            raise BankError(
-                f"{self.root} could not be changed: {error}. It is as it was before, or the change is whole"
-            ) from error
         self._clean = True
 
     def _prepare(self) -> None:
@@ -214,8 +211,9 @@ class BankWriter:
         if not self._lock.held:
             raise BankError(f"this writer of {self.root} is closed: open another")
         if not self._clean:
-            for path in list(orphans(self.root, self.snapshot.manifest)):
-                self._delete(path)
+            with files.disk_errors(self.root):
+                for path in list(orphans(self.root, self.snapshot.manifest)):
+                    self._delete(path)
             self._clean = True
 
     def _delete(self, path: Path) -> None:
@@ -226,9 +224,15 @@ class BankWriter:
         if path.parent.is_dir():
             files.sync_folder(path.parent)
 
+    def _new_folder(self) -> Path:
+        folder = self._staging / uuid.uuid4().hex
+        files.make_folder(folder)
+        return folder
+
     def _clear_staging(self) -> None:
-        files.remove(self._staging)
-        files.make_folder(self._staging)
+        with files.disk_errors(self.root):
+            files.remove(self._staging)
+            files.make_folder(self._staging)
 
     def _place_folders(self, work: Path, entries: Sequence[MemoryEntry]) -> None:
         """Rename the folders `work`/0, 1, ... to where the next manifest says that they are."""

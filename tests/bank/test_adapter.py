@@ -1,0 +1,353 @@
+"""Every bad adapter is refused, with the file, what was expected, what was found, what to change."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
+
+from tests.bank.samples import DOWN, PREFIX, SHAPES, UP, tensors, write_adapter
+from vllm_mega.bank.adapter import adapter_digest, check_adapter
+from vllm_mega.bank.peft_config import PeftConfig
+from vllm_mega.errors import AdapterError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UP_A, UP_B = f"{PREFIX}{UP}.lora_A.weight", f"{PREFIX}{UP}.lora_B.weight"
+DOWN_A, DOWN_B = f"{PREFIX}{DOWN}.lora_A.weight", f"{PREFIX}{DOWN}.lora_B.weight"
+
+
+def refused(folder: Path, file: str, *, expected: str, found: str, **options: Any) -> AdapterError:
+    """The error that `check_adapter` raises, which says all that it must."""
+    with pytest.raises(AdapterError) as caught:
+        check_adapter(folder, SHAPES, **options)
+    error = caught.value
+    assert error.path == (folder / file if file else folder)
+    assert expected in error.expected
+    assert found in error.found
+    assert error.change
+    assert all(part in str(error) for part in (str(error.path), error.expected, error.found, error.change))
+    return error
+
+
+def with_tensors(folder: Path, **changes: np.ndarray | None) -> Path:
+    """An adapter whose tensors differ: new ones, changed ones, None for missing ones."""
+    values = {**tensors(), **changes}
+    return write_adapter(folder, values={name: value for name, value in values.items() if value is not None})
+
+
+def test_a_good_adapter(tmp_path: Path) -> None:
+    facts = check_adapter(write_adapter(tmp_path), SHAPES, max_rank=2)
+    assert facts.modules == (UP, DOWN)
+    assert facts.rank == 2
+    assert facts.bytes == sum((tmp_path / name).stat().st_size for name in (CONFIG, WEIGHTS))
+    assert facts.digest == adapter_digest(tmp_path)
+    assert check_adapter(tmp_path, SHAPES, expected_digest=facts.digest) == facts
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_float_type_of_the_engine(tmp_path: Path, dtype: torch.dtype) -> None:
+    write_adapter(tmp_path)
+    good = {name: torch.from_numpy(value).to(dtype) for name, value in tensors().items()}
+    safetensors.torch.save_file(good, tmp_path / WEIGHTS)
+    check_adapter(tmp_path, SHAPES)
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        good[DOWN_B][1, 1] = bad
+        safetensors.torch.save_file(good, tmp_path / WEIGHTS)
+        refused(tmp_path, WEIGHTS, expected="finite", found=DOWN_B)
+    zero = {name: -torch.zeros_like(value) if "_B" in name else value for name, value in good.items()}
+    safetensors.torch.save_file(zero, tmp_path / WEIGHTS)
+    refused(tmp_path, WEIGHTS, expected="changes the model", found="zero in every module")
+
+
+def test_values_are_not_read_before_the_header_is_right(tmp_path: Path) -> None:
+    bad = np.full((6, 3), np.nan, np.float32)
+    refused(with_tensors(tmp_path, **{UP_B: bad}), WEIGHTS, expected="[6, 2]", found="[6, 3]")
+
+
+def test_one_idle_module_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    check_adapter(with_tensors(tmp_path, **{UP_B: np.zeros((6, 2), np.float32)}), SHAPES)
+
+
+def test_an_adapter_whose_halves_never_meet_does_nothing(tmp_path: Path) -> None:
+    halves = {UP_B: np.zeros((6, 2), np.float32), DOWN_A: np.zeros((2, 6), np.float32)}
+    refused(
+        with_tensors(tmp_path, **halves), WEIGHTS, expected="changes the model", found="zero in every module"
+    )
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    (write_adapter(tmp_path) / name).unlink()
+    refused(tmp_path, name, expected="adapter", found="no such file")
+    with pytest.raises(AdapterError, match="no such file"):
+        adapter_digest(tmp_path)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", CONFIG, expected="configuration", found="no such file")
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    (write_adapter(tmp_path) / CONFIG).unlink()
+    (tmp_path / CONFIG).mkdir()
+    refused(tmp_path, CONFIG, expected="can be read", found="directory")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
+def test_pickle_instead_of_safetensors(tmp_path: Path, name: str) -> None:
+    (write_adapter(tmp_path) / WEIGHTS).rename(tmp_path / name)
+    refused(tmp_path, name, expected=WEIGHTS, found="a pickle")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_renamed_to_safetensors(tmp_path: Path, legacy: bool) -> None:
+    torch.save(tensors(), write_adapter(tmp_path) / WEIGHTS, _use_new_zipfile_serialization=not legacy)
+    refused(tmp_path, WEIGHTS, expected="safetensors", found="a pickle")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_bare_pickle_renamed_to_safetensors(tmp_path: Path, protocol: int) -> None:
+    (write_adapter(tmp_path) / WEIGHTS).write_bytes(pickle.dumps({"a": 1}, protocol))
+    refused(tmp_path, WEIGHTS, expected="safetensors", found="a pickle")
+
+
+def test_truncated_anywhere(tmp_path: Path) -> None:
+    whole = (write_adapter(tmp_path) / WEIGHTS).read_bytes()
+    for size in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / WEIGHTS).write_bytes(whole[:size])
+        refused(tmp_path, WEIGHTS, expected="whole safetensors", found=f"{size} bytes")
+
+
+def test_more_bytes_than_the_header_says(tmp_path: Path) -> None:
+    with (write_adapter(tmp_path) / WEIGHTS).open("ab") as file:
+        file.write(b"more")
+    refused(tmp_path, WEIGHTS, expected="whole safetensors", found="corrupt")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"not json at all!",
+        b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
+        b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
+        b'{"a":[]}',
+    ],
+)
+def test_corrupt_header(tmp_path: Path, header: bytes) -> None:
+    (write_adapter(tmp_path) / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(tmp_path, WEIGHTS, expected="whole safetensors", found="")
+
+
+def test_no_tensors(tmp_path: Path) -> None:
+    refused(write_adapter(tmp_path, values={}), WEIGHTS, expected="LoRA tensors", found="none")
+
+
+def test_rank_above_the_limit(tmp_path: Path) -> None:
+    refused(write_adapter(tmp_path), CONFIG, expected="at most 1", found="2", max_rank=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "found"),
+    [
+        ({"peft_type": "IA3"}, 'peft_type "LORA"', "IA3"),
+        ({"peft_type": None}, 'peft_type "LORA"', "None"),
+        ({"r": 0}, "rank r of at least 1", "0"),
+        ({"r": "2"}, "a PEFT LoRA configuration", "$.r"),
+        ({"lora_alpha": 0}, "lora_alpha that is not 0", "0"),
+        ({"lora_alpha": None}, "a PEFT LoRA configuration", "$.lora_alpha"),
+        ({"bias": "all"}, 'bias "none"', "all"),
+        ({"target_modules": None}, "a PEFT LoRA configuration", "$.target_modules"),
+        ({"target_modules": "(up"}, "a regular expression", "(up"),
+        ({"use_dora": True}, "use_dora unset", "True"),
+        ({"rank_pattern": {"up_proj": 1}}, "rank_pattern unset", "up_proj"),
+        ({"alpha_pattern": {"up_proj": 1}}, "alpha_pattern unset", "up_proj"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save unset", "lm_head"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices unset", "1"),
+        ({"target_parameters": ["experts.down"]}, "target_parameters unset", "experts"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication unset", "[[0, 1]]"),
+        ({"alora_invocation_tokens": [7]}, "alora_invocation_tokens unset", "7"),
+        ({"lora_bias": True}, "lora_bias unset", "True"),
+        ({"use_qalora": True}, "use_qalora unset", "True"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora unset", "nblocks"),
+        ({"init_lora_weights": "pissa"}, "leaves the base model alone", "pissa"),
+        ({"invented_next_year": 0.5}, "invented_next_year unset", "0.5"),
+    ],
+    ids=str,
+)
+def test_what_would_be_ignored_or_wrong(
+    tmp_path: Path, changes: dict[str, Any], expected: str, found: str
+) -> None:
+    refused(write_adapter(tmp_path, **changes), CONFIG, expected=expected, found=found)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"peft_type": "LORA"', "\ufeffx"])
+def test_broken_config(tmp_path: Path, text: str) -> None:
+    (write_adapter(tmp_path) / CONFIG).write_text(text, encoding="utf-8")
+    refused(tmp_path, CONFIG, expected="a PEFT LoRA configuration", found="")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"),
+    [
+        (UP_A, (3, 4), "axis 0 (rank r) is 3, not 2"),
+        (UP_A, (2, 5), "axis 1 (input features) is 5, not 4"),
+        (UP_B, (5, 2), "axis 0 (output features) is 5, not 6"),
+        (UP_B, (6, 1), "axis 1 (rank r) is 1, not 2"),
+    ],
+)
+def test_wrong_shape_names_the_axis(tmp_path: Path, name: str, shape: tuple[int, int], axis: str) -> None:
+    folder = with_tensors(tmp_path, **{name: np.ones(shape, np.float32)})
+    refused(folder, WEIGHTS, expected=name, found=axis)
+
+
+def test_wrong_number_of_axes(tmp_path: Path) -> None:
+    folder = with_tensors(tmp_path, **{UP_A: np.ones((1, 2, 4), np.float32)})
+    refused(folder, WEIGHTS, expected=f"{UP_A} with 2 axes", found="3: [1, 2, 4]")
+
+
+def test_wrong_type(tmp_path: Path) -> None:
+    refused(
+        with_tensors(tmp_path, **{UP_A: np.ones((2, 4), np.int8)}),
+        WEIGHTS,
+        expected=f"{UP_A} as one of",
+        found="I8",
+    )
+
+
+def test_half_a_pair(tmp_path: Path) -> None:
+    refused(with_tensors(tmp_path / "a", **{UP_B: None}), WEIGHTS, expected=UP_B, found=f"only {UP_A}")
+    refused(with_tensors(tmp_path / "b", **{UP_A: None}), WEIGHTS, expected=UP_A, found=f"only {UP_B}")
+
+
+def test_no_such_module_names_the_nearest(tmp_path: Path) -> None:
+    other = {name.replace(UP, UP.replace("layers.0", "layers.9")): value for name, value in tensors().items()}
+    refused(write_adapter(tmp_path, values=other), WEIGHTS, expected=UP, found="layers.9.mlp.up_proj")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{UP}.lora_A.weight",  # no prefix
+        f"{PREFIX}{UP}.lora_A.default.weight",
+        f"{PREFIX}{UP}.lora_magnitude_vector",
+        f"{PREFIX}{UP}.lora_B.bias",
+        f"{PREFIX}model.embed_tokens.base_layer.weight",  # vLLM passes over it
+        f"{PREFIX}model.embed_tokens.lora_embedding_A",
+        "score.weight",
+    ],
+)
+def test_tensors_that_are_not_lora(tmp_path: Path, name: str) -> None:
+    folder = with_tensors(tmp_path, **{name: np.ones((2, 4), np.float32)})
+    refused(folder, WEIGHTS, expected="<module>.lora_A.weight", found=name)
+
+
+def test_a_target_without_tensors(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path, target_modules=["up_proj", "down_proj", "q_proj"])
+    refused(folder, CONFIG, expected="tensors for every entry of target_modules", found="none for 'q_proj'")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["down_proj"]},
+        {"target_modules": r".*\.down_proj"},
+        {"exclude_modules": ["up_proj"]},
+        {"layers_to_transform": [1]},
+    ],
+    ids=str,
+)
+def test_tensors_that_the_config_does_not_target(tmp_path: Path, changes: dict[str, Any]) -> None:
+    refused(
+        write_adapter(tmp_path, **changes), WEIGHTS, expected="only modules that", found=f"tensors for {UP}"
+    )
+
+
+def test_changed_after_hashing(tmp_path: Path) -> None:
+    digest = adapter_digest(write_adapter(tmp_path, seed=1))
+    write_adapter(tmp_path, seed=2)
+    refused(tmp_path, "", expected=digest, found=adapter_digest(tmp_path), expected_digest=digest)
+
+
+def test_the_digest_covers_both_files_and_their_border(tmp_path: Path) -> None:
+    first = write_adapter(tmp_path / "first")
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    assert adapter_digest(first) == adapter_digest(second)
+    text, weights = (first / CONFIG).read_bytes(), (first / WEIGHTS).read_bytes()
+    (second / CONFIG).write_bytes(text + weights[:1])
+    (second / WEIGHTS).write_bytes(weights[1:])
+    assert adapter_digest(first) != adapter_digest(second)
+
+
+TARGETS: list[dict[str, Any]] = [
+    {"target_modules": ["up_proj"]},
+    {"target_modules": [UP]},
+    {"target_modules": ["proj"]},
+    {"target_modules": [UP], "layers_to_transform": [1]},
+    {"target_modules": ["up_proj", "down_proj"], "layers_to_transform": 1},
+    {"target_modules": ["up_proj", "down_proj"], "layers_to_transform": [0]},
+    {"target_modules": ["up_proj", "down_proj"], "layers_to_transform": [0], "layers_pattern": "layers"},
+    {
+        "target_modules": ["up_proj", "down_proj"],
+        "layers_to_transform": [0],
+        "layers_pattern": ["h", "layers"],
+    },
+    {"target_modules": ["up_proj", "down_proj"], "layers_to_transform": [0], "layers_pattern": "h"},
+    {"target_modules": ["up_proj", "down_proj"], "layers_to_transform": []},
+    {"target_modules": r".*\.(up|down)_proj"},
+    {"target_modules": "up_proj"},
+    {"target_modules": ["up_proj", "down_proj"], "exclude_modules": ["down_proj"]},
+    {"target_modules": ["up_proj", "down_proj"], "exclude_modules": r".*layers\.1.*"},
+]
+MODULES = [
+    *SHAPES,
+    "model.layers.10.mlp.up_proj",
+    "model.layers.1.experts.0.up_proj",
+    "h.0.up_proj",
+    "up_proj",
+]
+
+
+@pytest.mark.parametrize("fields", TARGETS, ids=str)
+def test_targets_as_peft_does(fields: dict[str, Any]) -> None:
+    defaults: dict[str, Any] = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
+    ours = PeftConfig(peft_type="LORA", r=2, lora_alpha=4, **fields)
+    theirs = type("Config", (), {**defaults, **fields})
+    for module in MODULES:
+        wanted = check_target_module_exists(theirs, module)
+        assert ours.targets(module) == (bool(wanted) and not isinstance(wanted, _ExcludedModule)), module
+
+
+def test_an_adapter_that_peft_wrote(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=16, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1,
+        )
+    )  # fmt: skip
+    shapes = {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    lora = LoraConfig(
+        r=2,
+        lora_alpha=4,
+        target_modules=["q_proj", "down_proj"],
+        layers_to_transform=[1],
+        init_lora_weights=False,
+    )
+    get_peft_model(model, lora).save_pretrained(tmp_path)
+    facts = check_adapter(tmp_path, shapes, max_rank=2)
+    assert facts.modules == ("model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj")
