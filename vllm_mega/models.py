@@ -1,0 +1,151 @@
+"""Models by name: the defaults (prepared once into a cache folder), local paths and Hugging Face ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm_mega._checkpoint import fingerprint, is_whole, linear_shapes
+from vllm_mega._recipes import make_minilm, make_smollm2
+from vllm_mega.errors import ModelError
+
+__all__ = [
+    "BASE_PREFIX",
+    "DEFAULT_EMBEDDER",
+    "DEFAULT_MODEL",
+    "fingerprint",
+    "home",
+    "linear_shapes",
+    "resolve_embedder",
+    "resolve_model",
+]
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+BASE_PREFIX = "base:"
+"""An embedder `base:<model>` is made of a base model (paper, section "Method")."""
+
+# What a served model or a sentence encoder needs; repositories hold other formats of the same weights.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+_HUB_IGNORED = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
+
+
+def home() -> Path:
+    """Where prepared models lie: VLLM_MEGA_HOME, or vllm_mega in the user's cache directory."""
+    if asked := os.environ.get("VLLM_MEGA_HOME"):
+        return Path(asked).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "vllm_mega"
+
+
+def resolve_model(name: str = DEFAULT_MODEL) -> Path:
+    """The folder of the base model `name`, prepared or downloaded if need be.
+
+    Args:
+        name: the default model's name, the path of a checkpoint, or a Hugging Face id.
+
+    Raises:
+        ModelError: it cannot be found or prepared.
+    """
+    return _prepared(name, make_smollm2) if name == DEFAULT_MODEL else _found(name)
+
+
+def resolve_embedder(name: str = DEFAULT_EMBEDDER) -> Path:
+    """The folder of the embedder `name`; of `base:<model>`, the folder of that base model.
+
+    Raises:
+        ModelError: it cannot be found or prepared.
+    """
+    if name.startswith(BASE_PREFIX):
+        return resolve_model(name.removeprefix(BASE_PREFIX))
+    return _prepared(name, make_minilm) if name == DEFAULT_EMBEDDER else _found(name)
+
+
+def _prepared(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of a default model; `make` fills it the first time.
+
+    It appears by a rename, so that whatever is there is whole. Of two processes one makes it.
+    """
+    target = home() / "models" / name
+    if target.is_dir():
+        return target
+
+    from filelock import FileLock
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{name}.lock")):
+            if not target.is_dir():
+                _stage(target.with_name(f".{name}.staging"), target, make)
+    except OSError as error:
+        raise ModelError(
+            f"{name} could not be prepared in {target.parent}: {error}. "
+            "Set VLLM_MEGA_HOME to a folder with 500 MB to spare"
+        ) from error
+    return target
+
+
+def _stage(stage: Path, target: Path, make: Callable[[Path], None]) -> None:
+    """Make, sync, rename. Only the holder of the lock comes here, so what lies there was left by a crash."""
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    try:
+        make(stage)
+        _sync(stage)
+        stage.rename(target)
+        _sync_entry(target.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _found(name: str) -> Path:
+    """A local path, or a snapshot from the hub: what is in its cache is not asked for again."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not is_whole(path):
+            raise ModelError(
+                f"{path}: expected config.json (or modules.json) and weights as *.safetensors, "
+                "found a folder without"
+            )
+        return path.absolute()
+    if path.exists():
+        raise ModelError(f"{path}: expected the folder of a checkpoint, found a file")
+    if not name or path.is_absolute() or name.startswith((".", "~")):
+        raise ModelError(f"{name!r}: no such folder. Give the path of a checkpoint, or a Hugging Face id")
+    return _snapshot(name)
+
+
+def _snapshot(name: str) -> Path:
+    import huggingface_hub
+
+    reason: Exception | None = None
+    for local in (True, False):
+        try:
+            folder = huggingface_hub.snapshot_download(
+                name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED, local_files_only=local
+            )
+        except Exception as error:  # the hub's client raises from many trees, and those of its HTTP library
+            reason = error
+            continue
+        if is_whole(Path(folder)):
+            return Path(folder)
+    why = str(reason).partition("\n")[0] if reason else "it has no config with weights as *.safetensors"
+    raise ModelError(
+        f"{name!r} is not {DEFAULT_MODEL}, {DEFAULT_EMBEDDER} or a local folder, is not in the Hugging Face "
+        f"cache, and could not be downloaded: {why}"
+    )
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
