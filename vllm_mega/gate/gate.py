@@ -1,0 +1,159 @@
+"""The gate: query -> scores -> mixture. Never looks outside the namespace of the query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mega.bank.layout import MemoryEntry
+from vllm_mega.bank.reader import BankReader, BankSnapshot
+from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
+from vllm_mega.errors import MixtureError
+from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.selection import Scores, ranking, select, similarity
+from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text, and whose memories it may meet."""
+
+    text: str
+    namespace: str = DEFAULT_NAMESPACE
+    settings: GateSettings = field(default_factory=GateSettings)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A memory, as one query sees it."""
+
+    id: str
+    title: str
+    score: float | None
+    """Cosine with the query; None: a client has named the memory, nothing was compared."""
+    weight: float
+    """A multiple of 1/64; 0: not used."""
+    entry: MemoryEntry
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which memories a request uses."""
+
+    mixture: Mixture
+    hits: tuple[Hit, ...]
+    """The memories of the mixture, heaviest first."""
+    best_score: float | None
+    """Of any memory of the namespace, used or not; None: there is none, or nothing was compared."""
+    generation: int
+    """Of the bank that was asked."""
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """The memories of one namespace."""
+
+    entries: list[MemoryEntry]
+    ids: list[str]
+    keys: npt.NDArray[np.float32]
+    """[N, D]"""
+
+
+class Gate:
+    """Decides which memories a query needs. Thread-safe."""
+
+    def __init__(self, reader: BankReader, embedder: Embedder) -> None:
+        """`reader` should know `embedder.info`, so that a bank of another embedder is refused."""
+        self._reader = reader
+        self._embedder = embedder
+        self._shelves: tuple[BankSnapshot | None, dict[str, _Shelf]] = (None, {})
+
+    def decide(self, queries: Sequence[Query]) -> list[Decision]:
+        """A mixture for each query; the texts are embedded in one call.
+
+        A query gets the same mixture alone and among others.
+
+        Raises:
+            BankError: the bank cannot be read, or is another embedder's.
+        """
+        snapshot = self._reader.snapshot()
+        embedded = self._embedder.embed([query.text for query in queries])
+        return [
+            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vector)[0]
+            for query, vector in zip(queries, embedded, strict=True)
+        ]
+
+    def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
+        """The decision for `query`, and every memory of its namespace, the best first.
+
+        Raises:
+            BankError: as `decide`.
+        """
+        snapshot = self._reader.snapshot()
+        shelf = self._shelf(snapshot, query.namespace)
+        decision, scores = _decide(snapshot, shelf, query.settings, self._embedder.embed([query.text])[0])
+        weights = {hit.id: hit.weight for hit in decision.hits}
+        order = ranking(scores, shelf.ids)
+        return decision, tuple(
+            _hit(shelf.entries[i], scores[i], weights.get(shelf.ids[i], 0.0)) for i in order
+        )
+
+    def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
+        """The mixture that a client asks for: (id, weight) pairs, used as they are but for steps of 1/64.
+
+        Raises:
+            MixtureError: a memory twice, or a weight that is no finite number, too large or rounds to 0.
+            MemoryNotFoundError: the namespace has no such memory.
+            BankError: the bank cannot be read.
+        """
+        snapshot = self._reader.snapshot()
+        steps: dict[str, int] = {}
+        for name, weight in memories:
+            if name in steps:
+                raise MixtureError(f"memory {name!r} is named twice: give it one weight", "mega.memories")
+            steps[name] = quantise(weight)
+            if not steps[name]:
+                raise MixtureError(
+                    f"the weight of {name!r} rounds to 0 in steps of 1/{WEIGHT_STEPS}, got {weight!r}: "
+                    "leave the memory out, or give it more",
+                    "mega.memories",
+                )
+        hits = [_hit(snapshot.get(namespace, name), None, n / WEIGHT_STEPS) for name, n in steps.items()]
+        hits.sort(key=lambda hit: (-hit.weight, hit.id))
+        return _decision(snapshot, hits, None)
+
+    def _shelf(self, snapshot: BankSnapshot, namespace: str) -> _Shelf:
+        """The memories of `namespace`, put together once in a generation (two threads may both do it)."""
+        last, shelves = self._shelves
+        if last is not snapshot:
+            shelves = {}
+            self._shelves = (snapshot, shelves)
+        shelf = shelves.get(namespace)
+        if shelf is None:
+            rows = snapshot.rows(namespace)
+            entries = [snapshot.manifest.memories[row] for row in rows]
+            shelf = _Shelf(entries, [entry.id for entry in entries], snapshot.keys[rows])
+            if entries:  # clients may ask for any number of namespaces that nobody has
+                shelves[namespace] = shelf
+        return shelf
+
+
+def _decide(
+    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vector: npt.NDArray[np.float32]
+) -> tuple[Decision, Scores]:
+    scores = similarity(shelf.keys, vector)
+    chosen = select(scores, shelf.ids, settings)
+    hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
+    return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
+
+
+def _decision(snapshot: BankSnapshot, hits: Sequence[Hit], best_score: float | None) -> Decision:
+    mixture = Mixture((hit.entry.adapter, str(snapshot.folder(hit.entry)), hit.weight) for hit in hits)
+    return Decision(mixture, tuple(hits), best_score, snapshot.generation)
+
+
+def _hit(entry: MemoryEntry, score: float | None, weight: float) -> Hit:
+    return Hit(entry.id, entry.title, None if score is None else float(score), weight, entry)

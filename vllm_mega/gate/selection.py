@@ -1,0 +1,68 @@
+"""Scores to weights: threshold, the best K, softmax, steps of 1/64. Pure; no text, no bank.
+
+Scores are rounded before anything is decided: embedders give a text the same key only up to the last
+bits, and two memories that are equally good must be equal here, whatever those bits say. What is
+equal is ordered by id, so that equal queries give equal mixtures, and those share a prefix cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mega.config import GateSettings
+from vllm_mega.mixture import WEIGHT_STEPS
+
+SCORE_DECIMALS = 4
+
+Scores = npt.NDArray[np.float64]
+
+
+def similarity(keys: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Scores:
+    """Cosine of every key [N, D] with the query [D], all of unit length: [N], rounded.
+
+    One query at a time: the product of two matrices may sum in another order when it has other rows.
+    """
+    scores = np.asarray(keys @ query, np.float64)
+    return np.asarray(scores.round(SCORE_DECIMALS) + 0.0)  # -0.0 becomes 0.0
+
+
+def ranking(scores: Scores, ids: Sequence[str], limit: int | None = None) -> list[int]:
+    """Positions in `scores` [N], the best first, of equal ones the smaller id first; at most `limit`."""
+    candidates = np.arange(len(scores))
+    if limit is not None and limit < len(scores):
+        least = np.partition(scores, -limit)[-limit]
+        candidates = np.flatnonzero(scores >= least)
+    return sorted(candidates.tolist(), key=lambda i: (-scores[i], ids[i]))[:limit]
+
+
+def select(scores: Scores, ids: Sequence[str], settings: GateSettings) -> list[tuple[int, int]]:
+    """The memories to use: (position in `scores`, weight in steps of 1/64), heaviest first.
+
+    The steps sum to 64; where no score reaches the threshold the list is empty (null route).
+
+    Args:
+        scores: [N], as `similarity` gives them.
+        ids: of the N memories.
+        settings: best `top_k` of those that reach `threshold`, softmax with `beta` (paper, "Gate").
+    """
+    best = [i for i in ranking(scores, ids, settings.top_k) if scores[i] >= settings.threshold]
+    if not best:
+        return []
+    odds = np.exp(settings.beta * (scores[best] - scores[best[0]]))
+    steps = apportion(odds / odds.sum(), WEIGHT_STEPS)
+    return [(i, n) for i, n in zip(best, steps, strict=True) if n]
+
+
+def apportion(shares: Scores, total: int) -> list[int]:
+    """Whole numbers that sum to `total`, as near to `shares` (which sum to 1) as can be: largest remainder.
+
+    Equal remainders: the earlier share wins.
+    """
+    exact = shares * total
+    steps = np.floor(exact).astype(int)
+    order = np.argsort(steps - exact, kind="stable")
+    steps[order[: total - int(steps.sum())]] += 1
+    return [int(n) for n in steps]
