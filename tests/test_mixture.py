@@ -12,7 +12,9 @@ from vllm_mega.mixture import EMPTY, PATH_PREFIX, Component, Mixture, is_mixture
 A, B = "a" * 64, "b" * 64
 
 parts = st.lists(
-    st.tuples(st.sampled_from([A, B, "c" * 64]), st.just("/bank/x"), st.integers(-64, 64).map(lambda n: n / 64)),
+    st.tuples(
+        st.sampled_from([A, B, "c" * 64]), st.just("/bank/x"), st.integers(-64, 64).map(lambda n: n / 64)
+    ),
     max_size=4,  # so that no sum is out of range
 )
 

@@ -56,7 +56,9 @@ def test_a_request_that_is_gone_is_forgotten():
 
 
 requests = st.lists(
-    st.tuples(st.frozensets(st.sampled_from("abcdefgh"), max_size=3), st.integers(1, 4)), min_size=1, max_size=40
+    st.tuples(st.frozensets(st.sampled_from("abcdefgh"), max_size=3), st.integers(1, 4)),
+    min_size=1,
+    max_size=40,
 )
 
 

@@ -23,6 +23,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
     """
 
     punica_wrapper: MegaPunicaWrapperCPU
+    supported_lora_modules: list[str]
 
     def _init_punica_wrapper(self, max_num_batched_tokens: int, vllm_config: Any) -> None:
         if self.device.type != "cpu":
@@ -32,7 +33,11 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             )
         self.supports_mm = False
         self.punica_wrapper = MegaPunicaWrapperCPU(
-            max_num_batched_tokens, self.max_num_seqs, self.device, self.lora_slots, self.lora_config.lora_dtype
+            max_num_batched_tokens,
+            self.max_num_seqs,
+            self.device,
+            self.lora_slots,
+            self.lora_config.lora_dtype,
         )
         self.punica_wrapper_mapping = {DEFAULT_LANGUAGE_WRAPPER_KEY: self.punica_wrapper}
         self._routed: tuple[object, ...] | None = None

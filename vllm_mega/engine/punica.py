@@ -21,7 +21,14 @@ from vllm_mega.kernels import cpu as _registers_the_operator  # noqa: F401
 class MegaPunicaWrapperCPU(PunicaWrapperBase):  # type: ignore[misc]  # vLLM is untyped to mypy
     """Adds mixtures on the CPU; state is the routing of the current step, in persistent buffers."""
 
-    def __init__(self, max_num_batched_tokens: int, max_batches: int, device: torch.device, slots: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        max_num_batched_tokens: int,
+        max_batches: int,
+        device: torch.device,
+        slots: int,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device)
         self.slots = slots
         self.weight = torch.zeros(max_num_batched_tokens, slots, dtype=dtype)
@@ -48,11 +55,10 @@ class MegaPunicaWrapperCPU(PunicaWrapperBase):  # type: ignore[misc]  # vLLM is 
         x: torch.Tensor,
         lora_a_stacked: tuple[torch.Tensor, ...],
         lora_b_stacked: tuple[torch.Tensor, ...],
-        scale: float,
-        output_slices: tuple[int, ...],
-        **kwargs: Any,
+        *_: Any,
+        **__: Any,
     ) -> None:
-        """See `kernels.cpu.add_mixture`; `scale` is always 1 here, vLLM folds it into lora_B."""
+        """See `kernels.cpu.add_mixture`; the rest is vLLM's scale, always 1, and sizes that `b` knows."""
         torch.ops.vllm_mega.add_mixture(y, x, lora_a_stacked, lora_b_stacked, self.weight, self.used)
 
     def _refuse(self, *_: Any, **__: Any) -> None:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to mypy
     """Runs a request only when all its adapters fit the slots beside those of the running ones."""
 
+    lora_config: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.lora_config is None:

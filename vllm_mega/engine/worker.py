@@ -91,7 +91,11 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         manager = self._adapter_manager
         if manager.get_adapter(adapter_id) is not None:
             return False
-        lora = self._load_component(adapter_id, source) if isinstance(source, Component) else self._load_plain(source)
+        lora = (
+            self._load_component(adapter_id, source)
+            if isinstance(source, Component)
+            else self._load_plain(source)
+        )
         while len(manager) >= manager.capacity:
             manager.remove_adapter(self._oldest_outside_step())
         manager.add_adapter(lora)
@@ -99,7 +103,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
 
     def _oldest_outside_step(self) -> int:
         # The step's adapters may be running: evicting one now would only mean reading it again.
-        cached = list(self._adapter_manager._registered_adapters.cache)
+        cached: list[int] = list(self._adapter_manager._registered_adapters.cache)
         return next((i for i in cached if i not in self._in_step), cached[0])
 
     def _load_component(self, adapter_id: int, component: Component) -> LoRAModel:
@@ -133,5 +137,3 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
     def list_adapters(self) -> set[int]:
         """Ids of the plain adapters in host memory."""
         return {i for i in super().list_adapters() if i < FIRST_MIXTURE_ID}
-
-

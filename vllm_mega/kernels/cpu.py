@@ -10,6 +10,7 @@ Importing this module registers `torch.ops.vllm_mega.add_mixture`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -59,14 +60,11 @@ def add_mixture(
         offset += width
 
 
-_LIBRARY = torch.library.Library("vllm_mega", "DEF")
+_LIBRARY: Any = torch.library.Library("vllm_mega", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "add_mixture(Tensor(a!) y, Tensor x, Tensor[] a, Tensor[] b, Tensor weight, Tensor used) -> ()",
     tags=(torch.Tag.needs_fixed_stride_order,),
 )
 _LIBRARY.impl("add_mixture", add_mixture, "CPU")
-
-
-@torch.library.register_fake("vllm_mega::add_mixture", lib=_LIBRARY)
-def _fake(*_: object) -> None:
-    """Nothing to shape: the operator changes `y` and returns nothing."""
+# Nothing to shape: the operator changes `y` and returns nothing.
+torch.library.register_fake("vllm_mega::add_mixture", lambda *_: None, lib=_LIBRARY)
