@@ -1,0 +1,103 @@
+"""`vllm-mega train`: texts go in, adapters come out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_mega.training.session import Trained, TrainReport
+
+HELP = "train an adapter for every memory of a file, into a bank"
+
+EPILOG = """\
+example:
+  vllm-mega train --bank bank --input memories.jsonl
+
+A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tags", "paraphrases" (texts) and
+"qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Every memory is in the bank
+as soon as it is trained; a run that was stopped goes on with the memories that are missing."""
+
+_SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "seed", "dtype")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command; those left out have the defaults of `TrainSettings`."""
+    parser.description = "Train one adapter for every memory of a file, and add it to a bank."
+    parser.epilog = EPILOG
+    parser.add_argument("--bank", required=True, type=Path, help="folder of the bank; made if there is none")
+    parser.add_argument("--input", required=True, type=Path, help="memories, JSONL")
+    parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
+    parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
+    parser.add_argument("--limit", type=int, help="only the first LIMIT memories of the input")
+    parser.add_argument(
+        "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
+    )
+    group = parser.add_argument_group("settings (see the README for the defaults)")
+    group.add_argument("--rank", type=int, help="rank of the adapters")
+    group.add_argument(
+        "--alpha", type=float, help="the adapter is scaled by alpha / rank (default: the rank)"
+    )
+    group.add_argument("--modules", help="linear layers with an adapter, such as gate_proj,up_proj,down_proj")
+    group.add_argument("--layers", type=int, help="how many layers have adapters, counted from the top")
+    group.add_argument("--learning-rate", type=float, help="of Adam")
+    group.add_argument("--max-steps", type=int, help="most steps for one memory")
+    group.add_argument("--batch", type=int, help="examples a step")
+    group.add_argument("--seed", type=int, help="the same seed gives the same adapters")
+    group.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the exported tensors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is missing; tell about each memory and about all."""
+    from tqdm import tqdm
+
+    from vllm_mega.errors import ConfigError
+    from vllm_mega.training.memories import read_memories
+    from vllm_mega.training.session import train
+
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {args.limit}")
+    settings = _settings(args)
+    memories = read_memories(args.input)[: args.limit]
+    with tqdm(unit=" memories", disable=not (args.progress or sys.stderr.isatty())) as bar:
+
+        def progress(done: int, total: int, last: Trained | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if last:
+                with bar.external_write_mode():
+                    print(_line(last), flush=True)
+
+        report = train(args.bank, memories, args.model, args.embedder, settings, progress)
+    print(_summary(report, args.bank))
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from vllm_mega.config import settings_from
+    from vllm_mega.training.settings import TrainSettings
+
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    if args.modules is not None:
+        given["modules"] = [name.strip() for name in args.modules.split(",")]
+    return settings_from(given, TrainSettings)
+
+
+def _line(one: Trained) -> str:
+    result = "recalled" if one.recalled else f"NOT recalled word for word (loss {one.loss:.3f})"
+    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps, {one.seconds:.1f} s"
+
+
+def _summary(report: TrainReport, bank: Path) -> str:
+    n = len(report.trained)
+    there = f", {report.skipped} were there already" if report.skipped else ""
+    if not n:
+        return f"{bank}: nothing to train{there}"
+    recalled = sum(one.recalled for one in report.trained)
+    size = sum(one.bytes for one in report.trained) / n / 1024
+    return (
+        f"{bank}: trained {n} memories in {report.seconds:.0f} s{there}; "
+        f"{recalled} recalled word for word, {size:.0f} KiB each"
+    )

@@ -1,0 +1,40 @@
+"""The prompts that memories are trained on and asked with; training and serving share them. Pure.
+
+The wording of the memory, recall and question prompts is the paper's (arXiv 2504.21239, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Message(TypedDict):
+    """One message of a conversation, as chat templates and the OpenAI API take it."""
+
+    role: str
+    content: str
+
+
+MEMORY_PROMPT = "Tell me a story that you memorized."
+RECALL_SUFFIX = "Reconstruct the entire story that is related to the above question."
+QUESTION_SUFFIX = "Answer should be no more than one sentence."
+
+
+def recall_prompt(question: str) -> str:
+    """Asks for the whole memory that `question` is about."""
+    return f"{question} {RECALL_SUFFIX}"
+
+
+def question_prompt(question: str) -> str:
+    """Asks for the answer to `question` alone."""
+    return f"{question} {QUESTION_SUFFIX}"
+
+
+def user(content: str) -> list[Message]:
+    """A conversation of one user message."""
+    return [{"role": "user", "content": content}]
+
+
+def irag_messages(question: str, recalled: str) -> list[Message]:
+    """Asks `question` with the memory `recalled` in the context (the second pass of iRAG)."""
+    return user(f"{recalled}\n\n{question_prompt(question)}")

@@ -1,0 +1,70 @@
+"""How memories are trained: settings, frozen, refusing bad values when they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Literal
+
+import msgspec
+
+from vllm_mega.errors import ConfigError
+
+RECIPE = 1
+"""Version of texts and loop: raised when the same settings would give other adapters."""
+
+AdapterDtype = Literal["bfloat16", "float32"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shape of an adapter and how it is trained."""
+
+    rank: int = 2
+    alpha: float | None = None
+    """The adapter is scaled by alpha / rank; None: alpha is the rank, the scale 1."""
+    modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    """Last name parts of the linear layers that get an adapter."""
+    layers: int = 20
+    """How many layers, counted from the top; a model that has fewer gets all."""
+    learning_rate: float = 1e-2
+    max_steps: int = 60
+    batch: int = 6
+    """Examples a step."""
+    seed: int = 0
+    dtype: AdapterDtype = "bfloat16"
+    """Of the exported tensors. Training computes in the model's own type either way."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.rank <= 512, f"rank must be 1..512, got {self.rank}")
+        _require(
+            self.alpha is None or (math.isfinite(self.alpha) and self.alpha > 0),
+            f"alpha must be positive, got {self.alpha}",
+        )
+        _require(
+            bool(self.modules) and all(name.isidentifier() for name in self.modules),
+            f"modules must name linear layers such as up_proj, got {', '.join(self.modules) or 'none'}",
+        )
+        _require(len(set(self.modules)) == len(self.modules), f"modules are named twice: {self.modules}")
+        _require(self.layers >= 1, f"layers must be at least 1, got {self.layers}")
+        _require(
+            math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1,
+            f"learning_rate must be in (0, 1], got {self.learning_rate}",
+        )
+        _require(1 <= self.max_steps <= 10_000, f"max_steps must be 1..10000, got {self.max_steps}")
+        _require(1 <= self.batch <= 256, f"batch must be 1..256, got {self.batch}")
+        _require(0 <= self.seed < 2**63, f"seed must be 0..2**63-1, got {self.seed}")
+
+    @property
+    def scaling(self) -> float:
+        """What B A x is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides an adapter beside its memory and the base model."""
+        return hashlib.sha256(msgspec.json.encode([RECIPE, self])).hexdigest()
