@@ -1,0 +1,67 @@
+"""Run by tests in a process of its own: an engine with other settings, or without our plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Answers = list[tuple[tuple[int, ...], tuple[float, ...]]]
+
+
+def ask_other_engine(
+    folder: Path,
+    model: Path,
+    args: dict[str, Any],
+    requests: Sequence[tuple[str, Any]],
+    *,
+    plugins: str,
+    batched: bool,
+) -> Answers:
+    """Greedy tokens and their logprobs for (prompt, LoRARequest | None) pairs, from a fresh engine."""
+    job = {
+        "model": str(model),
+        "args": args,
+        "requests": [
+            (prompt, lora and (lora.lora_name, lora.lora_int_id, lora.lora_path)) for prompt, lora in requests
+        ],
+        "batched": batched,
+        "output": str(folder / "answers.json"),
+    }
+    env = os.environ | {"VLLM_PLUGINS": plugins, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    subprocess.run(
+        [sys.executable, __file__], input=json.dumps(job), text=True, env=env, check=True, timeout=500
+    )
+    return [(tuple(t), tuple(p)) for t, p in json.loads(Path(job["output"]).read_text())]
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    job = json.load(sys.stdin)
+    llm = LLM(job["model"], **job["args"])
+    assert ("vllm_mega" in sys.modules) == (os.environ["VLLM_PLUGINS"] == "vllm_mega")
+    params = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
+    requests = [(prompt, LoRARequest(*lora) if lora else None) for prompt, lora in job["requests"]]
+    groups = [requests] if job["batched"] else [[request] for request in requests]
+    outputs = [
+        output.outputs[0]
+        for group in groups
+        for output in llm.generate(
+            [p for p, _ in group], params, lora_request=[lora for _, lora in group], use_tqdm=False
+        )
+    ]
+    answers = [
+        (list(o.token_ids), [p[t].logprob for p, t in zip(o.logprobs, o.token_ids, strict=True)])
+        for o in outputs
+    ]
+    Path(job["output"]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
