@@ -159,22 +159,43 @@ def test_a_full_disk_at_any_step_leaves_old_or_new(
         assert verify(bank, SHAPES) == [], at
 
 
-def test_a_writer_whose_change_failed_sweeps_up_with_the_next(
+def test_a_writer_whose_change_failed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "os", QuickDisk())
+    item, errors = staged(tmp_path / "adapter", "new", 4), []
+    for at in range(1, 100):
+        bank = tmp_path / f"bank-{at}"
+        prepare(bank)
+        full = FailingDisk(tmp_path / "spare", at, dies=False, error=lambda: OSError(errno.ENOSPC, "full"))
+        with BankWriter.open(bank) as writer:
+            monkeypatch.setattr(files, "os", full)
+            try:
+                writer.add([item], SHAPES)
+                break
+            except BankError as error:
+                errors.append(str(error))
+            finally:
+                full.forget()
+                monkeypatch.setattr(files, "os", QuickDisk())
+            assert state(bank) in (OLD, {**OLD, "new": 4})
+            writer.add([item], SHAPES)
+        assert state(bank) == {**OLD, "new": 4}
+        assert verify(bank, SHAPES) == []
+    assert 20 < at < 99, "the steps were not all tried"
+    assert len(errors) == at - 1
+    assert all("full. It is as it was before, or the change is whole" in error for error in errors)
+
+
+def test_what_is_forgotten_stays_forgotten_when_the_power_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank = tmp_path / "bank"
     prepare(bank)
-    with BankWriter.open(bank) as writer:
-        item = staged(tmp_path / "adapter", "new", 4)
-        full = FailingDisk(tmp_path / "spare", 12, dies=False, error=lambda: OSError(errno.ENOSPC, "full"))
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "os", full)
-            with pytest.raises(BankError, match=r"full.*as it was before, or the change is whole"):
-                writer.add([item], SHAPES)
-        assert state(bank) == OLD
-        writer.add([item], SHAPES)
-    assert state(bank) == {**OLD, "new": 4}
-    assert verify(bank, SHAPES) == []
+    disk = FailingDisk(tmp_path / "spare")
+    monkeypatch.setattr(files, "os", disk)
+    forget(bank)
+    disk.lose_unsynced()
+    disk.forget()
+    assert files_with(bank, SECRET) == []
 
 
 def test_the_commit_comes_after_everything_that_it_names(
