@@ -1,0 +1,116 @@
+"""Patches: applied once, loud when vLLM has changed, silent where vllm_mega is not configured."""
+
+from __future__ import annotations
+
+import sys
+import types
+from types import SimpleNamespace
+
+import pytest
+
+from vllm_mega.engine import upstream
+from vllm_mega.engine.upstream import PATCHES, Patch, settings_of
+from vllm_mega.errors import ConfigError, UpstreamError
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    class Thing:
+        def answer(self, question):
+            return 41
+
+        @classmethod
+        def shared(cls, question):
+            return cls.__name__
+
+    fake = types.ModuleType("fake_vllm")
+    fake.Thing = Thing
+    monkeypatch.setitem(sys.modules, "fake_vllm", fake)
+    return fake
+
+
+def patch(target: str, parameters: tuple[str, ...]) -> Patch:
+    def make(original):
+        return lambda self, question: (original(self, question), "patched")
+
+    return Patch("fake_vllm", target, parameters, "a test", "never", make)
+
+
+def test_a_patch_is_applied_once(module: types.ModuleType):
+    one = patch("Thing.answer", ("self", "question"))
+    one.apply()
+    one.apply()
+    assert module.Thing().answer("?") == (41, "patched")
+
+
+def test_a_class_method_stays_one(module: types.ModuleType):
+    patch("Thing.shared", ("cls", "question")).apply()
+    assert module.Thing.shared("?") == ("Thing", "patched")
+
+
+@pytest.mark.parametrize(
+    ("target", "parameters", "words"),
+    [
+        ("Thing.answer", ("self", "riddle"), "expected.*riddle"),
+        ("Thing.gone", ("self",), "is gone"),
+        ("Nothing.answer", ("self",), "is gone"),
+    ],
+)
+def test_a_changed_target_is_refused_and_left_alone(module: types.ModuleType, target, parameters, words):
+    with pytest.raises(UpstreamError, match=words):
+        patch(target, parameters).apply()
+    assert module.Thing().answer("?") == 41
+
+
+def test_every_patch_fits_this_vllm_and_says_why():
+    upstream.apply()
+    upstream.apply()
+    assert all(p.why and p.until for p in PATCHES)
+
+
+def test_settings_are_read_from_the_engine_configuration():
+    assert settings_of(SimpleNamespace(additional_config={})) is None
+    assert settings_of(SimpleNamespace(additional_config={"mega": {"bank": "b"}})).bank == "b"
+    with pytest.raises(ConfigError, match="unknown field `bnak`"):
+        settings_of(SimpleNamespace(additional_config={"mega": {"bnak": "b"}}))
+
+
+def platform_config(**changes):
+    from vllm.config import CompilationMode
+
+    config = SimpleNamespace(
+        additional_config={"mega": {"bank": "b"}},
+        compilation_config=SimpleNamespace(mode=CompilationMode.VLLM_COMPILE),
+        scheduler_config=SimpleNamespace(scheduler_cls=None),
+        lora_config=object(),
+    )
+    vars(config).update(changes)
+
+    def stock(cls, vllm_config):
+        vllm_config.compilation_config.mode = CompilationMode.NONE
+
+    upstream._platform_config(stock)(None, config)
+    return config
+
+
+def test_our_configuration_gets_our_scheduler_and_keeps_compilation():
+    from vllm.config import CompilationMode
+
+    config = platform_config()
+    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
+    assert config.compilation_config.mode == CompilationMode.DYNAMO_TRACE_ONCE
+
+
+def test_a_stock_configuration_is_left_to_stock():
+    from vllm.config import CompilationMode
+
+    config = platform_config(additional_config={})
+    assert config.scheduler_config.scheduler_cls is None
+    assert config.compilation_config.mode == CompilationMode.NONE
+
+
+def test_configurations_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match="enable-lora"):
+        platform_config(lora_config=None)
+    with pytest.raises(ConfigError, match="scheduler_cls"):
+        platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))
