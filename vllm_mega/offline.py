@@ -127,7 +127,8 @@ class MegaLLM:
         """First step of irag: what the memories hold, by conversation."""
         if not messages:
             return {}
-        greedy = SamplingParams(temperature=0.0, max_tokens=conversation.RECALL_TOKENS)
+        longest = conversation.recall_tokens(self.llm.model_config.max_model_len)
+        greedy = SamplingParams(temperature=0.0, max_tokens=longest)
         asked = [conversation.recall_request(m) for m in messages.values()]
         outputs = self.llm.chat(asked, greedy, use_tqdm, loras)
         return {i: output.outputs[0].text for i, output in zip(messages, outputs, strict=True)}

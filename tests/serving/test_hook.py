@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.exceptions import VLLMServerError
 
 from tests.serving.fakes import FakeGate
 from vllm_mega.config import MegaSettings
@@ -128,8 +128,8 @@ async def test_a_client_that_leaves_does_not_stop_the_load_for_others() -> None:
 
 async def test_a_dead_engine_is_not_a_broken_memory() -> None:
     hook, worker, _ = make()
-    worker.bad, worker.error = "bees", EngineDeadError()
-    with pytest.raises(EngineDeadError):
+    worker.bad, worker.error = "bees", VLLMServerError("dead")
+    with pytest.raises(VLLMServerError):
         await hook.route(ask("bees"))
 
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     launch = plan_launch(args)
     defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", launch.model]
+    command = [sys.executable, "-m", "vllm_mega.serving.vllm_serve", launch.model]
     command += [*to_argv({**launch.options, **defaults}), *args.rest]
     print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
     os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell

@@ -11,9 +11,6 @@ from vllm_mega.errors import RequestError
 Message = Mapping[str, Any]
 TEXT_PARTS = ("text", "input_text")
 
-RECALL_TOKENS = 256
-"""How long the recital may be that irag puts into the context."""
-
 
 def message_text(message: Message) -> str:
     """The text of a message; the text parts, one a line, when its content has parts."""
@@ -82,6 +79,11 @@ def question_of(messages: Sequence[Message]) -> str:
             "this mode rewrites the last user message, and there is none with text", "messages"
         )
     return text
+
+
+def recall_tokens(max_model_len: int) -> int:
+    """How long the recital may be that irag puts into the context: room must be left for all else."""
+    return min(256, max_model_len // 4)
 
 
 def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -160,7 +160,7 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
         if decision.mixture and plan.mode == "recall":
             request = _with_messages(request, conversation.recall_messages(request.messages))
         elif decision.mixture and plan.mode == "irag":
-            recall = await super().create_chat_completion(_recall_of(request))
+            recall = await super().create_chat_completion(self._recall_of(request))
             if isinstance(recall, ErrorResponse):
                 return recall
             recalled = recall.choices[0].message.content or ""
@@ -168,23 +168,22 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
         answer = await super().create_chat_completion(request, raw_request)
         return self._annotated(answer, describe(plan, decision, recalled))
 
+    def _recall_of(self, request: Any) -> ChatCompletionRequest:
+        """The first step of irag: recite what the memory holds, greedily, as it was trained."""
+        return ChatCompletionRequest(
+            model=request.model,
+            messages=conversation.recall_request(request.messages),
+            temperature=0.0,
+            max_completion_tokens=conversation.recall_tokens(self.model_config.max_model_len),
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            chat_template=request.chat_template,
+            chat_template_kwargs=request.chat_template_kwargs,
+        )
+
 
 def _with_messages(request: Any, messages: list[dict[str, Any]]) -> Any:
     return request.model_copy(update={"messages": messages})
-
-
-def _recall_of(request: Any) -> ChatCompletionRequest:
-    """The first step of irag: recite what the memory holds, greedily, as it was trained."""
-    return ChatCompletionRequest(
-        model=request.model,
-        messages=conversation.recall_request(request.messages),
-        temperature=0.0,
-        max_completion_tokens=conversation.RECALL_TOKENS,
-        priority=request.priority,
-        cache_salt=request.cache_salt,
-        chat_template=request.chat_template,
-        chat_template_kwargs=request.chat_template_kwargs,
-    )
 
 
 class MegaCompletion(_WithMemory, OpenAIServingCompletion):  # type: ignore[misc]  # vLLM is untyped to mypy

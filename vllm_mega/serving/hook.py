@@ -6,8 +6,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
+from vllm.exceptions import VLLMServerError
 from vllm.lora.request import LoRARequest
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
@@ -73,7 +73,7 @@ class MemoryHook:
         try:
             for load in loads:  # others may wait for the same load: a client that leaves must not stop it
                 await asyncio.shield(load)
-        except EngineDeadError:
+        except VLLMServerError:  # the engine is dead: no memory is to blame
             raise
         except Exception as error:
             self._loads = OrderedDict((c, load) for c, load in self._loads.items() if load not in loads)

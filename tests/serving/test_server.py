@@ -1,0 +1,322 @@
+"""One real server, started as users start it, asked with the official client."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.serving.live_bank import (
+    ASKED,
+    BAKERY,
+    CLOCK,
+    COMET,
+    LIGHTHOUSE,
+    SUBMARINE,
+    TORTOISE,
+    UNRELATED,
+    LiveBank,
+)  # fmt: skip
+from vllm_mega.demo.server import free_port, serving
+from vllm_mega.gate.embedder import load_embedder
+
+pytestmark = pytest.mark.engine
+
+BASE = "SmolLM2-135M-Instruct"
+MEGA = f"{BASE}-mega"
+SLOTS = 3
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> LiveBank:
+    bank = LiveBank(tmp_path_factory.mktemp("live") / "bank", load_embedder(None))
+    bank.add([LIGHTHOUSE, BAKERY, COMET, TORTOISE, SUBMARINE])
+    return bank
+
+
+@pytest.fixture(scope="module")
+def url(bank: LiveBank, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    # Other tests set vLLM up for this process; the server must not hear of it.
+    strange = [name for name in os.environ if name.startswith("VLLM_") and name != "VLLM_MEGA_HOME"]
+    command = ["env", *(f"--unset={name}" for name in strange), sys.executable, "-m", "vllm_mega"]
+    command += ["serve", "--bank", str(bank.root), "--port", str(port)]
+    command += ["--top-k", "2", "--max-loras", str(SLOTS), "--max-model-len", "512", "--enforce-eager"]
+    command += ["--enable-scale-out"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with serving(command, port, log, 180, lambda _: None) as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, question: str, model: str = MEGA, *, mega: Any = None, **more: Any) -> Any:
+    body = {} if mega is None else {"mega": mega}
+    more = {"temperature": 0, "max_tokens": TOKENS, "seed": 1, **more}
+    return client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": question}], extra_body=body, **more
+    )
+
+
+def text(answer: Any) -> str:
+    return str(answer.choices[0].message.content)
+
+
+def used(answer: Any) -> list[str]:
+    return [memory["id"] for memory in answer.mega["memories"]]
+
+
+def refused(call: Any, status: int) -> dict[str, Any]:
+    with pytest.raises(openai.APIStatusError) as error:
+        call()
+    assert error.value.status_code == status, error.value
+    assert isinstance(error.value.body, dict)
+    return error.value.body
+
+
+def stream(answer: Any) -> tuple[str, list[Any]]:
+    chunks = list(answer)
+    said = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    return said, chunks
+
+
+def test_both_names_are_listed(client: openai.OpenAI) -> None:
+    models = {model.id: model for model in client.models.list()}
+    assert list(models) == [BASE, MEGA]
+    assert models[MEGA].parent == BASE  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("memory", [LIGHTHOUSE, BAKERY, COMET, TORTOISE])
+def test_a_question_uses_its_memory(client: openai.OpenAI, memory: Any) -> None:
+    answer = ask(client, ASKED[memory.id])
+    assert answer.model == MEGA
+    first = answer.mega["memories"][0]
+    assert (first["id"], first["title"]) == (memory.id, memory.title)
+    assert sum(m["weight"] for m in answer.mega["memories"]) == 1.0
+    assert first["score"] == answer.mega["best_score"] > 0.4
+    assert (answer.mega["mode"], answer.mega["namespace"]) == ("adapter", "default")
+    base = ask(client, ASKED[memory.id], BASE)
+    assert text(answer) != text(base), "the adapter changed nothing"
+    assert text(ask(client, ASKED[memory.id])) == text(answer)
+
+
+def test_the_base_model_has_no_memory(client: openai.OpenAI) -> None:
+    answer = ask(client, ASKED["lighthouse"], BASE)
+    assert answer.model == BASE
+    assert "mega" not in answer.model_extra
+    assert text(ask(client, ASKED["lighthouse"], BASE, mega={"enabled": False})) == text(answer)
+    error = refused(lambda: ask(client, UNRELATED, BASE, mega={"mode": "irag"}), 400)
+    assert error["param"] == "mega"
+    assert MEGA in error["message"]
+
+
+@pytest.mark.parametrize("mode", ["adapter", "recall", "irag", "off"])
+def test_the_null_route_is_the_base_model(client: openai.OpenAI, mode: str) -> None:
+    base = ask(client, UNRELATED, BASE, logprobs=True, max_tokens=24)
+    answer = ask(client, UNRELATED, mega={"mode": mode}, logprobs=True, max_tokens=24)
+    assert used(answer) == []
+    assert [t.token for t in answer.choices[0].logprobs.content] == [
+        t.token for t in base.choices[0].logprobs.content
+    ]
+    assert answer.usage.prompt_tokens == base.usage.prompt_tokens
+    assert "recalled" not in answer.mega
+
+
+@pytest.mark.parametrize("mega", [{"enabled": False}, {"mode": "off"}, {"memories": []}, {"threshold": 1.0}])
+def test_memory_can_be_switched_off(client: openai.OpenAI, mega: dict[str, Any]) -> None:
+    answer = ask(client, ASKED["lighthouse"], mega=mega)
+    assert used(answer) == []
+    assert text(answer) == text(ask(client, ASKED["lighthouse"], BASE))
+
+
+def test_streaming_says_the_same_and_ends_with_mega(client: openai.OpenAI) -> None:
+    whole = ask(client, ASKED["bakery"])
+    said, chunks = stream(ask(client, ASKED["bakery"], stream=True))
+    assert said == text(whole)
+    assert {c.model for c in chunks} == {MEGA}
+    assert ["mega" in c.model_extra for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].mega == whole.mega
+
+
+def test_streaming_with_usage_and_several_choices(client: openai.OpenAI) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}, "n": 2, "temperature": 1.0}
+    _, chunks = stream(ask(client, ASKED["bakery"], **options))
+    assert chunks[-1].usage.completion_tokens > TOKENS
+    assert chunks[-1].mega["memories"][0]["id"] == "bakery"
+    assert not any("mega" in c.model_extra for c in chunks[:-1])
+    assert {c.choices[0].index for c in chunks if c.choices} == {0, 1}
+
+
+def test_recall_and_irag(client: openai.OpenAI) -> None:
+    question = ASKED["comet"]
+    plain, recall, irag = (ask(client, question, mega={"mode": m}) for m in ("adapter", "recall", "irag"))
+    assert used(plain) == used(recall) == used(irag)
+    assert plain.usage.prompt_tokens < recall.usage.prompt_tokens < irag.usage.prompt_tokens
+    assert irag.mega["recalled"]
+    assert "recalled" not in recall.mega
+    said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True))
+    assert (said, chunks[-1].mega) == (text(irag), irag.mega)
+
+
+def test_a_conversation_is_compared_by_its_last_question(client: openai.OpenAI) -> None:
+    messages = [
+        {"role": "system", "content": f"Think of this: {BAKERY.text}"},
+        {"role": "user", "content": ASKED["comet"]},
+        {"role": "assistant", "content": "I do not know."},
+        {"role": "user", "content": [{"type": "text", "text": ASKED["lighthouse"]}]},
+    ]
+    answer: Any = client.chat.completions.create(model=MEGA, messages=messages, max_tokens=2)  # type: ignore[arg-type]
+    assert used(answer)[0] == "lighthouse"
+
+
+def test_own_mixture(client: openai.OpenAI) -> None:
+    memories = [{"id": "bakery", "weight": 0.5}, {"id": "comet"}]
+    answer = ask(client, UNRELATED, mega={"memories": memories})
+    assert {m["id"]: m["weight"] for m in answer.mega["memories"]} == {"bakery": 0.5, "comet": 1.0}
+    assert answer.mega["best_score"] is None
+    assert text(answer) != text(ask(client, UNRELATED, BASE))
+    other = ask(client, UNRELATED, mega={"memories": memories[::-1]})
+    assert text(other) == text(answer)
+
+
+@pytest.mark.parametrize(
+    ("mega", "status", "param", "reason"),
+    [
+        ({"mood": "good"}, 400, "mega", "mood"),
+        ({"mode": "dream"}, 400, "mega.mode", "dream"),
+        ({"top_k": 0}, 400, "mega.top_k", "1..64"),
+        ({"memories": [{"id": "bakery", "weight": 99}]}, 400, "mega.memories[0]", "weight"),
+        ({"memories": [{"id": "unheard-of"}]}, 404, "mega.memories", "unheard-of"),
+        ({"memories": [{"id": "submarine"}]}, 404, "mega.memories", "submarine"),
+        (
+            {"memories": [{"id": i} for i in ("lighthouse", "bakery", "comet", "tortoise")]},
+            400, "mega.memories", "3 slots",
+        ),
+        ("on", 400, "mega", "object"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_refused(
+    client: openai.OpenAI, mega: Any, status: int, param: str, reason: str
+) -> None:
+    error = refused(lambda: ask(client, UNRELATED, mega=mega), status)
+    assert error["param"] == param
+    assert reason in error["message"]
+    refused(lambda: ask(client, UNRELATED, mega=mega, stream=True), status)
+    assert text(ask(client, UNRELATED, max_tokens=2)), "the server must go on"
+
+
+def test_a_namespace_sees_its_own_memories_only(client: openai.OpenAI) -> None:
+    question = ASKED["submarine"]
+    outside = ask(client, question)
+    assert "submarine" not in used(outside)
+    inside = ask(client, question, mega={"namespace": "navy"})
+    assert used(inside) == ["submarine"]
+    assert inside.mega["namespace"] == "navy"
+    assert used(ask(client, ASKED["bakery"], mega={"namespace": "navy"})) == []
+    assert used(ask(client, question, mega={"namespace": "nobody"})) == []
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    def complete(prompt: Any, mega: Any = None, **more: Any) -> Any:
+        body = {} if mega is None else {"mega": mega}
+        more = {"temperature": 0, "max_tokens": TOKENS, **more}
+        return client.completions.create(model=MEGA, prompt=prompt, extra_body=body, **more)
+
+    answer = complete(ASKED["bakery"])
+    assert (used(answer)[0], answer.model) == ("bakery", MEGA)
+    chunks = list(complete([ASKED["bakery"]], stream=True))
+    assert "".join(c.choices[0].text for c in chunks) == answer.choices[0].text
+    assert chunks[-1].mega == answer.mega
+    base = client.completions.create(model=BASE, prompt=ASKED["bakery"], temperature=0, max_tokens=TOKENS)
+    assert complete(ASKED["bakery"], {"mode": "off"}).choices[0].text == base.choices[0].text
+
+    assert refused(lambda: complete([1, 2, 3]), 400)["param"] == "prompt"
+    assert refused(lambda: complete(["a", "b"]), 400)["param"] == "prompt"
+    assert refused(lambda: complete("a", {"mode": "irag"}), 400)["param"] == "mega.mode"
+    assert used(complete([1, 2, 3], {"memories": [{"id": "comet"}]})) == ["comet"]
+    assert used(complete([1, 2, 3], {"mode": "off"})) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}),
+        ("/v1/chat/completions/batch", {"messages": [[{"role": "user", "content": "hi"}]]}),
+        ("/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 1}}),
+        ("/tokenize", {"prompt": "hi"}),
+    ],
+)
+def test_other_endpoints_do_not_answer_without_memory(url: str, path: str, body: dict[str, Any]) -> None:
+    answer = httpx.post(url + path, json={"model": MEGA, **body}, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert "/v1/chat/completions" in answer.text
+    allowed = httpx.post(url + path, json={"model": BASE, **body}, timeout=60)
+    assert allowed.status_code == 200, allowed.text
+
+
+def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+    error = refused(lambda: ask(client, UNRELATED, "nobody-mega", mega={"mode": "irag"}), 404)
+    assert error["param"] == "model"
+
+
+def test_a_memory_lives_and_dies_while_the_server_runs(client: openai.OpenAI, bank: LiveBank) -> None:
+    before = ask(client, ASKED["clock"])
+    assert "clock" not in used(before)
+    bank.add([CLOCK])
+    known = ask(client, ASKED["clock"])
+    assert used(known)[0] == "clock"
+    bank.add([CLOCK])
+    updated = ask(client, ASKED["clock"])
+    assert used(updated)[0] == "clock"
+    assert text(updated) != text(known), "the old version answered"
+    bank.forget(CLOCK)
+    forgotten = ask(client, ASKED["clock"])
+    assert (text(forgotten), forgotten.mega) == (text(before), before.mega)
+    refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 404)
+
+
+def test_a_broken_memory_is_refused_and_the_others_go_on(client: openai.OpenAI, bank: LiveBank) -> None:
+    (entry,) = bank.add([CLOCK])
+    file = Path(bank.root, entry.folder, "adapter_model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1000])
+    error = refused(lambda: ask(client, ASKED["clock"]), 500)
+    assert "clock" in error["message"]
+    assert "truncated" in error["message"]
+    assert used(ask(client, ASKED["comet"]))[0] == "comet"
+    bank.forget(CLOCK)
+    assert "clock" not in used(ask(client, ASKED["clock"]))
+
+
+def test_many_at_once(client: openai.OpenAI) -> None:
+    """More mixtures than slots, base requests between them, and clients that hang up."""
+    names = ["lighthouse", "bakery", "comet", "tortoise"]
+
+    def one(n: int) -> tuple[int, list[str]]:
+        if n % 6 == 5:
+            with ask(client, ASKED[names[n % 4]], stream=True, max_tokens=200) as answer:
+                next(iter(answer))
+            return n, []
+        if n % 6 == 4:
+            ask(client, UNRELATED, BASE)
+            return n, []
+        weight = 0.25 + n / 64
+        answer = ask(client, UNRELATED, mega={"memories": [{"id": names[n % 4], "weight": weight}]})
+        return n, used(answer)
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        for n, ids in pool.map(one, range(24)):
+            assert ids == ([] if n % 6 in (4, 5) else [names[n % 4]])
+    assert text(ask(client, UNRELATED, max_tokens=2))
