@@ -20,6 +20,7 @@ __all__ = [
     "linear_shapes",
     "resolve_embedder",
     "resolve_model",
+    "stable_name",
 ]
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -63,6 +64,12 @@ def resolve_embedder(name: str = DEFAULT_EMBEDDER) -> Path:
     return _prepared(name, make_minilm) if name == DEFAULT_EMBEDDER else _found(name)
 
 
+def stable_name(name: str) -> str:
+    """`name` as a bank remembers it: the path of a local folder made absolute, any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in {DEFAULT_MODEL, DEFAULT_EMBEDDER} and path.is_dir() else name
+
+
 def _prepared(name: str, make: Callable[[Path], None]) -> Path:
     """The folder of a default model; `make` fills it the first time.
 
@@ -103,14 +110,14 @@ def _stage(stage: Path, target: Path, make: Callable[[Path], None]) -> None:
 def _found(name: str) -> Path:
     """A local path, or a snapshot from the hub: what is in its cache is not asked for again."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if not is_whole(path):
             raise ModelError(
                 f"{path}: expected config.json (or modules.json) and weights as *.safetensors, "
                 "found a folder without"
             )
         return path.absolute()
-    if path.exists():
+    if path.is_file():
         raise ModelError(f"{path}: expected the folder of a checkpoint, found a file")
     if not name or path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name!r}: no such folder. Give the path of a checkpoint, or a Hugging Face id")
@@ -120,18 +127,18 @@ def _found(name: str) -> Path:
 def _snapshot(name: str) -> Path:
     import huggingface_hub
 
-    reason: Exception | None = None
+    why = ""
     for local in (True, False):
         try:
             folder = huggingface_hub.snapshot_download(
                 name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED, local_files_only=local
             )
         except Exception as error:  # the hub's client raises from many trees, and those of its HTTP library
-            reason = error
-            continue
-        if is_whole(Path(folder)):
-            return Path(folder)
-    why = str(reason).partition("\n")[0] if reason else "it has no config with weights as *.safetensors"
+            why = str(error).partition("\n")[0]
+        else:
+            if is_whole(Path(folder)):
+                return Path(folder)
+            why = "it has no config.json with weights as *.safetensors"
     raise ModelError(
         f"{name!r} is not {DEFAULT_MODEL}, {DEFAULT_EMBEDDER} or a local folder, is not in the Hugging Face "
         f"cache, and could not be downloaded: {why}"

