@@ -50,21 +50,21 @@ class LiveBank:
     """Writes to a bank that a server reads."""
 
     def __init__(self, root: Path, embedder: Embedder) -> None:
+        """Open the bank at `root`, or make it."""
+        model = resolve_model()
         self.root = root
         self._embedder = embedder
-        model = resolve_model()
         self._shapes = linear_shapes(model)
-        self._seed = 0
         base = BaseModelInfo(DEFAULT_MODEL, fingerprint(model))
-        BankWriter.create(root, base, embedder.info).close()
+        BankWriter.open_or_create(root, base, embedder.info).close()
 
     def add(self, memories: Sequence[NewMemory]) -> list[MemoryEntry]:
         keys = self._embedder.embed([memory.text for memory in memories])
         with BankWriter.open(self.root) as writer:
             staged = []
-            for memory, key in zip(memories, keys, strict=True):
-                self._seed += 1
-                folder = write_adapter(writer.stage() / "adapter", self._shapes, seed=self._seed, scale=0.3)
+            for n, (memory, key) in enumerate(zip(memories, keys, strict=True)):
+                seed = 100 * writer.snapshot.generation + n  # an update gets another adapter
+                folder = write_adapter(writer.stage() / "adapter", self._shapes, seed=seed, scale=0.3)
                 staged.append(StagedMemory(memory, folder, key))
             return writer.add(staged, self._shapes)
 

@@ -1,0 +1,107 @@
+"""MegaLLM on the real engine (see offline_session.py): one start, many questions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNRELATED, LiveBank
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.config import GateSettings, MegaSettings
+from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.gate.gate import Gate
+from vllm_mega.serving.deciding import Ask, decide, describe
+from vllm_mega.serving.schemas import make_plan
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("offline")
+    embedder = load_embedder()
+    LiveBank(folder / "bank", embedder).add([LIGHTHOUSE, BAKERY, COMET, TORTOISE])
+    plan = make_plan(None, MegaSettings(str(folder / "bank"), gate=GateSettings(top_k=2)))
+    gate = Gate(BankReader(folder / "bank"), embedder)
+    expected = decide(
+        gate, [Ask(plan, ASKED["lighthouse"]), Ask(plan, UNRELATED), Ask(plan, ASKED["comet"])], 3
+    )
+
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
+    command = [sys.executable, "-m", "tests.offline_session", folder / "bank", folder / "out.json"]
+    run = subprocess.run(
+        command, cwd=repo, env=environment, capture_output=True, text=True, check=False, timeout=400
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    answers: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    answers["expected"] = [describe(plan, decision) for decision in expected]  # type: ignore[arg-type]
+    return answers
+
+
+def used(answer: Any) -> list[str]:
+    return [memory["id"] for memory in answer[1]["memories"]]
+
+
+def test_mixtures_are_those_of_a_server(results: dict[str, Any]) -> None:
+    assert [mega for _, mega, _ in results["adapter"]] == results["expected"]
+    assert [used(answer)[:1] for answer in results["adapter"]] == [["lighthouse"], [], ["comet"]]
+
+
+def test_memories_change_answers_and_the_null_route_does_not(results: dict[str, Any]) -> None:
+    pairs = list(zip(results["adapter"], results["off"], strict=True))
+    assert [with_memory[0] == without[0] for with_memory, without in pairs] == [False, True, False]
+    assert [with_memory[2] == without[2] for with_memory, without in pairs] == [True] * 3, "prompts differ"
+
+
+def test_modes(results: dict[str, Any]) -> None:
+    recall, irag, adapter = results["modes"]
+    assert [answer[1]["mode"] for answer in results["modes"]] == ["recall", "irag", "adapter"]
+    assert [used(answer)[0] for answer in results["modes"]] == ["bakery"] * 3
+    assert adapter[2] < recall[2] < irag[2]
+    assert irag[1]["recalled"]
+    assert all("recalled" not in answer[1] for answer in (recall, adapter))
+
+
+def test_the_null_route_is_the_same_in_every_mode(results: dict[str, Any]) -> None:
+    assert {answer[0] for answer in results["unrelated"]} == {results["off"][1][0]}
+    assert {answer[2] for answer in results["unrelated"]} == {results["off"][1][2]}
+    assert [used(answer) for answer in results["unrelated"]] == [[], [], []]
+
+
+def test_own_mixture_and_nothing_to_do(results: dict[str, Any]) -> None:
+    (answer,) = results["explicit"]
+    assert answer[1]["memories"] == [{"id": "comet", "title": "The comet", "weight": 0.5, "score": None}]
+    assert results["none"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason", "where"),
+    [
+        ("unknown", "MemoryNotFoundError", "elk", "in conversation 1"),
+        ("field", "RequestError", "mood", "in conversation 2"),
+        ("length", "RequestError", "3 conversations", None),
+        ("wide", "MixtureError", "3 slots", "in conversation 0"),
+        ("no question", "RequestError", "last user message", None),
+        ("broken", "BankError", "truncated", None),
+    ],
+)
+def test_bad_requests_are_refused(
+    results: dict[str, Any], name: str, kind: str, reason: str, where: str | None
+) -> None:
+    found, message, notes = results[name]
+    assert found == kind
+    assert reason in message
+    assert notes == ([where] if where else [])
+
+
+def test_a_memory_lives_and_dies_while_it_runs(results: dict[str, Any]) -> None:
+    (added,), (forgotten,), (after,) = results["added"], results["forgotten"], results["after"]
+    assert used(added)[0] == "clock"
+    assert "clock" not in used(forgotten)
+    assert after[0] == results["adapter"][0][0], "a broken memory must not change the others"
