@@ -18,8 +18,8 @@ def main(bank: Path, out: Path) -> None:
     from vllm_mega.gate.embedder import load_embedder
 
     settings = {"gate": {"top_k": 2}}
-    llm = MegaLLM(bank, settings=settings, max_loras=3, max_model_len=512, enforce_eager=True)
-    short = SamplingParams(temperature=0, max_tokens=12)
+    llm = MegaLLM(bank, settings=settings, max_loras=3, max_model_len=256, enforce_eager=True)
+    short = SamplingParams(temperature=0, max_tokens=8)
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED["comet"]}]
     results: dict[str, Any] = {}
 

@@ -34,6 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, A
     )
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", "tests.offline_session", folder / "bank", folder / "out.json"]
     run = subprocess.run(
         command, cwd=repo, env=environment, capture_output=True, text=True, check=False, timeout=400

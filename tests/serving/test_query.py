@@ -20,7 +20,7 @@ ENGINE = [
     "--max-loras",
     "3",
     "--max-model-len",
-    "512",
+    "256",
     "--enforce-eager",
     "--top-k",
     "2",
@@ -47,6 +47,7 @@ def read(path: Path) -> list[Any]:
 
 def query(bank: Path, source: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
+    environment["OMP_NUM_THREADS"] = "1"
     command = [
         sys.executable,
         "-m",
