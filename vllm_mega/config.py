@@ -38,11 +38,18 @@ def _require(condition: bool, message: str) -> None:
 
 
 class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How scores become a mixture: softmax with `beta` over the best `top_k` above `threshold`."""
+    """How scores become a mixture: softmax with `beta` over the best `top_k` above `threshold`.
 
-    top_k: int = 4
+    The defaults are measured with all-MiniLM-L6-v2. Other embedders have other scores: `vllm-mega gate`
+    shows them.
+    """
+
+    top_k: int = 2
+    """A memory with less than about 0.4 of the weight is not recalled, so more than two rarely help."""
     threshold: float = 0.4
-    beta: float = 20.0
+    """Questions about a memory score 0.4 or more, ordinary unrelated requests less."""
+    beta: float = 25.0
+    """A memory that is 0.1 better than the next gets 0.92 of the weight: enough for word for word."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.top_k <= 64, f"top_k must be 1..64, got {self.top_k}")

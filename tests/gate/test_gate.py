@@ -15,7 +15,7 @@ from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import BankMismatchError, MemoryNotFoundError, MixtureError
-from vllm_mega.gate.embedder import FakeEmbedder
+from vllm_mega.gate.embedder import FakeEmbedder, load_embedder
 from vllm_mega.gate.gate import Gate, Query
 from vllm_mega.mixture import EMPTY, Mixture
 
@@ -178,3 +178,15 @@ def test_another_embedder_is_refused(bank: Path) -> None:
     gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
     with pytest.raises(BankMismatchError, match="was made with the embedder fake"):
         gate.decide([ask("anything")])
+
+
+def test_default_embedder_and_settings_tell_related_from_unrelated(tmp_path: Path) -> None:
+    embedder = load_embedder()
+    add(tmp_path / "bank", embedder, [KILN, FERRY, CHESS, ORCHID])
+    gate = Gate(BankReader(tmp_path / "bank", embedder=embedder.info), embedder)
+    questions = ["Who fires blue tiles?", "What pulls the ferry of Dunmarrow?", "How do I boil an egg?"]
+    decisions = gate.decide([Query(text) for text in questions])
+    assert [[(hit.id, hit.weight) for hit in decision.hits] for decision in decisions] == [
+        [("kiln", 1.0)], [("ferry", 1.0)], [],
+    ]  # fmt: skip
+    assert [gate.decide([Query(text)])[0] for text in questions] == decisions
