@@ -45,11 +45,11 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     top_k: int = 2
-    """A memory with less than about 0.4 of the weight is not recalled, so more than two rarely help."""
+    """Below half of the weight a memory is hardly recalled word for word, so more than two rarely help."""
     threshold: float = 0.4
-    """Questions about a memory score 0.4 or more, ordinary unrelated requests less."""
+    """Questions that name their subject nearly always score more, ordinary unrelated requests nearly never."""
     beta: float = 25.0
-    """A memory that is 0.1 better than the next gets 0.92 of the weight: enough for word for word."""
+    """A memory that is 0.1 better than the next gets 0.92 of the weight: word for word, still."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.top_k <= 64, f"top_k must be 1..64, got {self.top_k}")
