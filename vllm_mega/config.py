@@ -47,7 +47,7 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_k: int = 2
     """Below half of the weight a memory is hardly recalled word for word, so more than two rarely help."""
     threshold: float = 0.4
-    """Questions that name their subject nearly always score more, ordinary unrelated requests nearly never."""
+    """Questions that name their subject nearly always reach it, ordinary unrelated requests rarely."""
     beta: float = 25.0
     """A memory that is 0.1 better than the next gets 0.92 of the weight: word for word, still."""
 
