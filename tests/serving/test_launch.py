@@ -108,7 +108,14 @@ def test_given_options(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("argv", [["model"], ["--config", "/nowhere.yaml"]])
+def test_our_additional_config_has_the_last_word() -> None:
+    options = {"additional_config": {"a": 1, "mega": {}}, "max_loras": 2}
+    argv = launch.command_line(options, ["--additional-config", '{"a": 1}', "--port", "1"])
+    assert argv[:2] == ["--max-loras", "2"]
+    assert argv[-2:] == ["--additional-config", '{"a": 1, "mega": {}}']
+
+
+@pytest.mark.parametrize("argv", [["model"], ["--config", "/nowhere.yaml"], ["--additional-config.a", "1"]])
 def test_given_options_refuses(argv: list[str]) -> None:
     with pytest.raises(ConfigError):
         launch.given_options(argv)

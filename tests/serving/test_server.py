@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
     BAKERY,
@@ -29,10 +30,7 @@ from vllm_mega.gate.embedder import load_embedder
 
 pytestmark = pytest.mark.engine
 
-BASE = "SmolLM2-135M-Instruct"
-MEGA = f"{BASE}-mega"
 SLOTS = 3
-TOKENS = 8
 
 
 @pytest.fixture(scope="module")
@@ -61,36 +59,6 @@ def url(bank: LiveBank, tmp_path_factory: pytest.TempPathFactory, repo: Path) ->
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
-
-
-def ask(client: openai.OpenAI, question: str, model: str = MEGA, *, mega: Any = None, **more: Any) -> Any:
-    body = {} if mega is None else {"mega": mega}
-    more = {"temperature": 0, "max_tokens": TOKENS, "seed": 1, **more}
-    return client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], extra_body=body, **more
-    )
-
-
-def text(answer: Any) -> str:
-    return str(answer.choices[0].message.content)
-
-
-def used(answer: Any) -> list[str]:
-    return [memory["id"] for memory in answer.mega["memories"]]
-
-
-def refused(call: Any, status: int) -> dict[str, Any]:
-    with pytest.raises(openai.APIStatusError) as error:
-        call()
-    assert error.value.status_code == status, error.value
-    assert isinstance(error.value.body, dict)
-    return error.value.body
-
-
-def stream(answer: Any) -> tuple[str, list[Any]]:
-    chunks = list(answer)
-    said = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    return said, chunks
 
 
 def test_both_names_are_listed(client: openai.OpenAI) -> None:
@@ -253,9 +221,9 @@ def test_completions(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/responses", {"input": "hi"}),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 2}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}),
-        ("/v1/chat/completions/batch", {"messages": [[{"role": "user", "content": "hi"}]]}),
+        ("/v1/chat/completions/batch", {"messages": [[{"role": "user", "content": "hi"}]], "max_tokens": 2}),
         ("/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 1}}),
         ("/tokenize", {"prompt": "hi"}),
     ],

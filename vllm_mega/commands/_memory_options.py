@@ -28,7 +28,7 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beta", type=float, help=f"sharpness of the softmax (default: {gate.beta:g})")
 
 
-def settings_of(args: argparse.Namespace) -> MegaSettings:
+def memory_settings(args: argparse.Namespace) -> MegaSettings:
     """The settings that the arguments ask for.
 
     Raises:
@@ -70,7 +70,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     from vllm_mega.models import fingerprint, resolve_model
     from vllm_mega.serving import launch
 
-    settings = settings_of(args)
+    settings = memory_settings(args)
     given = launch.given_options(args.rest)
     asked = args.model or given.get("model") or BankReader(args.bank).snapshot().manifest.base.name
     model = resolve_model(asked)

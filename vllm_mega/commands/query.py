@@ -94,13 +94,13 @@ async def _answer(
 ) -> None:
     from vllm_mega.serving.batch_engine import batch_engine
     from vllm_mega.serving.batch_output import answer_in_order
-    from vllm_mega.serving.launch import to_argv
+    from vllm_mega.serving.launch import command_line
 
     def done(some: Sequence[Job], replies: Sequence[Reply]) -> None:
         output.add(some, replies)
         report.add(replies)
 
-    argv = [*to_argv(launch.options), *rest]
+    argv = command_line(launch.options, rest)
     async with batch_engine(launch.model, argv, launch.settings) as engine:
         report.begin()
         await answer_in_order(jobs, engine.answer, done, at_once=AT_ONCE, chunk=CHUNK)

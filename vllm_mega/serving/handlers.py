@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,8 @@ from vllm_mega.serving.deciding import Ask, describe
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = "-mega"
 """NAME is the base model, NAME-mega the same with memory."""
@@ -127,6 +130,7 @@ class _WithMemory:
         if isinstance(error, MemoryNotFoundError):
             kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
         else:
+            logger.error("a request was refused: %s", error)
             kind, status = "InternalServerError", HTTPStatus.INTERNAL_SERVER_ERROR
         return self.create_error_response(message, kind, status, f"{FIELD}.memories")  # type: ignore[attr-defined]
 

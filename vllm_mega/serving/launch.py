@@ -118,6 +118,8 @@ def given_options(argv: Sequence[str]) -> dict[str, str | None]:
             name, equals, value = word[2:].partition("=")
             following = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
             found[name.replace("-", "_")] = value if equals else following
+    if any(name.startswith("additional_config.") for name in found):
+        raise ConfigError("give --additional-config as one JSON object: it gets a field of ours")
     if found.get("config"):
         found = {**_config_file(Path(str(found["config"]))), **found}
     return found
@@ -134,6 +136,13 @@ def _config_file(path: Path) -> dict[str, str | None]:
         str(name).replace("-", "_"): json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in content.items()
     }
+
+
+def command_line(options: Mapping[str, Any], rest: Sequence[str]) -> list[str]:
+    """The options and what the user said, as words; `additional_config`, which holds both, wins."""
+    ours = {name: value for name, value in options.items() if name != "additional_config"}
+    last = {"additional_config": options["additional_config"]}
+    return [*to_argv(ours), *rest, *to_argv(last)]
 
 
 def to_argv(options: Mapping[str, Any]) -> list[str]:
