@@ -20,7 +20,13 @@ from vllm_mega.demo.material import Material
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.errors import MegaError
 
-START_SECONDS = 180.0
+LEGEND = """\
+base: the model without memory. direct: with the memories that the gate chose. irag: it first recalls the
+memory, then answers. A right answer (+) contains what stands in brackets behind the question.
+"""
+START_SECONDS = 300.0
+QUICK_START = ("--enforce-eager", "--max-model-len", "2048")
+"""Compiling takes longer than the few questions of the demo would win by it."""
 
 
 def play(output: Path) -> int:
@@ -59,7 +65,16 @@ def _train(console: Console, bank: Path) -> None:
 def _serve_and_ask(console: Console, output: Path, examples: Material, seconds: dict[str, float]) -> Result:
     port = free_port()
     log = output / "server.log"
-    command = ["serve", "--bank", str(output / "bank"), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        "serve",
+        "--bank",
+        str(output / "bank"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *QUICK_START,
+    ]
     _show(console, command)
     start = time.monotonic()
     with console.status("the server starts") as status:
@@ -70,10 +85,14 @@ def _serve_and_ask(console: Console, output: Path, examples: Material, seconds: 
         with serving(_ours(command), port, log, START_SECONDS, note) as url:
             status.stop()
             seconds["start server"] = time.monotonic() - start
-            console.print(f"the server answers at {url} after {seconds['start server']:.0f} s (log: {log})\n")
+            console.print(
+                f"the server answers at {url} after {seconds['start server']:.0f} s (log: {log})\n",
+                soft_wrap=True,
+            )
             asker = Asker(url)
             with _timed(seconds, "ask"):
                 asked = asker.questions(examples.questions)
+            console.print(LEGEND)
             console.print(tables.questions(asked))
             with _timed(seconds, "recall"):
                 recalled = asker.recalls(examples)

@@ -80,8 +80,8 @@ def _healthy(port: int) -> bool:
 
 
 def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
-    return "\n  ".join([f"{log} ends with:", *lines])
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n  ".join([f"{log} ends with:", *[line for line in lines if line.strip()][-LOG_TAIL:]])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
