@@ -25,8 +25,6 @@ base: the model without memory. direct: with the memories that the gate chose. i
 memory, then answers. A right answer (+) contains what stands in brackets behind the question.
 """
 START_SECONDS = 300.0
-QUICK_START = ("--max-model-len", "2048")
-"""Compiling takes longer than the few questions of the demo would win by it."""
 
 
 def play(output: Path) -> int:
@@ -73,7 +71,8 @@ def _serve_and_ask(console: Console, output: Path, examples: Material, seconds: 
         "127.0.0.1",
         "--port",
         str(port),
-        *QUICK_START,
+        "--max-model-len",
+        "2048",
     ]
     _show(console, command)
     start = time.monotonic()
