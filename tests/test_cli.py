@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,8 @@ from vllm_mega.errors import BankNotFoundError, RequestError
 ECHO = '''
 """Invented for a test."""
 import argparse
+import re
+import shlex
 
 HELP = "say " "it again"
 PASSTHROUGH = {passthrough}
@@ -153,3 +157,12 @@ def test_module_is_the_command() -> None:
         [sys.executable, "-m", "vllm_mega", "--version"], capture_output=True, text=True, check=True
     )
     assert run.stdout == f"vllm-mega {__version__}\n"
+
+
+def test_the_commands_of_the_readme_parse(repo: Path) -> None:
+    readme = (repo / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith("vllm-mega ")]
+    lines += re.findall(r"`(vllm-mega \w+ -[^`]*)`", readme)
+    assert len(lines) >= 6
+    for line in lines:
+        cli.parse(shlex.split(line)[1:])
