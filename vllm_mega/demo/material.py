@@ -14,6 +14,8 @@ from vllm_mega.bank.layout import NewMemory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MEMORIES_FILE = EXAMPLES / "memories.jsonl"
+MEMORIES = 8
+"""How many of the examples are trained: enough to choose from, and soon done on two cores."""
 UNRELATED = 4
 """How many unrelated prompts are compared with the base model."""
 
@@ -47,10 +49,13 @@ class Material(msgspec.Struct, frozen=True):
 
 
 def load() -> Material:
-    """The examples of the package."""
+    """The examples of the package that the demo uses."""
+    memories = _read(MEMORIES_FILE, NewMemory)[:MEMORIES]
+    ids = {memory.id for memory in memories}
+    questions = _read(EXAMPLES / "questions.jsonl", Question)
     return Material(
-        memories=_read(MEMORIES_FILE, NewMemory),
-        questions=_read(EXAMPLES / "questions.jsonl", Question),
+        memories=memories,
+        questions=[one for one in questions if one.memory_id in ids],
         unrelated=[one.prompt for one in _read(EXAMPLES / "unrelated.jsonl", Prompt)[:UNRELATED]],
     )
 

@@ -41,7 +41,7 @@ def play(output: Path) -> int:
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "train"):
-        _train(console, output / "bank")
+        _train(console, output / "bank", len(examples.memories))
     result = _serve_and_ask(console, output, examples, seconds)
 
     result.write(output / "demo.json")
@@ -52,8 +52,8 @@ def play(output: Path) -> int:
     return 1 if result.complaints else 0
 
 
-def _train(console: Console, bank: Path) -> None:
-    command = ["train", "--bank", str(bank), "--input", str(material.MEMORIES_FILE)]
+def _train(console: Console, bank: Path, count: int) -> None:
+    command = ["train", "--bank", str(bank), "--input", str(material.MEMORIES_FILE), "--limit", str(count)]
     _show(console, command)
     code = subprocess.run(_ours(command), check=False).returncode
     if code:
