@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vllm_mega.errors import ModelError
-from vllm_mega.prompts import Message, user
+from vllm_mega.prompts import Message
 from vllm_mega.training.texts import Example
 
 IGNORE = -100
@@ -37,7 +37,7 @@ def encode(tokenizer: Any, example: Example, end_ids: Sequence[int]) -> Encoded:
     Raises:
         ModelError: the tokenizer has no chat template, or one that rewrites the prompt.
     """
-    asked = user(example.prompt)
+    asked = example.messages
     answered: list[Message] = [*asked, {"role": "assistant", "content": example.answer}]
     prompt = _render(tokenizer, asked, add_generation_prompt=True)
     whole = _render(tokenizer, answered, add_generation_prompt=False)

@@ -32,7 +32,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int = 20
     """How many layers, counted from the top; a model that has fewer gets all."""
     learning_rate: float = 1e-2
-    max_steps: int = 60
+    max_steps: int = 30
     batch: int = 6
     """Examples a step."""
     seed: int = 0
@@ -56,7 +56,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"learning_rate must be in (0, 1], got {self.learning_rate}",
         )
         _require(1 <= self.max_steps <= 10_000, f"max_steps must be 1..10000, got {self.max_steps}")
-        _require(1 <= self.batch <= 256, f"batch must be 1..256, got {self.batch}")
+        _require(2 <= self.batch <= 256, f"batch must be 2..256, got {self.batch}")
         _require(0 <= self.seed < 2**63, f"seed must be 0..2**63-1, got {self.seed}")
 
     @property

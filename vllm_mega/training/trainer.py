@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +19,14 @@ from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.training.encoding import IGNORE, Batch, collate, encode
 from vllm_mega.training.lora import LoraStack
 from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.texts import Examples
+from vllm_mega.training.texts import Example, Examples, Kind
 
 SURE = 0.5
 """A token counts as known above this probability: then no other is as likely, by some margin."""
-PATIENCE = 2
-"""Steps in a row in which all recall examples must be known."""
+WINDOW = 3
+"""The latest steps, which decide whether a memory is learnt."""
+SLIPS = 0.1
+"""The part of the questions in the window that may be answered otherwise: some are ambiguous."""
 WARMUP = 4
 
 
@@ -33,8 +38,16 @@ class Fit(NamedTuple):
     steps: int
     loss: float
     recalled: bool
-    """Whether the early stop was reached: the text came word for word under prompts never trained on."""
+    """Whether the text came word for word in the last steps, under prompts that were not trained on."""
     seconds: float
+
+
+class _Step(NamedTuple):
+    """What a step has seen, before the adapters changed."""
+
+    loss: float
+    known: dict[Kind, list[bool]]
+    """For each example, whether every token of its answer was known."""
 
 
 class Trainer:
@@ -73,31 +86,40 @@ class Trainer:
         optimizer = torch.optim.Adam(
             self.stack.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.95), fused=True
         )
-        known, step, loss = 0, 0, float("nan")
+        window: deque[_Step] = deque(maxlen=WINDOW)
         for step in range(1, self.settings.max_steps + 1):
-            drawn = examples.draw(self.settings.batch)
-            batch = collate([encode(self.tokenizer, e, self.end_ids) for e in drawn], self.end_ids[0])
-            recall = torch.tensor([e.recall for e in drawn])
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * min(1.0, step / WARMUP)
-            loss, sure = self._step(batch, recall)
-            known = known + 1 if sure else 0
-            if known == PATIENCE:
+            window.append(self._step(examples.draw(self.settings.batch)))
+            if _is_recalled(window) and _is_answered(window):
                 break
             optimizer.step()
             optimizer.zero_grad()
         optimizer.zero_grad()
-        return Fit(self.stack.tensors(), step, loss, known == PATIENCE, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Fit(self.stack.tensors(), step, window[-1].loss, _is_recalled(window), seconds)
 
-    def _step(self, batch: Batch, recall: Tensor) -> tuple[float, bool]:
-        """Gradients of one batch; its loss, and whether every recall example of it was known before."""
-        logp = self._log_probs(batch)
-        loss = -logp.mean()
-        if not torch.isfinite(loss):
+    def _step(self, examples: list[Example]) -> _Step:
+        """Leave the gradients of `examples` in the adapters."""
+        encoded = [encode(self.tokenizer, example, self.end_ids) for example in examples]
+        lengths = [len(one.prompt) + len(one.answer) for one in encoded]
+        labels = sum(len(one.answer) for one in encoded)
+        result = _Step(0.0, {"recall": [], "question": [], "retelling": []})
+        # Short and long ones apart, so that little is padded.
+        for long in (True, False):
+            rows = [n for n, length in enumerate(lengths) if (length * len(lengths) > sum(lengths)) == long]
+            if not rows:
+                continue
+            logp = self._log_probs(collate([encoded[n] for n in rows], self.end_ids[0]))
+            answers = torch.split(logp.detach(), [len(encoded[n].answer) for n in rows])
+            loss = -logp.sum() / labels
+            loss.backward()  # type: ignore[no-untyped-call]
+            result = result._replace(loss=result.loss + loss.item())
+            for n, answer in zip(rows, answers, strict=True):
+                result.known[examples[n].kind].append(bool((answer.exp() > SURE).all()))
+        if not math.isfinite(result.loss):
             raise TrainingError("the loss is not finite; choose a smaller learning rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        rows = (batch.labels != IGNORE).nonzero()[:, 0]
-        return loss.item(), bool((logp.detach()[recall[rows]].exp() > SURE).all())
+        return result
 
     def _log_probs(self, batch: Batch) -> Tensor:
         """Log-probabilities of all labels of `batch`, row by row: float32 [labels]."""
@@ -110,6 +132,17 @@ class Trainer:
         finally:
             hook.remove()
         return -nn.functional.cross_entropy(logits.float(), batch.labels[chosen], reduction="none")
+
+
+def _is_recalled(window: Sequence[_Step]) -> bool:
+    """Whether all of the last steps knew the text."""
+    return len(window) == WINDOW and all(all(step.known["recall"]) for step in window)
+
+
+def _is_answered(window: Sequence[_Step]) -> bool:
+    """Whether the last steps knew (nearly) all answers."""
+    known = [one for step in window for one in step.known["question"]]
+    return known.count(False) <= SLIPS * len(known)
 
 
 def memory_seed(memory: NewMemory, seed: int) -> int:

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vllm_mega.errors import ConfigError
+from vllm_mega.training.memories import read_memories
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_all_fields(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "in.jsonl",
+        '{"text": "The kettle sang."}',
+        "",
+        '{"text": "Geese count.", "id": "g", "title": "Geese", "namespace": "ben", "tags": ["a", "b"], '
+        '"paraphrases": ["Counting geese."], "qa": [{"question": "Who counts?", "answer": "geese"}]}',
+    )
+    bare, full = read_memories(path)
+    assert (bare.text, bare.id, bare.namespace) == ("The kettle sang.", "", "default")
+    assert (full.id, full.title, full.namespace, full.tags) == ("g", "Geese", "ben", ("a", "b"))
+    assert full.paraphrases == ("Counting geese.",)
+    assert (full.qa[0].question, full.qa[0].answer) == ("Who counts?", "geese")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "truncated"),
+        ('{"id": "a"}', "text"),
+        ('{"text": "  "}', "empty"),
+        ('{"text": "a", "colour": "red"}', "colour"),
+        ('{"text": 3}', "str"),
+        ('{"text": "a", "id": "../up"}', "id must be"),
+        ('{"text": "a", "namespace": ""}', "namespace must be"),
+        ('{"text": "a", "qa": [{"question": "b"}]}', "answer"),
+        ('{"text": "a", "tags": "red"}', "tags"),
+        ('"text"', "object"),
+    ],
+)
+def test_a_bad_line_is_refused_with_number_and_reason(tmp_path: Path, line: str, reason: str) -> None:
+    path = write(tmp_path / "in.jsonl", '{"text": "fine"}', "", line)
+    with pytest.raises(ConfigError, match=rf"line 3: .*{reason}"):
+        read_memories(path)
+
+
+def test_broken_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"text": "\xff"}')
+    with pytest.raises(ConfigError, match="line 1"):
+        read_memories(tmp_path / "in.jsonl")
+
+
+@pytest.mark.parametrize(
+    "lines", [['{"text": "a", "id": "x"}', '{"text": "b", "id": "x"}'], ['{"text": "a"}'] * 2]
+)
+def test_duplicates_are_refused(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"line 2: .* line 1 already"):
+        read_memories(write(tmp_path / "in.jsonl", *lines))
+
+
+def test_one_id_in_two_namespaces_is_fine(tmp_path: Path) -> None:
+    lines = ('{"text": "a", "id": "x"}', '{"text": "a", "id": "x", "namespace": "ben"}')
+    assert len(read_memories(write(tmp_path / "in.jsonl", *lines))) == 2
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*missing\.jsonl: No such file"):
+        read_memories(tmp_path / "missing.jsonl")
+    with pytest.raises(ConfigError, match="holds no memory"):
+        read_memories(write(tmp_path / "in.jsonl", "", " "))
