@@ -14,7 +14,7 @@ from vllm_mega.bank.layout import NewMemory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MEMORIES_FILE = EXAMPLES / "memories.jsonl"
-MEMORIES = 8
+MEMORIES = 6
 """How many of the examples are trained: enough to choose from, and soon done on two cores."""
 UNRELATED = 4
 """How many unrelated prompts are compared with the base model."""
