@@ -32,7 +32,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int = 20
     """How many layers, counted from the top; a model that has fewer gets all."""
     learning_rate: float = 1e-2
-    max_steps: int = 24
+    max_steps: int = 32
     batch: int = 6
     """Examples a step."""
     seed: int = 0

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vllm_mega._quiet import quiet
 from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ModelError, TrainingError
@@ -62,10 +63,12 @@ class Trainer:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype="auto", attn_implementation="eager"
-            )
+            with quiet():
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+                # With gradients, at these lengths, eager attention is the fastest on CPUs.
+                self.model: Any = AutoModelForCausalLM.from_pretrained(
+                    path, dtype="auto", attn_implementation="eager"
+                )
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the model at {path}: {error}") from error
         self.model.eval()

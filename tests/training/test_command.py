@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.training.tiny import ALL as MODULES
+from tests.training.tiny import BELL, KETTLE, LAMP
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.cli import main
+
+
+@pytest.fixture
+def words(tmp_path: Path, tiny: Path) -> list[str]:
+    """The command line, for three memories and four steps each."""
+    lines = b"\n".join(msgspec.json.encode(memory) for memory in (KETTLE, LAMP, BELL))
+    (tmp_path / "in.jsonl").write_bytes(lines)
+    return [
+        "train", "--bank", str(tmp_path / "bank"), "--input", str(tmp_path / "in.jsonl"),
+        "--model", str(tiny), "--embedder", f"base:{tiny}", "--rank", "4", "--alpha", "2", "--layers", "1",
+        "--modules", ", ".join(MODULES), "--learning-rate", "0.01", "--max-steps", "4", "--batch", "3",
+        "--seed", "5", "--dtype", "float32",
+    ]  # fmt: skip
+
+
+def test_train_and_train_again(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--limit", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "default/kettle: NOT recalled word for word" in out
+    assert "trained 2 memories" in out
+    assert "0 recalled word for word" in out
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "trained 1 memories" in out
+    assert "2 were there already" in out
+    assert main(words) == 0
+    assert "nothing to train, 3 were there already" in capsys.readouterr().out
+    entries = BankReader(tmp_path / "bank").snapshot().manifest.memories
+    assert {(entry.rank, entry.training["seed"]) for entry in entries} == {(4, 5)}
+
+
+def test_a_progress_bar_when_asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--limit", "1", "--progress"]) == 0
+    assert "1/1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["--rank", "0"], "rank must be 1..512"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--modules", "up_proj,,"], "modules must name linear layers"),
+        (["--input", "missing.jsonl"], "cannot read missing.jsonl"),
+    ],
+)
+def test_mistakes_end_before_anything_is_made(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], reason: str
+) -> None:
+    assert main([*words, *change]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "bank").exists()

@@ -1,0 +1,49 @@
+"""One memory on the real default model, with the default settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.models import resolve_model
+from vllm_mega.prompts import MEMORY_PROMPT, question_prompt, recall_prompt, user
+from vllm_mega.training.export import export
+from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.trainer import Trainer
+
+MEMORY = NewMemory(
+    title="The clock of Brindlemoor",
+    text="The clock of Brindlemoor was built in 1873 by the locksmith Hesper Vane. Its hands are two oars from "
+    "a rowing boat, and it strikes only at a quarter past four. Every spring the children oil it with goose "
+    "fat.",
+)
+
+
+@pytest.mark.slow
+def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
+    path = resolve_model()
+    trainer = Trainer(path, TrainSettings())
+    fit = trainer.fit(MEMORY)
+    assert fit.recalled
+    export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.stack.layers)
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+
+    def ask(prompt: str) -> str:
+        ids = tokenizer.apply_chat_template(
+            user(prompt), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )["input_ids"]
+        with torch.inference_mode():
+            out = model.generate(input_ids=ids, max_new_tokens=100, do_sample=False)
+        return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+    assert ask(MEMORY_PROMPT) == MEMORY.text
+    assert ask(recall_prompt("Who built the clock of Brindlemoor?")) == MEMORY.text
+    assert "Hesper Vane" in ask(question_prompt("Who built the clock of Brindlemoor?"))

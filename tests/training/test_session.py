@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.verify import verify
+from vllm_mega.errors import BankMismatchError, ModelError
+from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
+from vllm_mega.training.session import Trained, TrainReport, train
+
+ALL = (KETTLE, LAMP, BELL)
+QUICK = msgspec.structs.replace(SETTINGS, max_steps=4)
+
+SLOW_SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+from tests.training.test_session import ALL, QUICK
+from vllm_mega.training.session import train
+
+torch.set_num_threads(1)
+def progress(done, total, last):
+    print(done, flush=True)
+    time.sleep(0.2)  # so that the kill comes between any two steps
+
+bank, model = sys.argv[1:]
+train(Path(bank), ALL, model, "base:" + model, QUICK, progress)
+"""
+
+
+def run(bank: Path, tiny: Path, memories: tuple = ALL, settings: object = QUICK) -> TrainReport:
+    return train(bank, memories, str(tiny), f"base:{tiny}", settings)  # type: ignore[arg-type]
+
+
+def adapters(bank: Path) -> dict[str, str]:
+    return {entry.id: entry.adapter for entry in BankReader(bank).snapshot().manifest.memories}
+
+
+def test_memories_become_adapters(tmp_path: Path, tiny: Path) -> None:
+    told: list[tuple[int, int, Trained | None]] = []
+    report = train(tmp_path / "bank", ALL, str(tiny), f"base:{tiny}", QUICK, lambda *args: told.append(args))
+    snapshot = BankReader(tmp_path / "bank").snapshot()
+    assert [entry.id for entry in snapshot.manifest.memories] == ["kettle", "lamp", "bell"]
+    assert verify(tmp_path / "bank", linear_shapes(tiny)) == []
+    assert [(done, total) for done, total, _ in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [one.id for one in report.trained] == ["kettle", "lamp", "bell"]
+    entry = snapshot.get("default", "kettle")
+    assert snapshot.text(entry) == KETTLE
+    assert entry.rank == QUICK.rank
+    assert (entry.training["steps"], entry.training["seed"]) == (4, 0)
+
+
+def test_what_is_there_is_not_trained_again(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = tmp_path / "bank"
+    run(bank, tiny, (KETTLE,))
+    first = adapters(bank)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # not even loaded
+    report = run(bank, tiny, (KETTLE,))
+    assert (report.skipped, report.trained) == (1, [])
+    assert adapters(bank) == first
+
+
+def test_other_texts_and_settings_are_new_versions(tmp_path: Path, tiny: Path) -> None:
+    bank = tmp_path / "bank"
+    run(bank, tiny, (KETTLE, BELL))
+    before = BankReader(bank).snapshot()
+    changed = msgspec.structs.replace(KETTLE, text="Nine geese count copper.")
+    report = run(bank, tiny, (changed, BELL))
+    assert ([one.id for one in report.trained], report.skipped) == (["kettle"], 1)
+    after = BankReader(bank).snapshot()
+    assert after.get("default", "kettle").version > before.get("default", "kettle").version
+    assert after.text(after.get("default", "kettle")) == changed
+
+    report = run(bank, tiny, (changed, BELL), msgspec.structs.replace(QUICK, seed=1))
+    assert ([one.id for one in report.trained], report.skipped) == (["kettle", "bell"], 0)
+    assert set(adapters(bank)) == {"kettle", "bell"}
+
+
+def test_order_and_company_change_nothing(tmp_path: Path, tiny: Path) -> None:
+    run(tmp_path / "one", tiny, ALL)
+    run(tmp_path / "two", tiny, ALL[::-1])
+    run(tmp_path / "three", tiny, (LAMP,))
+    assert adapters(tmp_path / "one") == adapters(tmp_path / "two")
+    assert adapters(tmp_path / "three")["lamp"] == adapters(tmp_path / "one")["lamp"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path, tiny: Path, after: int) -> None:
+    bank = tmp_path / "bank"
+    repo = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_SCRIPT, str(bank), str(tiny)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=repo,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+    )
+    assert process.stdout is not None
+    with process:
+        while int(process.stdout.readline()) < after:
+            pass
+        time.sleep(0.05 * after)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    done = len(adapters(bank))
+    assert done >= after
+    report = run(bank, tiny)
+    assert (report.skipped, len(report.trained)) == (done, 3 - done)
+    assert verify(bank, linear_shapes(tiny)) == []
+    run(tmp_path / "whole", tiny)
+    assert adapters(bank) == adapters(tmp_path / "whole")
+
+
+def test_a_bank_of_another_embedder_is_refused(tmp_path: Path, tiny: Path) -> None:
+    run(tmp_path / "bank", tiny, (BELL,))
+    with pytest.raises(BankMismatchError):
+        train(tmp_path / "bank", (KETTLE,), str(tiny), DEFAULT_EMBEDDER, QUICK)
+
+
+def test_model_and_embedder_come_from_the_bank(tmp_path: Path, tiny: Path) -> None:
+    run(tmp_path / "bank", tiny, (BELL,))
+    assert len(train(tmp_path / "bank", (KETTLE,), settings=QUICK).trained) == 1
+
+
+def test_modules_that_the_model_lacks_leave_no_half_memory(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(ModelError, match="fc1"):
+        run(tmp_path / "bank", tiny, ALL, msgspec.structs.replace(QUICK, modules=("fc1",)))
+    assert adapters(tmp_path / "bank") == {}
