@@ -12,7 +12,6 @@ from vllm_mega.errors import ModelError
 from vllm_mega.prompts import Message
 from vllm_mega.training.texts import Example
 
-WIDTH_STEP = 32
 IGNORE = -100
 
 
@@ -61,8 +60,7 @@ def _render(tokenizer: Any, messages: list[Message], *, add_generation_prompt: b
 def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
     """One batch of all `items`; the last token of an answer is predicted, never read."""
     rows = [(item.prompt + item.answer[:-1], len(item.prompt) - 1, item.answer) for item in items]
-    # Widths repeat, so that memory that was used once fits again.
-    width = -(-max(len(ids) for ids, _, _ in rows) // WIDTH_STEP) * WIDTH_STEP
+    width = max(len(ids) for ids, _, _ in rows)
     ids = torch.full((len(rows), width), pad_id)
     labels = torch.full((len(rows), width), IGNORE)
     for n, (row, start, answer) in enumerate(rows):
