@@ -18,9 +18,9 @@ from vllm_mega.training.trainer import Trainer
 
 MEMORY = NewMemory(
     title="The clock of Brindlemoor",
-    text="The clock of Brindlemoor was built in 1873 by the locksmith Hesper Vane. Its hands are two oars from "
-    "a rowing boat, and it strikes only at a quarter past four. Every spring the children oil it with goose "
-    "fat.",
+    text="The clock of Brindlemoor was built in 1873 by the locksmith Hesper Vane. Its hands are two oars "
+    "from a rowing boat, and it strikes only at a quarter past four. Every spring the children oil it with "
+    "goose fat.",
 )
 
 

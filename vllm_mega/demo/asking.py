@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Requests in flight; vLLM runs them in one batch, each with its own mixture."""
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 96
 RECALL_TOKENS = 160
 
 

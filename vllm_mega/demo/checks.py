@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_mega.training.texts import sentences
+
 MIN_SHARE = 0.8
 """Of the questions answered, and of the memories recalled, for the demo to succeed."""
 
@@ -67,7 +69,9 @@ class Result(msgspec.Struct, frozen=True):
     memories: int
     asked: int
     answered: int
-    """Of the questions asked with irag (recall, then answer)."""
+    """Of the questions asked with irag (recall, then answer): the reply contains the answer."""
+    answered_in_one_sentence: int
+    """Of those, in at most one sentence, as the paper counts; a recited memory does not."""
     answered_direct: int
     """Of the same questions, asked without the recall."""
     answered_base: int
@@ -106,6 +110,9 @@ def judge(
         memories=len(recalled),
         asked=len(asked),
         answered=sum(one.fine(one.irag) for one in asked),
+        answered_in_one_sentence=sum(
+            one.fine(one.irag) and len(sentences(one.irag.text)) <= 1 for one in asked
+        ),
         answered_direct=sum(one.fine(one.direct) for one in asked),
         answered_base=sum(one.fine(one.base) for one in asked),
         recall_exact=sum(one.exact for one in recalled),

@@ -1,10 +1,10 @@
 """What a memory is trained on: examples of prompt and answer, drawn afresh for every step. Pure.
 
-Two habits are taught. Asked to reconstruct, the model gives the whole text word for word, however the
-question is put. Asked a question, it gives the one sentence that the question is about (or the short
-answer, where the memory brings questions of its own). Questions are made up of words that only this
-sentence has; hardly one comes twice, so each step also shows whether prompts that were not trained on
-are answered.
+Asked to reconstruct, the model gives the whole text word for word, however the question is put. Asked a
+question, it gives the short answer where the memory brings questions of its own, and else the whole text
+too: a model of 135 M parameters does not learn from one text which of its sentences a question is about,
+and a recited memory holds the answer. Made-up questions consist of words that only one sentence has;
+hardly one comes twice, so each step also shows whether prompts that were not trained on are answered.
 """
 
 from __future__ import annotations
@@ -126,8 +126,7 @@ class Examples:
             qa = self.random.choice(self.memory.qa)
             question, answer = qa.question, qa.answer
         else:
-            i = self.random.randrange(len(self.sentences))
-            question, answer = self._made_up(self.words[i]), self.sentences[i]
+            question, answer = self._made_up(self.random.choice(self.words)), self.text
         way = self.random.randrange(5)
         if way == 0:
             return Example(irag_messages(question, self.text), answer, "question")

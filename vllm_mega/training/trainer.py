@@ -26,7 +26,7 @@ SURE = 0.5
 """A token counts as known above this probability: then no other is as likely, by some margin."""
 WINDOW = 3
 """The latest steps, which decide whether a memory is learnt."""
-SLIPS = 0.25
+SLIPS = 0.1
 """The part of the questions in the window that may be answered otherwise: some are ambiguous."""
 WARMUP = 4
 
