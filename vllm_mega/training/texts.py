@@ -2,9 +2,10 @@
 
 Asked to reconstruct, the model gives the whole text word for word, however the question is put. Asked a
 question, it gives the short answer where the memory brings questions of its own, and else the whole text
-too: a model of 135 M parameters does not learn from one text which of its sentences a question is about,
-and a recited memory holds the answer. Made-up questions consist of words that only one sentence has;
-hardly one comes twice, so each step also shows whether prompts that were not trained on are answered.
+too, which holds the answer. (Trained to answer with the one right sentence, SmolLM2-135M picked it for 11
+of the demo's 18 questions, and needed twice the steps; the recited text holds the answer to all 18.)
+Made-up questions consist of words that only one sentence has; hardly one comes twice, so each step also
+shows whether prompts that were not trained on are answered.
 """
 
 from __future__ import annotations
