@@ -57,3 +57,5 @@ def test_every_live_mixture_has_one_id_of_its_own():
     wrapped = ids.get("f", lambda: live)
     assert FIRST_MIXTURE_ID <= wrapped <= LAST_MIXTURE_ID
     assert wrapped not in live.values()
+    more = [ids.get(name, lambda: dict(ids._ids)) for name in "ghij"]
+    assert len({*more, *live.values(), wrapped}) == len(more) + len(live) + 1

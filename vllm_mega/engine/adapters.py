@@ -76,6 +76,7 @@ class MixtureIds:
     def __init__(self, capacity: int = 65536) -> None:
         self._capacity = capacity
         self._ids: dict[str, int] = {}
+        self._taken: set[int] = set()
         self._next = FIRST_MIXTURE_ID
 
     def get(self, name: str, live: Callable[[], Iterable[str]]) -> int:
@@ -90,11 +91,10 @@ class MixtureIds:
                 keep = set(live())
                 self._ids = {n: i for n, i in self._ids.items() if n in keep}
                 self._capacity = max(self._capacity, 2 * len(self._ids))
-            taken = set(self._ids.values()) if self._next > LAST_MIXTURE_ID else ()
-            if self._next > LAST_MIXTURE_ID:
-                self._next = FIRST_MIXTURE_ID
-                while self._next in taken:
-                    self._next += 1
+                self._taken = set(self._ids.values())
+            while self._next in self._taken or self._next > LAST_MIXTURE_ID:
+                self._next = self._next + 1 if self._next < LAST_MIXTURE_ID else FIRST_MIXTURE_ID
             self._ids[name] = self._next
+            self._taken.add(self._next)
             self._next += 1
         return self._ids[name]
