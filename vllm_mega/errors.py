@@ -14,6 +14,7 @@
     |   |-- BankLockedError      another writer is at work
     |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
+    |-- KernelError        the kernel cannot be compiled or loaded on this machine
     |-- TrainingError      a training that cannot go on
     `-- UpstreamError      vLLM is not what a patch of ours expects
 """
@@ -87,6 +88,10 @@ class AdapterError(MegaError):
         self.change = change
         message = f"{path}: expected {expected}, found {found}"
         super().__init__(f"{message}. {change}" if change else message)
+
+
+class KernelError(MegaError):
+    """The kernel cannot be compiled or loaded on this machine."""
 
 
 class TrainingError(MegaError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from vllm_mega._checkpoint import fingerprint, is_whole, linear_shapes
 from vllm_mega._recipes import make_minilm, make_smollm2
 from vllm_mega.errors import ModelError
+from vllm_mega.home import home
 
 __all__ = [
     "BASE_PREFIX",
@@ -31,14 +32,6 @@ BASE_PREFIX = "base:"
 # What a served model or a sentence encoder needs; repositories hold other formats of the same weights.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 _HUB_IGNORED = ["consolidated*", "original/*", "onnx/*", "openvino/*"]
-
-
-def home() -> Path:
-    """Where prepared models lie: VLLM_MEGA_HOME, or vllm_mega in the user's cache directory."""
-    if asked := os.environ.get("VLLM_MEGA_HOME"):
-        return Path(asked).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "vllm_mega"
 
 
 def resolve_model(name: str = DEFAULT_MODEL) -> Path:

@@ -168,7 +168,7 @@ def test_many_weight_vectors_over_the_same_memories_load_nothing(
 ):
     engine.ask([("Hello", adapters.mixture((0, 0.5), (1, 0.5)))])
     loads = []
-    monkeypatch.setattr(engine.manager, "_load_component", lambda *a: loads.append(a))
+    monkeypatch.setattr(engine.manager, "_read", lambda *a: loads.append(a))
     answers = engine.ask([("Hello", adapters.mixture((0, n / 64), (1, 1 - n / 64))) for n in range(1, 33)], 2)
     assert len(answers) == 32
     assert loads == []

@@ -1,29 +1,31 @@
-"""The model manager: vLLM's LoRA layers and slots, fed with routes instead of single ids."""
+"""The model manager: vLLM's LoRA layers, with slots that hold packed adapters and routes instead of ids."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
-from vllm.lora.model_manager import DEFAULT_LANGUAGE_WRAPPER_KEY, LRUCacheLoRAModelManager
+from vllm.lora.model_manager import LRUCacheLoRAModelManager
+from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from vllm_mega.engine.punica import MegaPunicaWrapperCPU
+from vllm_mega.engine.packed import PackedAdapter, Pair, pack
+from vllm_mega.engine.punica import SlotTable
 from vllm_mega.engine.routing import Route, routing_table
 from vllm_mega.errors import AdapterError, ConfigError
+from vllm_mega.kernels import cpu, native
 
 
 class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # vLLM is untyped to mypy
-    """Gives slots to linear layers, keeps adapters in them, and routes tokens to them.
+    """Gives slots to linear layers, keeps packed adapters in them, and routes tokens to them.
 
     Embedding, logits and expert layers get no slots: adapters that want them are refused when loaded.
     """
 
-    punica_wrapper: MegaPunicaWrapperCPU
     supported_lora_modules: list[str]
+    slots: SlotTable
 
     def _init_punica_wrapper(self, max_num_batched_tokens: int, vllm_config: Any) -> None:
         if self.device.type != "cpu":
@@ -31,16 +33,19 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
                 f"vllm_mega has no kernels for {self.device.type!r} yet: run on the CPU backend, "
                 "or without vllm_mega's settings in --additional-config"
             )
+        if self.lora_config.lora_dtype not in cpu.DTYPES:
+            raise ConfigError(
+                f"mixtures are computed in bfloat16 or float32, not {self.lora_config.lora_dtype}: "
+                "start the engine with --dtype bfloat16 or --dtype float32"
+            )
+        if self.lora_config.fully_sharded_loras:
+            raise ConfigError("fully_sharded_loras is not supported with mixtures: leave it off")
+        native.functions()  # compiles now, not in the first request
         self.supports_mm = False
-        self.punica_wrapper = MegaPunicaWrapperCPU(
-            max_num_batched_tokens,
-            self.max_num_seqs,
-            self.device,
-            self.lora_slots,
-            self.lora_config.lora_dtype,
-        )
-        self.punica_wrapper_mapping = {DEFAULT_LANGUAGE_WRAPPER_KEY: self.punica_wrapper}
         self._routed: tuple[object, ...] | None = None
+
+    def _get_punica_wrapper(self, module_name: str) -> PunicaWrapperBase:
+        return PunicaWrapperBase  # a placeholder: `_create_lora_modules` gives every layer its own
 
     def _create_lora_modules(self) -> None:
         without_slots = {*self.model.embedding_modules, "experts"}
@@ -52,14 +57,28 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
         for name, module in self.modules.items():
             if not isinstance(module, BaseLinearLayerWithLoRA):
                 raise ConfigError(f"vllm_mega cannot serve mixtures on {name} ({type(module).__name__})")
-            module.lora_b_stacked = tuple(_transposed_once(b) for b in module.lora_b_stacked)
+        shapes = [_local_shape(module) for module in self.modules.values()]
+        self.slots = SlotTable(
+            shapes, self.lora_slots, self.max_num_batched_tokens, self.lora_config.max_lora_rank
+        )
+        for module, mixture in zip(self.modules.values(), self.slots.layers, strict=True):
+            module.lora_a_stacked = module.lora_b_stacked = ()  # packed adapters take their place
+            module.set_mapping(mixture)
 
-    def check_matched(self, lora: LoRAModel, path: str) -> None:
-        """Refuse an adapter with weights that no slot would take: it would silently do less.
+    # --- adapters -------------------------------------------------------------------------------
+
+    def pack(self, lora: LoRAModel, path: str) -> PackedAdapter:
+        """Pack an adapter that vLLM has read. Changes nothing in here, so any thread may call it.
 
         Raises:
-            AdapterError: naming the modules.
+            AdapterError: some of its weights have no slot here; without them it would silently do less.
         """
+        self._check_matched(lora, path)
+        self._create_merged_loras_inplace(lora)
+        slices = [part for name, module in self.modules.items() for part in _slices(lora, name, module)]
+        return pack(slices, self.lora_config.lora_dtype, cpu.blocked)
+
+    def _check_matched(self, lora: LoRAModel, path: str) -> None:
         lost = sorted(name for name in lora.loras if not self._has_slot(name))
         if lost:
             raise AdapterError(
@@ -78,17 +97,65 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             for packed, parts in self.packed_modules_mapping.items()
         )
 
+    def add_packed(self, adapter_id: int, adapter: PackedAdapter) -> None:
+        """Keep the adapter in host memory."""
+        self._registered_adapters[adapter_id] = adapter
+
+    def activate_adapter(self, lora_id: int) -> bool:
+        """Give the adapter, which is in host memory, a slot; whether it had none."""
+        if lora_id in self._active_adapters:
+            self._active_adapters.touch(lora_id)
+            return False
+        if len(self._active_adapters) >= self.lora_slots:
+            self._active_adapters.remove_oldest()
+        slot = self.lora_index_to_id.index(None)
+        self.slots.put(slot, self._registered_adapters[lora_id])
+        self.lora_index_to_id[slot] = lora_id
+        self._active_adapters[lora_id] = None
+        return True
+
+    def _deactivate_adapter(self, lora_id: int) -> None:
+        if lora_id in self.lora_index_to_id:
+            slot = self.lora_index_to_id.index(lora_id)
+            self.lora_index_to_id[slot] = None
+            self.slots.clear(slot)
+
+    def remove_all_adapters(self) -> None:
+        """Forget every adapter, in slots and in host memory."""
+        for adapter_id in self.list_adapters():
+            self.remove_adapter(adapter_id)
+
+    # --- a step ---------------------------------------------------------------------------------
+
     def route(self, mapping: LoRAMapping, routes: Mapping[int, Route]) -> None:
         """Build the step's routing table, once for all layers; nothing to do if nothing changed."""
         tokens = mapping.index_mapping
         state = (tokens, dict(routes))
         if state != self._routed:
             self._routed = None
-            self.punica_wrapper.set_routing(*routing_table(tokens, routes))
+            self.slots.route(*routing_table(tokens, routes))
             self._routed = state
 
 
-def _transposed_once(b: torch.Tensor) -> torch.Tensor:
-    """A zeroed [S, 1, O, R] whose memory is laid out [S, R, O], as `kernels.cpu.add_mixture` wants it."""
-    slots, _, features, rank = b.shape
-    return b.new_zeros(slots, rank, features).transpose(1, 2).unsqueeze(1)
+def _local_shape(module: BaseLinearLayerWithLoRA) -> tuple[int, tuple[int, ...]]:
+    """I and the O_p of the layer, as this rank of a tensor-parallel group has them."""
+    return module.lora_a_stacked[0].shape[-1], tuple(b.shape[2] for b in module.lora_b_stacked)
+
+
+def _slices(lora: LoRAModel, name: str, module: BaseLinearLayerWithLoRA) -> Iterator[Pair | None]:
+    """What the adapter has for every output slice of a layer, cut for this tensor-parallel rank."""
+    weights = lora.loras.get(name)
+    if weights is None:
+        yield from (None,) * module.n_slices
+        return
+    a, b = weights.lora_a, weights.lora_b
+    if not isinstance(a, list) and module.n_slices > 1:  # one matrix on disk, several slices in the layer
+        a, b = [a], [b]
+    if isinstance(a, list) and len(a) != module.n_slices:
+        a, b = module.expand_packed_lora(a, b)
+    if module.tp_size > 1:
+        a, b = module.slice_lora_a(a), module.slice_lora_b(b)
+    if not isinstance(a, list):
+        a, b = [a], [b]
+    for a_i, b_i in zip(a, b, strict=True):
+        yield None if a_i is None or b_i is None else (a_i, b_i)

@@ -1,71 +1,88 @@
-"""The punica wrapper: where vLLM's LoRA layers hand over to our kernels.
+"""Where vLLM's LoRA layers hand over to our kernels.
 
-vLLM's layers call `add_lora_linear` with their stacked weights; this wrapper adds the step's
-mixtures. It replaces the CPU path of vLLM 0.32 altogether, which reads slot -1 ("no adapter") as
-the last slot (vllm-project/vllm #48421, #49656).
+vLLM's layers call `punica_wrapper.add_lora_linear` with their stacked weights. Every layer gets a wrapper
+of its own here, which knows where the layer's weights lie, so the stacked weights are not needed. It
+replaces the CPU path of vLLM 0.32 altogether, which reads slot -1 ("no adapter") as the last slot
+(vllm-project/vllm #48421, #49656).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-from vllm_mega.engine.routing import dense_weights
-from vllm_mega.kernels import cpu as _registers_the_operator  # noqa: F401
+from vllm_mega.engine.packed import PackedAdapter
+from vllm_mega.kernels import cpu
+from vllm_mega.kernels.cpu import Layer, Plan
+
+Shape = tuple[int, tuple[int, ...]]
+"""I and the O_p of a layer."""
 
 
-class MegaPunicaWrapperCPU(PunicaWrapperBase):  # type: ignore[misc]  # vLLM is untyped to mypy
-    """Adds mixtures on the CPU; state is the routing of the current step, in persistent buffers."""
+class SlotTable:
+    """The slots of all layers: which adapter's weights a slot stands for, and the routing of the step.
 
-    def __init__(
-        self,
-        max_num_batched_tokens: int,
-        max_batches: int,
-        device: torch.device,
-        slots: int,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(max_num_batched_tokens, max_batches, device)
-        self.slots = slots
-        self.weight = torch.zeros(max_num_batched_tokens, slots, dtype=dtype)
-        """[T_max, S]; weights are multiples of 1/64 up to 4, hence exact in bfloat16."""
-        self.used = torch.zeros(1 + slots, dtype=torch.int64)
-        """[1 + S]: how many slots have a weight in this step, then which."""
-        self._rows = 0
+    On the CPU a slot is a row of addresses: an adapter that comes or goes moves no weights.
+    """
 
-    def set_routing(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
-        """Take over the routing table of a step (slot and weight: [T, K])."""
-        dense = dense_weights(slot, weight, self.slots)
-        rows = dense.shape[0]
-        self.weight[:rows].copy_(torch.from_numpy(dense))
-        if rows < self._rows:
-            self.weight[rows : self._rows].zero_()
-        self._rows = rows
-        used = np.flatnonzero(dense.any(axis=0))
-        self.used[0] = len(used)
-        self.used[1 : 1 + len(used)] = torch.from_numpy(used)
+    def __init__(self, layers: Sequence[Shape], slots: int, tokens: int, rank: int) -> None:
+        """
+        Args:
+            layers: every layer, in the order in which adapters are packed.
+            slots: S.
+            tokens: most tokens of a step.
+            rank: largest rank.
+        """
+        ends = np.cumsum([len(outputs) for _, outputs in layers])
+        self.table = torch.zeros(slots, int(ends[-1]), 3, dtype=torch.int64)
+        """[S, P of all layers, 3]."""
+        self.plan = Plan(tokens, slots)
+        self.layers = [
+            LayerMixture(self, Layer(self.table[:, end - len(outputs) : end], inputs, outputs, rank))
+            for end, (inputs, outputs) in zip(ends.tolist(), layers, strict=True)
+        ]
+        self._numbers = self.table.numpy()
+        self._starts = np.concatenate(([0], ends[:-1]))
+        self._kept: dict[int, PackedAdapter] = {}
 
-    def add_lora_linear(
-        self,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        lora_a_stacked: tuple[torch.Tensor, ...],
-        lora_b_stacked: tuple[torch.Tensor, ...],
-        *_: Any,
-        **__: Any,
-    ) -> None:
-        """See `kernels.cpu.add_mixture`; the rest is vLLM's scale, always 1, and sizes that `b` knows."""
-        torch.ops.vllm_mega.add_mixture(y, x, lora_a_stacked, lora_b_stacked, self.weight, self.used)
+    def put(self, slot: int, adapter: PackedAdapter) -> None:
+        """Let the slot stand for the adapter, whose memory is kept until `clear`."""
+        self._kept[slot] = adapter
+        self._numbers[slot] = adapter.table
+        self._touch()
 
-    def _refuse(self, *_: Any, **__: Any) -> None:
-        raise AssertionError("the manager gives slots to linear layers only")
+    def clear(self, slot: int) -> None:
+        """Let the slot stand for nothing."""
+        self._numbers[slot] = 0
+        self._kept.pop(slot, None)
+        self._touch()
 
-    add_shrink = _refuse
-    add_expand = _refuse
-    add_lora_embedding = _refuse
-    add_lora_logits = _refuse
-    apply_lora_full_linear = _refuse
+    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
+        """Take over the routing table of a step: slot and weight [T, K]."""
+        self.plan.update(slot, weight)
+        self._touch()
+
+    def _touch(self) -> None:
+        """Find the layers that this step's adapters change; the others will not even be asked."""
+        ranks = self._numbers[self.plan.used, :, 2].any(axis=0)
+        active = np.logical_or.reduceat(ranks, self._starts)
+        for layer, flag in zip(self.layers, active.tolist(), strict=True):
+            layer.active = flag
+
+
+class LayerMixture:
+    """What one of vLLM's LoRA layers takes for its punica wrapper."""
+
+    def __init__(self, slots: SlotTable, layer: Layer) -> None:
+        self._plan, self._layer = slots.plan, layer
+        self.active = False
+
+    def add_lora_linear(self, y: torch.Tensor, x: torch.Tensor, *_: Any, **__: Any) -> None:
+        """Add the step's mixtures; the rest is what vLLM passes to kernels that need it."""
+        # A compiled graph must not freeze what depends on the step; the operator finds out by itself.
+        if torch.compiler.is_compiling() or self.active:
+            cpu.add_mixture(y, x, self._layer, self._plan)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from vllm.lora.layers import LoRAMapping
-from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, check_width, mixture_of
 from vllm_mega.engine.manager import MegaLoRAModelManager
+from vllm_mega.engine.packed import PackedAdapter, pack
 from vllm_mega.engine.routing import Route
 from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
@@ -86,19 +86,21 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
             new |= self._load(i, source)
         return new
 
+    def add_dummy_lora(self, lora_request: LoRARequest, rank: int) -> bool:
+        """What vLLM warms up with: an adapter that touches nothing."""
+        empty = pack([None] * self._adapter_manager.slots.table.shape[1], torch.float32, torch.flatten)
+        self._adapter_manager.add_packed(lora_request.lora_int_id, empty)
+        return True
+
     def _load(self, adapter_id: int, source: LoRARequest | Component) -> bool:
         """Make sure that the adapter is in host memory, and young; whether it was not."""
         manager = self._adapter_manager
         if manager.get_adapter(adapter_id) is not None:
             return False
-        lora = (
-            self._load_component(adapter_id, source)
-            if isinstance(source, Component)
-            else self._load_plain(source)
-        )
+        adapter = self._read(source)
         while len(manager) >= manager.capacity:
             manager.remove_adapter(self._oldest_outside_step())
-        manager.add_adapter(lora)
+        manager.add_packed(adapter_id, adapter)
         return True
 
     def _oldest_outside_step(self) -> int:
@@ -106,31 +108,27 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         cached: list[int] = list(self._adapter_manager._registered_adapters.cache)
         return next((i for i in cached if i not in self._in_step), cached[0])
 
-    def _load_component(self, adapter_id: int, component: Component) -> LoRAModel:
-        check_adapter(
-            Path(component.path),
-            self._shapes,
-            max_rank=self.lora_config.max_lora_rank,
-            expected_digest=component.adapter,
-        )
-        request = LoRARequest(component.adapter, adapter_id, component.path)
-        lora: LoRAModel = super()._load_adapter(request)
-        self._adapter_manager.check_matched(lora, component.path)
-        return lora
-
-    def _load_plain(self, request: LoRARequest) -> LoRAModel:
-        lora: LoRAModel = super()._load_adapter(request)
-        self._adapter_manager.check_matched(lora, request.lora_path)
+    def _read(self, source: LoRARequest | Component) -> PackedAdapter:
+        """From disk to packed; changes nothing in here."""
+        if isinstance(source, Component):
+            check_adapter(
+                Path(source.path),
+                self._shapes,
+                max_rank=self.lora_config.max_lora_rank,
+                expected_digest=source.adapter,
+            )
+            source = LoRARequest(source.adapter, FIRST_MIXTURE_ID, source.path)
+        lora = self._load_adapter(source)
         for name, layer in lora.loras.items():
             for tensor in (layer.lora_a, layer.lora_b):
                 if not bool(torch.isfinite(tensor).all()):
                     raise AdapterError(
-                        request.lora_path,
+                        source.lora_path,
                         expected="finite weights",
                         found=f"NaN or infinity in {name}",
                         change="Train the adapter again, or restore its file.",
                     )
-        return lora
+        return self._adapter_manager.pack(lora, source.lora_path)
 
     # --- what vLLM asks about plain adapters ----------------------------------------------------
 

@@ -1,0 +1,101 @@
+"""Compiles the CPU kernel for the machine that it runs on, once, and loads it.
+
+A plain shared library without PyTorch's headers: it compiles in seconds, and a call from Python costs
+about a microsecond, which counts when a decode step makes a hundred of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from vllm_mega.errors import KernelError
+from vllm_mega.home import home
+
+SOURCE = Path(__file__).with_name("mixture.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-ffp-contract=off")
+
+
+class Layer(ctypes.Structure):
+    """One layer, as the kernel sees it; see `kernels.cpu.Layer`."""
+
+    _fields_ = (("sizes", ctypes.c_void_p), ("table", ctypes.c_void_p))
+
+
+class Step(ctypes.Structure):
+    """The plan of one step, as the kernel sees it; see `kernels.cpu.Plan`."""
+
+    _fields_ = (("head", ctypes.c_void_p), ("arrays", ctypes.c_void_p * 5))
+
+
+@lru_cache
+def functions() -> dict[torch.dtype, Callable[..., int]]:
+    """The compiled kernel, by the type of activations and weights.
+
+    Raises:
+        KernelError: no compiler, or it refuses; says what to install.
+    """
+    path = compiled()
+    # OpenMP's symbols are undefined in the library, so that they become those of PyTorch's own runtime, or
+    # of the one that was preloaded: two runtimes would fight for the cores.
+    try:
+        lib = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    except OSError as error:
+        raise KernelError(f"the CPU kernel {path} cannot be loaded: {error}") from error
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    found = {torch.float32: lib.mega_add_mixture_float32, torch.bfloat16: lib.mega_add_mixture_bfloat16}
+    for function in found.values():
+        function.argtypes = (pointer, pointer, pointer, number, pointer, number, number)
+        function.restype = ctypes.c_int
+    return dict(found)
+
+
+def compiled() -> Path:
+    """The shared library, compiled now if this machine has not got it yet.
+
+    Raises:
+        KernelError: see `functions`.
+    """
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++" if shutil.which("g++") else "clang++"]
+    if not shutil.which(compiler[0]):
+        raise KernelError(
+            f"the CPU kernel is compiled on first use, and there is no {compiler[0]}: "
+            "install g++ or clang++, or name a C++ compiler in CXX"
+        )
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    key = repr([SOURCE.read_text(), FLAGS, compiler, version, _processor()])
+    path = home() / "kernels" / f"mixture-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            built = Path(work) / path.name
+            _run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{built}.o"])
+            _run([*compiler, "-shared", f"{built}.o", "-o", str(built)])
+            built.replace(path)  # several processes may build at once: the last one wins, all are equal
+    return path
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(f"compiling the CPU kernel failed: {shlex.join(command)}\n{done.stderr[-2000:]}")
+
+
+def _processor() -> list[str]:
+    """What `-march=native` depends on: the cache folder may be shared by different machines."""
+    try:
+        lines = set(Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return [platform.machine(), platform.processor()]
+    return sorted(x for x in lines if x.startswith(("flags", "Features", "cpu family", "model", "CPU part")))
