@@ -34,11 +34,3 @@ def routing_table(
         for k, (s, w) in enumerate(row):
             slot[n, k], weight[n, k] = s, w
     return slot[inverse], weight[inverse]
-
-
-def dense_weights(slot: NDArray[np.int32], weight: NDArray[np.float32], slots: int) -> NDArray[np.float32]:
-    """The same table as one row of weights over all slots for each token: [T, S]."""
-    dense = np.zeros((slot.shape[0], slots), dtype=np.float32)
-    token, k = np.nonzero(slot != NULL_SLOT)
-    np.add.at(dense, (token, slot[token, k]), weight[token, k])
-    return dense

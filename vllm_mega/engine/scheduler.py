@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 from vllm.lora.request import LoRARequest
@@ -14,7 +13,10 @@ from vllm.v1.request import Request
 
 from vllm_mega.engine.adapters import MixtureIds, adapters_of, check_width, mixture_of
 from vllm_mega.engine.admission import Admission
+from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.errors import ConfigError
+from vllm_mega.models import linear_shapes, resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,21 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._admission = Admission(self.lora_config.max_loras)
         self._ids = MixtureIds()
         self._joined: int | None = None
+        shapes = linear_shapes(resolve_model(self.vllm_config.model_config.model))
+        self._checks = AdapterChecks(shapes, self.lora_config.max_lora_rank)
+        self._announcer = Announcer(channel(self.vllm_config))
         # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
         # check must never bite: this copy, which only the scheduler sees, allows any number.
         self.lora_config = copy(self.lora_config)
         self.lora_config.max_loras = self.max_num_running_reqs + 1
+
+    def expect(self, lora: LoRARequest | None) -> None:
+        """Begin to check and to load what a request needs. Called from the thread that takes requests in."""
+        mixture = mixture_of(lora) if lora is not None else None
+        if mixture:
+            for component in mixture.components:
+                self._checks.begin(component)
+            self._announcer.announce(mixture.components)
 
     def add_request(self, request: Request) -> None:
         """Give the request's mixture its engine-local id; the client's is a placeholder."""
@@ -66,12 +79,16 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._note_joined()
         if not self._admission.admits(request.request_id, adapters_of(request.lora_request)):
             return False
-        gone = missing_adapters(request.lora_request)
-        if gone:
-            logger.error("request %s: adapter is gone from %s; the request ends", request.request_id, gone[0])
+        mixture = mixture_of(request.lora_request) if request.lora_request else None
+        checks = [self._checks.begin(component) for component in mixture.components] if mixture else []
+        if self.running and not all(check.done() for check in checks):
+            return False  # those that run need not wait for it
+        wrong = next((check.result() for check in checks if check.result()), "")
+        if wrong:
+            logger.error("request %s ends: %s", request.request_id, wrong)
             # Upstream ends the requests in this set with an error after the step.
             self.grammar_compile_error_reqs.add(request.request_id)
-        return not gone
+        return not wrong
 
     def _note_joined(self) -> None:
         if self._joined is not None:
@@ -83,10 +100,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._admission.forget(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
-
-def missing_adapters(request: LoRARequest | None) -> list[str]:
-    """Adapters of the mixture that are gone from the disk (forgotten while the request waited)."""
-    mixture = mixture_of(request) if request is not None else None
-    if mixture is None:
-        return []
-    return [component.path for component in mixture.components if not Path(component.path).is_dir()]
+    def shutdown(self) -> None:
+        """See the base class."""
+        self._announcer.close()
+        super().shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from vllm_mega.config import MegaSettings, settings_from
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.mixture import NAME_PREFIX
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_KEY = "mega"
 """Where the settings travel: `VllmConfig.additional_config["mega"]`."""
@@ -101,6 +104,15 @@ def _door(original: Any) -> Any:
     return _validate_lora
 
 
+def _intake(original: Any) -> Any:
+    def preprocess_add_request(self: Any, request: Any) -> Any:
+        if settings_of(self.vllm_config) is not None:
+            self.scheduler.expect(request.lora_request)
+        return original(self, request)
+
+    return preprocess_add_request
+
+
 def _lora_stats(original: Any) -> Any:
     def _request_update(self: Any, req_id: str, lora_name: str | None, waiting: bool, running: bool) -> None:
         if lora_name is not None and lora_name.startswith(NAME_PREFIX):
@@ -126,6 +138,11 @@ def _platform_config(original: Any) -> Any:
             raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
         if vllm_config.lora_config is None:
             raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
+        extension = vllm_config.parallel_config.worker_extension_cls
+        if extension:
+            logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
+        else:
+            vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
         if before in (CompilationMode.VLLM_COMPILE, CompilationMode.DYNAMO_TRACE_ONCE):
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
@@ -133,6 +150,7 @@ def _platform_config(original: Any) -> Any:
 
 
 SCHEDULER = "vllm_mega.engine.scheduler.MegaScheduler"
+WORKER_EXTENSION = "vllm_mega.engine.worker.WorkerExtension"
 
 PATCHES = (
     Patch(
@@ -150,6 +168,17 @@ PATCHES = (
         why="A mixture wider than the slots must be refused at the door: inside the engine it is too late.",
         until="vLLM lets a plugin validate LoRA requests",
         make=_door,
+    ),
+    Patch(
+        module="vllm.v1.engine.core",
+        target="EngineCore.preprocess_add_request",
+        parameters=("self", "request"),
+        why=(
+            "Runs while the model computes, so adapters are checked and loaded before their request is "
+            "scheduled; the scheduler itself hears of a request only between steps."
+        ),
+        until="the scheduler is told of a request when it arrives",
+        make=_intake,
     ),
     Patch(
         module="vllm.v1.metrics.stats",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.request import LoRARequest
@@ -15,6 +17,8 @@ from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, check_width, mixture_of
 from vllm_mega.engine.manager import MegaLoRAModelManager
 from vllm_mega.engine.packed import PackedAdapter, pack
+from vllm_mega.engine.prefetch import Loader, channel
+from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
 from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
@@ -36,6 +40,25 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         self._shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
         self._component_ids: dict[str, int] = {}
         self._in_step: frozenset[int] = frozenset()
+        self._loader = Loader(self._read, ahead=max(8, self.lora_config.max_loras))
+        self._counts = Residency(slots=self.lora_config.max_loras)
+
+    def create_lora_manager(self, model: torch.nn.Module, vllm_config: Any) -> Any:
+        """See the base class; from here on, announced adapters are loaded ahead."""
+        model = super().create_lora_manager(model, vllm_config)
+        self._loader.listen(channel(vllm_config), self._is_missing)
+        return model
+
+    def _is_missing(self, component: Component) -> bool:
+        adapter_id = self._component_ids.get(component.adapter)
+        return adapter_id not in self._adapter_manager._registered_adapters.cache
+
+    def residency(self) -> Residency:
+        """Where adapters were found so far."""
+        manager = self._adapter_manager
+        return msgspec.structs.replace(
+            self._counts, host_adapters=len(manager), slots_used=len(manager._active_adapters)
+        )
 
     # --- a step ---------------------------------------------------------------------------------
 
@@ -52,11 +75,16 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         slots = self._adapter_manager.lora_slots
         assert len(ids) <= slots, f"admission let {len(ids)} adapters into {slots} slots"
         sources = {i: source for pairs in wanted.values() for i, _, source in pairs}
-        self._in_step = frozenset(ids)
+        before, self._in_step = self._in_step, frozenset(ids)
+        active = self._adapter_manager._active_adapters
+        self._counts.slot_hits += sum(i in active for i in self._in_step - before)
         # Residents first: a touched adapter is young, so loading the others evicts none of the step's.
-        for i in sorted(ids, key=lambda i: i not in self._adapter_manager._active_adapters):
+        for i in sorted(ids, key=lambda i: i not in active):
             self._load(i, sources[i])
-            self._adapter_manager.activate_adapter(i)
+            started = time.perf_counter()
+            if self._adapter_manager.activate_adapter(i):
+                self._counts.slot_misses += 1
+                self._counts.slot_seconds += time.perf_counter() - started
         slot_of = {i: slot for slot, i in enumerate(self._adapter_manager.lora_index_to_id) if i is not None}
         return {n: tuple((slot_of[i], w) for i, w, _ in pairs) for n, pairs in wanted.items()}
 
@@ -94,22 +122,33 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
 
     def _load(self, adapter_id: int, source: LoRARequest | Component) -> bool:
         """Make sure that the adapter is in host memory, and young; whether it was not."""
-        manager = self._adapter_manager
+        manager, counts = self._adapter_manager, self._counts
         if manager.get_adapter(adapter_id) is not None:
+            counts.host_hits += adapter_id not in manager._active_adapters
             return False
-        adapter = self._read(source)
+        started, announced = time.perf_counter(), False
+        if isinstance(source, Component):
+            adapter, announced = self._loader.take(source)
+        else:
+            adapter = self._read(source)
+        counts.stall_seconds += time.perf_counter() - started
+        counts.host_misses += 1
+        counts.prefetched += announced
         while len(manager) >= manager.capacity:
             manager.remove_adapter(self._oldest_outside_step())
+            counts.host_evictions += 1
         manager.add_packed(adapter_id, adapter)
         return True
 
     def _oldest_outside_step(self) -> int:
         # The step's adapters may be running: evicting one now would only mean reading it again.
-        cached: list[int] = list(self._adapter_manager._registered_adapters.cache)
-        return next((i for i in cached if i not in self._in_step), cached[0])
+        cache = self._adapter_manager._registered_adapters
+        old: list[int] = [i for i in cache.order if i not in cache.pinned_items]
+        return next((i for i in old if i not in self._in_step), old[0])
 
     def _read(self, source: LoRARequest | Component) -> PackedAdapter:
-        """From disk to packed; changes nothing in here."""
+        """From disk to packed. Any thread may call it: it changes nothing here but the counters of loads."""
+        started = time.perf_counter()
         if isinstance(source, Component):
             check_adapter(
                 Path(source.path),
@@ -128,10 +167,25 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
                         found=f"NaN or infinity in {name}",
                         change="Train the adapter again, or restore its file.",
                     )
-        return self._adapter_manager.pack(lora, source.lora_path)
+        adapter = self._adapter_manager.pack(lora, source.lora_path)
+        self._counts.loads += 1
+        self._counts.load_bytes += adapter.nbytes
+        self._counts.load_seconds += time.perf_counter() - started
+        return adapter
 
     # --- what vLLM asks about plain adapters ----------------------------------------------------
 
     def list_adapters(self) -> set[int]:
         """Ids of the plain adapters in host memory."""
         return {i for i in super().list_adapters() if i < FIRST_MIXTURE_ID}
+
+
+class WorkerExtension:
+    """What vLLM adds to its worker class for us: methods that `collective_rpc` can call."""
+
+    model_runner: Any
+
+    def mega_residency(self) -> dict[str, float]:
+        """`Residency` of this worker, as a mapping."""
+        counts: dict[str, float] = msgspec.structs.asdict(self.model_runner.lora_manager.residency())
+        return counts

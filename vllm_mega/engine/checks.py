@@ -1,0 +1,61 @@
+"""Adapters are checked before a request that needs them is scheduled: inside a step it is too late.
+
+An adapter that fails there ends its request; one that would fail in a step would end the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vllm_mega.errors import AdapterError
+from vllm_mega.mixture import Component
+
+_Signature = tuple[tuple[int, int, int], ...]
+
+
+class AdapterChecks:
+    """Checks adapters in a thread, each once until its files change. Any thread may ask."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], max_rank: int) -> None:
+        self._shapes, self._max_rank = shapes, max_rank
+        self._pool = ThreadPoolExecutor(1, "mega-checks")
+        self._checks: dict[tuple[str, str], tuple[_Signature, Future[str]]] = {}
+
+    def begin(self, component: Component) -> Future[str]:
+        """The check of the adapter, begun now if its files are new or have changed.
+
+        The result is what is wrong with it; empty if nothing is.
+        """
+        key = component.adapter, component.path
+        signature = _signature(Path(component.path))
+        known = self._checks.get(key)
+        if known is not None and known[0] == signature:
+            return known[1]
+        future = self._pool.submit(self._check, component)
+        self._checks[key] = signature, future
+        return future
+
+    def _check(self, component: Component) -> str:
+        try:
+            check_adapter(
+                Path(component.path),
+                self._shapes,
+                max_rank=self._max_rank,
+                expected_digest=component.adapter,
+            )
+        except AdapterError as error:
+            return str(error)
+        return ""
+
+
+def _signature(folder: Path) -> _Signature:
+    """What changes when a file is written or replaced; empty if one is missing."""
+    try:
+        stats = [(folder / name).stat() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    except OSError:
+        return ()
+    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)
