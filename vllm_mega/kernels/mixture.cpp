@@ -208,12 +208,14 @@ class Work {
       }
   }
 
-  // This thread's share of y: every `parts`-th block of columns.
+  // This thread's share of y: adjacent blocks of columns, so that what is prefetched is its own.
   void expand(int64_t tile, const float* hidden, int64_t part, int64_t parts) const {
-    int64_t number = 0, offset = 0;
+    int64_t number = 0, offset = 0, blocks = 0;
+    for (int64_t p = 0; p < layer_.slices; ++p) blocks += (layer_.outputs[p] + kColumns - 1) / kColumns;
+    const int64_t first = blocks * part / parts, last = blocks * (part + 1) / parts;
     for (int64_t p = 0; p < layer_.slices; ++p) {
-      for (int64_t column = 0; column < layer_.outputs[p]; column += kColumns)
-        if (number++ % parts == part) expand_block(tile, p, offset, column, hidden);
+      for (int64_t column = 0; column < layer_.outputs[p]; column += kColumns, ++number)
+        if (number >= first && number < last) expand_block(tile, p, offset, column, hidden);
       offset += layer_.outputs[p];
     }
   }
@@ -253,6 +255,9 @@ class Work {
       const int64_t rank = rank_of(layer_, slot, p);
       if (rank == 0) continue;
       const T* b = weights_of<T>(layer_, slot, p, 1) + column * rank;
+      const char* next = reinterpret_cast<const char*>(b + rank * kColumns);
+      if (column + kColumns < layer_.outputs[p])
+        for (int64_t i = 0; i < rank * kColumns * int64_t(sizeof(T)); i += 64) __builtin_prefetch(next + i);
       const int32_t end = step_.group_entry[g + 1];
       const float* from[kTokens];
       float* to[kTokens];

@@ -90,6 +90,8 @@ def engine_options(
         # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
         # vLLM 0.32 cannot load there what it has compiled before.
         options["enforce_eager"] = True
+    if runs_on_cpu() and (dtype := cpu_dtype()):
+        options["dtype"] = dtype
     options = {name: value for name, value in options.items() if name not in given}
     options["additional_config"] = _additional_config(given.get("additional_config"), settings)
     return options
@@ -204,6 +206,18 @@ def environment(
         new["LD_PRELOAD"] = ":".join(filter(None, [preloaded, str(openmp)]))
     merged = ("VLLM_PLUGINS", "LD_PRELOAD")
     return {name: value for name, value in new.items() if name in merged or name not in environ}
+
+
+def cpu_dtype() -> str | None:
+    """The type to compute in on this CPU where the model's own is a bad choice; None: the model's own.
+
+    Without AVX-512 there are no fast products in bfloat16 on x86: in float32, 16 requests at once decode
+    2.8 times and prompts are read 4.4 times as fast (SmolLM2-135M, 2 cores of an AMD Milan); a single
+    request decodes a quarter slower, and the weights take twice the memory.
+    """
+    import torch
+
+    return "float32" if torch.backends.cpu.get_cpu_capability() == "AVX2" else None
 
 
 @cache
