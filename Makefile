@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo clean
+.PHONY: help setup lint test test-slow demo bench-engine bench-residency loadtest clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## a virtual environment in .venv with pinned dependencies, and the default models
 
@@ -19,6 +19,7 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
 test: $(READY)  ## the tests, real engine included; less than 15 minutes on 2 cores
@@ -30,6 +31,15 @@ test-slow: $(READY)  ## the tests that take more than a minute each
 
 demo: $(READY)  ## train memories, serve them, ask; ends in out/demo.json
 	$(BIN)/vllm-mega demo --output out
+
+bench-engine: $(READY)  ## mixtures against the base model and vLLM's own LoRA; out/bench-engine.json
+	$(BIN)/python -m loadtests.engine --output out/bench-engine.json
+
+bench-residency: $(READY)  ## more memories than slots: time to the first token; out/residency.json
+	$(BIN)/python -m loadtests.residency --output out/residency.json
+
+loadtest: $(READY)  ## `vllm bench serve` against the real server, 5 minutes; out/loadtest.json
+	$(BIN)/python -m loadtests.serve --output out/loadtest.json
 
 clean:  ## remove the virtual environment, the demo's output and every cache
 	rm -rf .venv out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

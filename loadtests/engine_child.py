@@ -21,6 +21,8 @@ import msgspec
 PROMPT, NEW_TOKENS = 32, 32
 PREFILL_PROMPTS, PREFILL_TOKENS = 8, 512
 SLOTS = 8
+REPLAY_REQUESTS, REPLAY_RATE, REPLAY_TOKENS, REPLAY_ZIPF = 60, 2.0, 8, 1.1
+"""A replay: requests, a second, new tokens of each, popularity of memories."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -35,6 +37,9 @@ class Job(msgspec.Struct, frozen=True):
     modules: list[str]
     adapters: list[tuple[str, str]]
     """(content hash, folder); none for base."""
+    slots: int = SLOTS
+    host: int | None = None
+    """Adapters in host memory (`max_cpu_loras`); None: as many as slots."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -52,6 +57,10 @@ class Figure(msgspec.Struct, frozen=True):
     tokens_per_s: float
     peak_mib: float
     """Of this process since it started."""
+    ttft_s: list[float] = []
+    """Of every request of a replay, in the order of arrival."""
+    residency: dict[str, float] = {}
+    """Of a replay: what the worker counted."""
 
 
 def engine(job: Job) -> Any:
@@ -60,9 +69,10 @@ def engine(job: Job) -> Any:
 
     options: dict[str, Any] = {}
     if job.kind != "base":
-        options = {"enable_lora": True, "max_loras": SLOTS, "max_lora_rank": max(8, job.rank)}
+        options = {"enable_lora": True, "max_loras": job.slots, "max_lora_rank": max(8, job.rank)}
         options["lora_target_modules"] = job.modules
     if job.kind == "mega":
+        options["max_cpu_loras"] = job.host or job.slots
         options["additional_config"] = {"mega": {"bank": "none"}}
     return LLM(
         job.model,
@@ -101,12 +111,20 @@ class Bench:
         self._job = job
         self._llm = engine(job).llm_engine
         self._added = 0
+        if job.kind == "mega" and job.slots == len(job.adapters):  # all resident, from the beginning
+            from vllm_mega.engine.adapters import to_lora_request
+            from vllm_mega.mixture import Mixture
+
+            for adapter in job.adapters:
+                self._llm.add_lora(to_lora_request(Mixture([(*adapter, 1.0)])))
 
     def measure(self, what: Measurement) -> Figure:
         """Tokens per second: new ones for decode, of the prompts for prefill, both for mixed."""
         rng = random.Random(f"{what.load} {what.k} {what.seed}")  # noqa: S311
         self._lora = lora_requests(self._job, what.k, rng)
         self._rng = rng
+        if what.load == "replay":
+            return self._replay(rng)
         rate = self._mixed() if what.load == "mixed" else self._one_kind(what.load)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return Figure(rate, peak)
@@ -140,6 +158,48 @@ class Bench:
             self._llm.step()
         # All steps are alike, so the median is what a step costs when nobody else takes the cores.
         return count / statistics.median(self._finish())
+
+    def _replay(self, rng: random.Random) -> Figure:
+        """Requests for one memory each, of Zipf popularity, come in a Poisson stream."""
+        from vllm import SamplingParams
+
+        from vllm_mega.engine.adapters import to_lora_request
+        from vllm_mega.mixture import Mixture
+
+        adapters = self._job.adapters
+        weights = [1 / rank**REPLAY_ZIPF for rank in range(1, len(adapters) + 1)]
+        chosen = rng.choices(adapters, weights, k=REPLAY_REQUESTS)
+        at, arrivals = 0.0, []
+        for _ in chosen:
+            at += rng.expovariate(REPLAY_RATE)
+            arrivals.append(at)
+        params = SamplingParams(temperature=0, max_tokens=REPLAY_TOKENS, ignore_eos=True)
+        first: dict[str, float] = {}
+        begin, sent = time.perf_counter(), 0
+        while sent < len(chosen) or self._llm.has_unfinished_requests():
+            now = time.perf_counter() - begin
+            while sent < len(chosen) and arrivals[sent] <= now:
+                tokens = [rng.randrange(100, 40_000) for _ in range(PROMPT)]
+                lora = to_lora_request(Mixture([(*chosen[sent], 1.0)]))
+                self._llm.add_request(
+                    f"replay-{sent}", {"prompt_token_ids": tokens}, params, lora_request=lora
+                )
+                sent += 1
+            if not self._llm.has_unfinished_requests():
+                time.sleep(0.001)
+                continue
+            for output in self._llm.step():
+                name = output.request_id
+                first.setdefault(name, time.perf_counter() - begin)
+        waits = [first[f"replay-{n}"] - arrivals[n] for n in range(len(chosen))]
+        seconds = time.perf_counter() - begin
+        counts = msgspec.structs.asdict(self._manager().residency())
+        rate = len(chosen) * REPLAY_TOKENS / seconds
+        return Figure(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, waits, counts)
+
+    def _manager(self) -> Any:
+        worker = self._llm.engine_core.engine_core.model_executor.driver_worker.worker
+        return worker.model_runner.lora_manager
 
     def _mixed(self) -> float:
         """Eight requests decode while six longer prompts come in one by one."""

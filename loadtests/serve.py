@@ -29,6 +29,7 @@ from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import ConfigError, MegaError
+from vllm_mega.serving.launch import CPU_SLOTS
 
 STOP_RESERVE = 10.0
 """Seconds of the time allowed that are kept for stopping the server and writing."""
@@ -90,7 +91,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the JSON file to write, for example out/loadtest.json")
     add("--bank", type=Path, help="serve this bank (default: a throw-away one of random adapters)")
     add("--memories", type=_count, default=16, help="how many memories are asked for (default: 16)")
-    add("--slots", type=_count, default=8, help="the server's --max-loras (default: 8)")
+    add("--slots", type=_count, default=CPU_SLOTS, help="the server's --max-loras (default: %(default)s)")
     add("--minutes", type=_positive, default=5.0, help="the whole run takes no longer (default: 5)")
     add("--concurrency", type=_count, default=8, help="most requests in flight (default: 8)")
     add("--rate", type=_positive, help="requests per second, Poisson (default: as fast as answers come)")

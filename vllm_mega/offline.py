@@ -14,6 +14,7 @@ from vllm.lora.request import LoRARequest
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import MegaSettings, Mode, settings_from
 from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_model
@@ -79,6 +80,7 @@ class MegaLLM:
             del environment["VLLM_PLUGINS"]  # unset means all, ours among them
         os.environ.update(environment)
         self.llm = LLM(str(path), **{**llm_kwargs, **options})
+        self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
 
     def chat(
         self,
@@ -106,7 +108,7 @@ class MegaLLM:
         messages = [self._messages(c) for c in conversations]
         plans = self._plans(len(messages), mode, mega)
         decisions = self._decide(messages, plans)
-        loras = self._preload(decisions)
+        loras = self._checked(decisions)
         used = [p.mode if d.mixture else "off" for p, d in zip(plans, decisions, strict=True)]
         irag = [i for i, how in enumerate(used) if how == "irag"]
         recalled = self._recall({i: messages[i] for i in irag}, [loras[i] for i in irag], use_tqdm)
@@ -168,18 +170,12 @@ class MegaLLM:
             decisions.append(answer)
         return decisions
 
-    def _preload(self, decisions: Sequence[Decision]) -> list[LoRARequest | None]:
+    def _checked(self, decisions: Sequence[Decision]) -> list[LoRARequest | None]:
         """The LoRARequests, their adapters known to be good: the engine could not tell once it runs."""
-        loras = [to_lora_request(decision.mixture) for decision in decisions]
-        known: set[tuple[str, str]] = set()
-        for i, lora in enumerate(loras):
-            parts = {(c.adapter, c.path) for c in decisions[i].mixture.components}
-            if lora is None or parts <= known:
-                continue
-            try:
-                self.llm.llm_engine.add_lora(lora)
-            except Exception as error:
-                ids = ", ".join(hit.id for hit in decisions[i].hits)
-                raise BankError(f"conversation {i}: the memories ({ids}) cannot be used: {error}") from error
-            known |= parts
-        return loras
+        checks = [[self._checks.begin(c) for c in d.mixture.components] for d in decisions]
+        for i, decision in enumerate(decisions):
+            wrong = next(filter(None, (check.result() for check in checks[i])), "")
+            if wrong:
+                ids = ", ".join(hit.id for hit in decision.hits)
+                raise BankError(f"conversation {i}: the memories ({ids}) cannot be used: {wrong}")
+        return [to_lora_request(decision.mixture) for decision in decisions]

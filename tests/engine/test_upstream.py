@@ -83,6 +83,7 @@ def platform_config(**changes):
         compilation_config=SimpleNamespace(mode=CompilationMode.VLLM_COMPILE),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         lora_config=object(),
+        parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=1),
     )
     vars(config).update(changes)
 
@@ -99,6 +100,7 @@ def test_our_configuration_gets_our_scheduler_and_keeps_compilation():
     config = platform_config()
     assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
     assert config.compilation_config.mode == CompilationMode.DYNAMO_TRACE_ONCE
+    assert config.parallel_config.worker_extension_cls == upstream.WORKER_EXTENSION
 
 
 def test_a_stock_configuration_is_left_to_stock():
@@ -112,5 +114,7 @@ def test_a_stock_configuration_is_left_to_stock():
 def test_configurations_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="enable-lora"):
         platform_config(lora_config=None)
+    with pytest.raises(ConfigError, match="pipeline"):
+        platform_config(parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=2))
     with pytest.raises(ConfigError, match="scheduler_cls"):
         platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))

@@ -61,7 +61,7 @@ def test_too_large_a_rank() -> None:
 def test_options_follow_from_the_bank(tmp_path: Path) -> None:
     options = launch.engine_options(snapshot(tmp_path, 2, 12), SETTINGS)
     assert options["enable_lora"] is True
-    assert (options["max_loras"], options["max_lora_rank"]) == (16, 16)
+    assert (options["max_loras"], options["max_lora_rank"]) == (64, 16)
     assert options["lora_target_modules"] == ["down_proj", "up_proj"]
     assert options["max_cpu_loras"] == 1024
     assert options["additional_config"] == {"mega": msgspec.to_builtins(SETTINGS)}
@@ -75,7 +75,8 @@ def test_an_empty_bank_leaves_ranks_and_modules_to_vllm(tmp_path: Path) -> None:
 
 def test_large_adapters_fill_no_more_than_the_memory_for_them(tmp_path: Path) -> None:
     bank = snapshot(tmp_path, 8, size=launch.HOST_BYTES // 40)
-    assert launch.engine_options(bank, SETTINGS)["max_cpu_loras"] == 40
+    options = launch.engine_options(bank, SETTINGS)
+    assert (options["max_loras"], options["max_cpu_loras"]) == (40, 40)
     assert launch.engine_options(bank, SETTINGS, {"max_loras": "64"})["max_cpu_loras"] == 64
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
+from vllm_mega.models import linear_shapes, resolve_model
 
 _Signature = tuple[tuple[int, int, int], ...]
 
@@ -24,6 +26,17 @@ class AdapterChecks:
         self._shapes, self._max_rank = shapes, max_rank
         self._pool = ThreadPoolExecutor(1, "mega-checks")
         self._checks: dict[tuple[str, str], tuple[_Signature, Future[str]]] = {}
+
+    @classmethod
+    def of(cls, vllm_config: Any) -> AdapterChecks:
+        """For the model and the slots of an engine."""
+        shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
+        lora = vllm_config.lora_config
+        wanted = set(lora.target_modules or ())
+        leaves = {name.rpartition(".")[2] for name in shapes}
+        if wanted and wanted <= leaves:  # or else they name fused layers: then the worker's check is left
+            shapes = {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] in wanted}
+        return cls(shapes, lora.max_lora_rank)
 
     def begin(self, component: Component) -> Future[str]:
         """The check of the adapter, begun now if its files are new or have changed.

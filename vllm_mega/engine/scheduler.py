@@ -16,7 +16,6 @@ from vllm_mega.engine.admission import Admission
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.errors import ConfigError
-from vllm_mega.models import linear_shapes, resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +32,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._admission = Admission(self.lora_config.max_loras)
         self._ids = MixtureIds()
         self._joined: int | None = None
-        shapes = linear_shapes(resolve_model(self.vllm_config.model_config.model))
-        self._checks = AdapterChecks(shapes, self.lora_config.max_lora_rank)
+        self._checks = AdapterChecks.of(self.vllm_config)
         self._announcer = Announcer(channel(self.vllm_config))
         # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
         # check must never bite: this copy, which only the scheduler sees, allows any number.

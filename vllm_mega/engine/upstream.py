@@ -138,6 +138,8 @@ def _platform_config(original: Any) -> Any:
             raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
         if vllm_config.lora_config is None:
             raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
+        if vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ConfigError("vllm_mega does not support pipeline parallelism: use tensor parallelism")
         extension = vllm_config.parallel_config.worker_extension_cls
         if extension:
             logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)

@@ -1,4 +1,4 @@
-"""The endpoint plugin: gives the handlers of a vLLM server memory. No route is added or replaced."""
+"""The endpoint plugin: gives the handlers of a vLLM server memory. No route is replaced, one is added."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from vllm_mega.config import MegaSettings
+from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.upstream import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Nothing: the stock routes call the handlers that `init_state` changes."""
+        """Add what can be watched; the stock routes call the handlers that `init_state` changes."""
+        app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""
@@ -58,9 +61,8 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     slots = lora_config.max_loras
     model = engine_client.vllm_config.model_config.model
     gate = await asyncio.to_thread(open_gate, settings, model, slots)
-    hook = MemoryHook(
-        gate, settings, slots, engine_client.add_lora, remembered=lora_config.max_cpu_loras // 2
-    )
+    checks = AdapterChecks.of(engine_client.vllm_config)
+    hook = MemoryHook(gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)
     for handler, stock, ours in (
         (state.openai_serving_chat, OpenAIServingChat, MegaChat),

@@ -25,6 +25,8 @@ PLUGIN = "vllm_mega"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM allows as max_lora_rank."""
 DEFAULT_SLOTS = 16
+CPU_SLOTS = 64
+"""On the CPU a slot is a row of addresses and costs nothing; too few make requests wait for each other."""
 HOST_BYTES = 2 * 1024**3
 """How much host memory the worker may fill with adapters, unless max_cpu_loras is given."""
 KV_CACHE_GIB = "2"
@@ -74,8 +76,9 @@ def engine_options(
     """
     given = given or {}
     memories = snapshot.manifest.memories
-    slots = int(given.get("max_loras") or DEFAULT_SLOTS)
     largest = max((entry.adapter_bytes for entry in memories), default=HOST_BYTES // 256)
+    free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
+    slots = int(given.get("max_loras") or free)
     options: dict[str, Any] = {
         "enable_lora": True,
         "max_loras": slots,

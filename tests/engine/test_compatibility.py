@@ -1,0 +1,154 @@
+"""What else vLLM can do, with mixtures in the same batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.adapters import Adapters, write_adapter
+from tests.engine.conftest import ENGINE_ARGS, Engine
+from tests.engine.other_engine import ask_other_engine
+from vllm_mega.bank.adapter import adapter_digest
+from vllm_mega.mixture import Mixture
+
+pytestmark = pytest.mark.engine
+REPEATS = "one two three four one two three four one two three four one two three"
+
+
+def _generate(engine: Engine, params: Any, *mixtures: Mixture) -> list[Any]:
+    from vllm_mega.engine.adapters import to_lora_request
+
+    loras = [to_lora_request(mixture) for mixture in mixtures]
+    prompts = [REPEATS] * len(loras)
+    return list(engine.llm.generate(prompts, params, lora_request=loras, use_tqdm=False))
+
+
+def test_several_answers_to_one_request(engine: Engine, adapters: Adapters):
+    from vllm import SamplingParams
+
+    mixtures = adapters.mixture((0, 0.5), (1, 1.0)), adapters.mixture((2, 1.0)), Mixture()
+    params = SamplingParams(n=3, temperature=0.8, seed=5, max_tokens=6, ignore_eos=True)
+    for together, mixture in zip(_generate(engine, params, *mixtures), mixtures, strict=True):
+        alone = _generate(engine, params, mixture)[0]
+        assert [o.token_ids for o in together.outputs] == [o.token_ids for o in alone.outputs]
+        assert len({tuple(o.token_ids) for o in alone.outputs}) > 1
+
+
+def test_seeded_sampling_is_the_same_in_any_batch(engine: Engine, adapters: Adapters):
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0.8, seed=3, max_tokens=8, ignore_eos=True)
+    one, two = adapters.mixture((0, 0.5), (1, 1.0)), adapters.mixture((3, 0.5))
+    together = [tuple(o.outputs[0].token_ids) for o in _generate(engine, params, one, two, Mixture())]
+    alone = [tuple(_generate(engine, params, m)[0].outputs[0].token_ids) for m in (one, two, Mixture())]
+    assert together == alone
+
+
+def test_logprobs_and_prompt_logprobs_are_those_of_the_mixture(engine: Engine, adapters: Adapters):
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=4, logprobs=5, prompt_logprobs=2, ignore_eos=True)
+    mixtures = adapters.mixture((0, 0.5), (1, 1.0)), Mixture()
+    together = _generate(engine, params, *mixtures)
+    alone = [_generate(engine, params, mixture)[0] for mixture in mixtures]
+    for a, b in zip(together, alone, strict=True):
+        assert _flat(a.outputs[0].logprobs) == pytest.approx(_flat(b.outputs[0].logprobs), abs=2e-4)
+        assert _flat(a.prompt_logprobs[1:]) == pytest.approx(_flat(b.prompt_logprobs[1:]), abs=2e-4)
+    assert _flat(together[0].prompt_logprobs[1:]) != pytest.approx(
+        _flat(together[1].prompt_logprobs[1:]), abs=1e-2
+    )
+
+
+def _flat(positions: Any) -> dict[tuple[int, int], float]:
+    return {(n, token): p.logprob for n, found in enumerate(positions) for token, p in found.items()}
+
+
+@pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM to xgrammar
+def test_structured_output(engine: Engine, adapters: Adapters):
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    choice = StructuredOutputsParams(choice=["copper", "silver"])
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    plain = SamplingParams(temperature=0, max_tokens=16, structured_outputs=choice)
+    strict = SamplingParams(
+        temperature=0,
+        max_tokens=48,
+        structured_outputs=StructuredOutputsParams(json=schema, disable_any_whitespace=True),
+    )
+    mixture = adapters.mixture((0, 0.5), (1, 0.5))
+    first, second = _generate(engine, [plain, strict], mixture, mixture)
+    assert first.outputs[0].text in {"copper", "silver"}
+    text = second.outputs[0].text
+    assert text.startswith('{"n":')
+    if second.outputs[0].finish_reason == "stop":
+        assert isinstance(json.loads(text)["n"], int)
+
+
+def test_speculation_with_ngrams_changes_nothing(
+    engine: Engine, adapters: Adapters, model: Path, tmp_path: Path
+):
+    from vllm_mega.engine.adapters import to_lora_request
+
+    mixtures = [adapters.mixture((0, 0.5), (1, 1.0)), Mixture(), adapters.mixture((2, 0.5))]
+    requests = [(REPEATS, to_lora_request(mixture)) for mixture in mixtures]
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    args = ENGINE_ARGS | {
+        "enforce_eager": True,
+        "speculative_config": speculation,
+        "additional_config": {"mega": {"bank": "none"}},
+    }
+    speculated = ask_other_engine(tmp_path, model, args, requests, plugins="vllm_mega", batched=True)
+    want = engine.alone([(REPEATS, mixture) for mixture in mixtures])
+    assert [tokens for tokens, _ in speculated] == [answer.tokens for answer in want]
+
+
+def _tiny_model(folder: Path, model: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """A random Llama whose heads can be divided by two, with the default model's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        max_position_embeddings=512,
+    )
+    tiny = LlamaForCausalLM(config)
+    tiny.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    names = tiny.named_modules()
+    return folder, {n: tuple(m.weight.shape) for n, m in names if "layers" in n and n.endswith("_proj")}
+
+
+@pytest.mark.slow
+def test_tensor_parallel_gives_the_same_answers(model: Path, tmp_path: Path, monkeypatch):
+    from vllm_mega.engine.adapters import to_lora_request
+
+    tiny, shapes = _tiny_model(tmp_path / "model", model)
+    leaves = tuple(sorted({n.split(".", 3)[3] for n in shapes}))
+    folders = [
+        write_adapter(tmp_path / str(n), shapes, seed=n, rank=4, leaves=leaves, layers=range(3), scale=0.3)
+        for n in range(3)
+    ]
+    parts = [(adapter_digest(folder), str(folder)) for folder in folders]
+    mixtures = [Mixture([(*parts[0], 0.5), (*parts[1], 1.0)]), Mixture(), Mixture([(*parts[2], -0.5)])]
+    requests = [(REPEATS, to_lora_request(mixture)) for mixture in mixtures]
+    args = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "none"}}}
+    one = ask_other_engine(tmp_path, tiny, args, requests, plugins="vllm_mega", batched=True)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    args["tensor_parallel_size"] = 2
+    two = ask_other_engine(tmp_path, tiny, args, requests, plugins="vllm_mega", batched=True)
+    assert [tokens for tokens, _ in two] == [tokens for tokens, _ in one]
+    for (_, got), (_, want) in zip(two, one, strict=True):
+        assert got == pytest.approx(want, abs=1e-3)
+    assert len({tokens for tokens, _ in one}) == 3, "the mixtures change what the model says"
