@@ -71,6 +71,8 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model id or path of the embedder; None: the one that the bank was made with."""
     window: int = 1
     """How many of the last user messages make the query."""
+    pinned: tuple[str, ...] = ()
+    """Memories of `namespace` that are loaded when the engine starts and never leave host memory."""
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")

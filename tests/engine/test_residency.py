@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from tests.engine.adapters import Adapters
 from tests.engine.conftest import Engine
+from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture
 
 pytestmark = pytest.mark.engine
@@ -69,3 +71,31 @@ def test_an_adapter_damaged_after_it_was_used_ends_its_request_and_not_the_engin
     broken, fine = engine.ask([("Hello", mixture), ("Hello", other)])
     assert broken.tokens == ()
     assert fine.tokens == good.tokens
+
+
+def test_a_pinned_adapter_stays_whatever_else_is_loaded(engine: Engine, adapters: Adapters):
+    manager = engine.manager
+    component = adapters.mixture((0, 1.0)).components[0]
+    manager.pin([component])
+    try:
+        with pytest.raises(ConfigError, match="max_cpu_loras"):
+            manager.pin(adapters.mixture((1, 1.0)).components)
+        for n in (*range(1, 7), *range(1, 7)):
+            engine.ask([("Hello", adapters.mixture((n, 1.0)))], max_tokens=1)
+        manager.remove_all_adapters()
+        before = manager.residency()
+        assert before.host_adapters == 1
+        engine.ask([("Hello", adapters.mixture((0, 1.0)))])
+        assert manager.residency().loads == before.loads
+    finally:
+        manager.remove_adapter(manager._component_id(component))
+    assert manager.residency().host_adapters == 0
+
+
+def test_memories_are_pinned_by_the_settings(tmp_path: Path):
+    from vllm_mega.commands._memory_options import add_memory_options, memory_settings
+
+    parser = ArgumentParser()
+    add_memory_options(parser)
+    args = parser.parse_args(["--bank", str(tmp_path), "--pin", "ferry", "--pin", "bridge"])
+    assert memory_settings(args).pinned == ("ferry", "bridge")

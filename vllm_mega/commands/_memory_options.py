@@ -25,6 +25,13 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, help=f"least score of a memory (default: {gate.threshold})"
     )
+    parser.add_argument(
+        "--pin",
+        action="append",
+        metavar="ID",
+        dest="pinned",
+        help="a memory to keep in host memory from the start; may be given several times",
+    )
     parser.add_argument("--beta", type=float, help=f"sharpness of the softmax (default: {gate.beta:g})")
 
 
@@ -39,6 +46,7 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
     return MegaSettings(
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
+        pinned=tuple(args.pinned or ()),
         **{name: value for name, value in rest.items() if value is not None},
     )
 

@@ -121,8 +121,8 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             self.slots.clear(slot)
 
     def remove_all_adapters(self) -> None:
-        """Forget every adapter, in slots and in host memory."""
-        for adapter_id in self.list_adapters():
+        """Forget every adapter that is not pinned; vLLM does so after warming up."""
+        for adapter_id in self.list_adapters().keys() - self._registered_adapters.pinned_items:
             self.remove_adapter(adapter_id)
 
     # --- a step ---------------------------------------------------------------------------------

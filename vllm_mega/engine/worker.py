@@ -14,13 +14,15 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.reader import BankReader
 from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, check_width, mixture_of
 from vllm_mega.engine.manager import MegaLoRAModelManager
 from vllm_mega.engine.packed import PackedAdapter, pack
 from vllm_mega.engine.prefetch import Loader, channel
 from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
-from vllm_mega.errors import AdapterError
+from vllm_mega.engine.upstream import settings_of
+from vllm_mega.errors import AdapterError, ConfigError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
 
@@ -47,7 +49,31 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         """See the base class; from here on, announced adapters are loaded ahead."""
         model = super().create_lora_manager(model, vllm_config)
         self._loader.listen(channel(vllm_config), self._is_missing)
+        settings = settings_of(vllm_config)
+        if settings is not None and settings.pinned:
+            snapshot = BankReader(settings.bank).snapshot()
+            entries = [snapshot.get(settings.namespace, memory) for memory in settings.pinned]
+            self.pin(Component(entry.adapter, str(snapshot.folder(entry)), 0) for entry in entries)
         return model
+
+    def pin(self, components: Iterable[Component]) -> None:
+        """Load adapters and keep them in host memory.
+
+        Raises:
+            AdapterError: one must not be used.
+            ConfigError: so many that the slots' adapters would have no room beside them.
+        """
+        manager = self._adapter_manager
+        cache = manager._registered_adapters
+        for component in components:
+            if len(cache.pinned_items) + manager.lora_slots >= manager.capacity:
+                raise ConfigError(
+                    f"{len(cache.pinned_items)} memories are pinned already, and host memory has room for "
+                    f"{manager.capacity} with {manager.lora_slots} slots: pin fewer, or raise max_cpu_loras"
+                )
+            adapter_id = self._component_id(component)
+            self._load(adapter_id, component)
+            cache.pin(adapter_id)
 
     def _is_missing(self, component: Component) -> bool:
         adapter_id = self._component_ids.get(component.adapter)
