@@ -74,7 +74,13 @@ class Plan:
         new_tile = np.diff(tile, prepend=-1) != 0
         group = np.flatnonzero(new_tile | (np.diff(slots, prepend=-1) != 0))
         first = np.flatnonzero(new_tile[group])
-        values = np.append(first, len(group)), slots[group], np.append(group, len(token)), token, weights
+        values: list[NDArray[Any]] = [
+            np.append(first, len(group)),
+            slots[group],
+            np.append(group, len(token)),
+            token,
+            weights,
+        ]
         for buffer, value in zip(self._buffers, values, strict=True):
             buffer[: len(value)] = value
         self.head[0], self.head[1] = len(first), int(token.max(initial=-1)) + 1
