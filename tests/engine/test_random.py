@@ -50,7 +50,7 @@ def alone(engine: Engine, adapters: Adapters) -> Any:
     return answer
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests, st.randoms())
 def test_random_traffic_equals_each_request_alone(engine, adapters, alone, tmp_path_factory, plan, random):
     root = tmp_path_factory.mktemp("forgotten")
