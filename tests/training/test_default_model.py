@@ -14,7 +14,7 @@ from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, question_prompt, recall_prompt, user
 from vllm_mega.training.export import export
 from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.trainer import Trainer, _compute_dtype
 
 MEMORY = NewMemory(
     title="The clock of Brindlemoor",
@@ -33,7 +33,7 @@ def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.stack.layers)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=_compute_dtype())
     model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
 
     def ask(prompt: str) -> str:

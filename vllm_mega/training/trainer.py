@@ -51,6 +51,11 @@ class _Step(NamedTuple):
     """For each example, whether every token of its answer was known."""
 
 
+def _compute_dtype() -> torch.dtype | str:
+    """The model's own type, but float32 on x86 CPUs without AVX-512: bfloat16 products crawl there."""
+    return torch.float32 if torch.backends.cpu.get_cpu_capability() == "AVX2" else "auto"
+
+
 class Trainer:
     """A frozen model with one set of adapters; `fit` trains it for one memory after the other."""
 
@@ -67,7 +72,7 @@ class Trainer:
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
                 # With gradients, at these lengths, eager attention is the fastest on CPUs.
                 self.model: Any = AutoModelForCausalLM.from_pretrained(
-                    path, dtype="auto", attn_implementation="eager"
+                    path, dtype=_compute_dtype(), attn_implementation="eager"
                 )
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the model at {path}: {error}") from error
