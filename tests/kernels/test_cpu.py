@@ -144,6 +144,9 @@ def test_bfloat16_is_close_to_the_float32_reference(mix):
 def test_bfloat16_rounds_as_pytorch_does():
     case = Case(tokens=40, width=1, mix="same", dtype=torch.bfloat16)
     case.weight[:] = 0.5
+    case.x.sign_()  # A @ x is exact in bfloat16: what is left is the rounding of y
+    for row in case.a:
+        row[0].sign_()
     want = case.expected().to(torch.bfloat16)
     assert float((case.run() == want).float().mean()) > 0.98  # the rest: sums in another order
 

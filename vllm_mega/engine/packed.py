@@ -38,16 +38,17 @@ def pack(
         dtype: of the model.
         layout: from B [O, R] to what the kernel reads, flat.
     """
-    size = sum(a.numel() + b.numel() for a, b in filter(None, slices))
-    weights = torch.empty(size, dtype=dtype)
     table = np.zeros((len(slices), 3), np.int64)
-    position, base, width = 0, weights.data_ptr(), weights.element_size()
+    parts, position = [], 0
     for row, pair in zip(table, slices, strict=True):
         if pair is None:
             continue
         row[2] = pair[0].shape[0]
-        for column, part in enumerate((pair[0].reshape(-1), layout(pair[1]))):
-            weights[position : position + part.numel()] = part
-            row[column] = base + position * width
+        for column, part in enumerate((pair[0].to(dtype).reshape(-1), layout(pair[1].to(dtype)))):
+            row[column] = position
+            parts.append(part)
             position += part.numel()
+    weights = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
+    table[table[:, 2] > 0, :2] *= weights.element_size()
+    table[table[:, 2] > 0, :2] += weights.data_ptr()
     return PackedAdapter(weights, table)

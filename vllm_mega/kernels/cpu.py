@@ -32,8 +32,15 @@ _REASONS = {
 
 
 def blocked(b: torch.Tensor) -> torch.Tensor:
-    """lora_B [O, R] as the kernel reads it, flat: blocks of `COLUMNS` output features, each [R, width]."""
-    return torch.cat([block.t().reshape(-1) for block in torch.split(b, COLUMNS)])
+    """lora_B [O, R] as the kernel reads it, flat.
+
+    Blocks of `COLUMNS` output features, each [R / n, COLUMNS, n], where n numbers make 32 bits: bfloat16
+    lies in pairs of ranks. The last block and the last pair are filled with zeros.
+    """
+    n = 4 // b.element_size()
+    blocks, pairs = -(-b.shape[0] // COLUMNS), -(-b.shape[1] // n)
+    padded = torch.nn.functional.pad(b, (0, pairs * n - b.shape[1], 0, blocks * COLUMNS - b.shape[0]))
+    return padded.view(blocks, COLUMNS, pairs, n).transpose(1, 2).flatten()
 
 
 class Plan:

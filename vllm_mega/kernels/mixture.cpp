@@ -2,7 +2,8 @@
 //
 // kernels/native.py compiles this file for the machine it runs on and calls `mega_add_mixture_*`;
 // kernels/cpu.py has the layout of every argument. Sums are float32 and in one order per token
-// (slots ascending, ranks ascending), whatever else is in the batch; `y` is rounded once.
+// (slots ascending, ranks ascending), whatever else is in the batch. What is rounded to the type of the
+// weights: A @ x with its weight, once, and `y`, once.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -29,11 +31,15 @@ constexpr int kLanes = kBytes / 4;
 constexpr int kColumns = 64;  // B lies in blocks of so many output features: kernels/cpu.py, COLUMNS
 constexpr int kTile = 32;     // most tokens of a tile: kernels/cpu.py, TILE
 constexpr int kTokens = 4;    // tokens that share one load of a weight
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr int kRows = 2;  // rows of A that share one load of an input: sums must fit 16 registers
+#else
+constexpr int kRows = 4;  // ... 32 registers
+#endif
 constexpr double kSerialWork = 1 << 16;  // multiply-adds below which waking the threads costs more
 
 typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
-typedef uint32_t Words __attribute__((vector_size(kBytes), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(kBytes / 2), aligned(2), may_alias));
+typedef uint32_t Words __attribute__((vector_size(kBytes), aligned(2), may_alias));
 
 struct BFloat16 {
   uint16_t bits;
@@ -46,11 +52,6 @@ inline float read(const BFloat16* p) {
   std::memcpy(&value, &word, 4);
   return value;
 }
-inline Floats load(const float* p) { return *reinterpret_cast<const Floats*>(p); }
-inline Floats load(const BFloat16* p) {
-  const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16;
-  return (Floats)words;
-}
 inline void write(float* p, float value) { *p = value; }
 inline void write(BFloat16* p, float value) {
   uint32_t word;
@@ -58,6 +59,22 @@ inline void write(BFloat16* p, float value) {
   // To nearest, ties to even; NaN keeps a bit that says so.
   p->bits = (word & 0x7fffffff) > 0x7f800000 ? uint16_t((word >> 16) | 0x40)
                                               : uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
+// Weights and inputs are handled as 32-bit words: one float32, or a pair of bfloat16.
+template <typename T>
+constexpr int kPair = 4 / sizeof(T);
+
+inline Words load(const void* p) { return *static_cast<const Words*>(p); }
+inline Words load_first(const void* p, int64_t bytes) {  // the rest: zeros
+  Words words = {};
+  std::memcpy(&words, p, bytes);
+  return words;
+}
+inline Words spread(const void* p) {  // one word to all lanes
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+  return word - Words{};
 }
 
 // One rounding, and written out: left to the compiler, a token's last bits would depend on how many tokens
@@ -73,12 +90,37 @@ inline Floats fma(Floats a, Floats b, Floats c) {
   return a * b + c;
 #endif
 }
-inline Floats spread(float value) { return value - Floats{}; }
 
-inline float total(Floats v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+// sum + a * b, lane by lane; of pairs both products.
+template <typename T>
+inline Floats multiply(Words a, Words b, Floats sum) {
+  if (kPair<T> == 1) return fma((Floats)a, (Floats)b, sum);
+#if defined(__AVX512BF16__)
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+  sum = fma((Floats)(a << 16), (Floats)(b << 16), sum);
+  return fma((Floats)(a & 0xffff0000), (Floats)(b & 0xffff0000), sum);
+#endif
+}
+
+#if defined(__clang__)
+#define MEGA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MEGA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Words{__VA_ARGS__})
+#endif
+
+// Adds lanes that lie H apart: of `a` where bit H of the lane's number is 0, else of `b`.
+template <int H, int... L>
+inline Floats add_lanes(Floats a, Floats b, std::integer_sequence<int, L...>) {
+  return MEGA_SHUFFLE(a, b, (L & H ? L + kLanes : L)...) +
+         MEGA_SHUFFLE(a, b, (L & H ? (L ^ H) + kLanes : L ^ H)...);
+}
+
+// Lane l of v[0] becomes the sum over all lanes of v[l]: always the same tree.
+template <int H = kLanes / 2>
+inline void sum_lanes(Floats* v) {
+  for (int i = 0; i < H; ++i) v[i] = add_lanes<H>(v[i], v[i + H], std::make_integer_sequence<int, kLanes>());
+  if constexpr (H > 1) sum_lanes<H / 2>(v);
 }
 
 }  // namespace
@@ -123,93 +165,111 @@ inline const T* weights_of(const Layer& layer, int32_t slot, int64_t slice, int 
   return reinterpret_cast<const T*>(layer.table[slot * layer.slot_stride + slice * 3 + which]);
 }
 
-// hidden[i][0..R) = weight[i] * A[0..R) . x[i], for N tokens and R rows of A.
+// hidden[n][0..R) = weight[n] * A[0..R) . x[n], for N tokens and R rows of A. `next`, where not null: as many
+// rows, which are fetched from memory meanwhile, evenly, for a burst would hold the products up.
 template <int N, int R, typename T>
-inline void dots(const T* a, int64_t inputs, const T* const* x, const float* weight, float* const* hidden) {
-  Floats sum[N][R] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= inputs; i += kLanes) {
-    Floats row[R];
-    for (int r = 0; r < R; ++r) row[r] = load(a + r * inputs + i);
+inline void dots(const T* a, int64_t inputs, const T* const* x, const float* weight, T* const* hidden, const T* next) {
+  constexpr int kStep = kLanes * kPair<T>, kSums = (N * R + kLanes - 1) / kLanes * kLanes;
+  Floats sums[kSums] = {};
+  const auto add = [&](auto load_at) {
+    Words row[R];
+    for (int r = 0; r < R; ++r) row[r] = load_at(a + r * inputs);
     for (int n = 0; n < N; ++n) {
-      const Floats value = load(x[n] + i);
-      for (int r = 0; r < R; ++r) sum[n][r] = fma(value, row[r], sum[n][r]);
+      const Words value = load_at(x[n]);
+      for (int r = 0; r < R; ++r) sums[n * R + r] = multiply<T>(value, row[r], sums[n * R + r]);
     }
+  };
+  int64_t i = 0;
+  for (; i + kStep <= inputs; i += kStep) {
+    add([i](const T* p) { return load(p + i); });
+    if (next)
+      for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * inputs + i);
   }
-  for (int n = 0; n < N; ++n)
-    for (int r = 0; r < R; ++r) {
-      float dot = total(sum[n][r]);
-      for (int64_t j = i; j < inputs; ++j) dot = __builtin_fmaf(read(a + r * inputs + j), read(x[n] + j), dot);
-      hidden[n][r] = weight[n] * dot;
-    }
+  const int64_t rest = (inputs - i) * sizeof(T);
+  if (rest) add([i, rest](const T* p) { return load_first(p + i, rest); });
+  float scaled[kSums];
+  T rounded[kSums];
+  for (int l = 0; l < kSums; l += kLanes) {
+    sum_lanes(sums + l);
+    std::memcpy(scaled + l, sums + l, kBytes);
+  }
+  for (int l = 0; l < N * R; ++l) write(rounded + l, weight[l / R] * scaled[l]);
+  for (int n = 0; n < N; ++n) std::memcpy(hidden[n], rounded + n * R, R * sizeof(T));
 }
 
 template <int N, typename T>
 inline void rows(const T* a, int64_t inputs, int64_t first, int64_t last, const T* const* x, const float* weight,
-                 float* const* hidden) {
-  float* to[N];
-  int64_t r = first;
-  for (; r + 2 <= last; r += 2) {
-    for (int n = 0; n < N; ++n) to[n] = hidden[n] + r;
-    dots<N, 2>(a + r * inputs, inputs, x, weight, to);
-  }
-  if (r < last) {
-    for (int n = 0; n < N; ++n) to[n] = hidden[n] + r;
-    dots<N, 1>(a + r * inputs, inputs, x, weight, to);
-  }
+                 T* const* hidden, bool fetch, const T* next) {
+  T* to[N];
+  const auto some = [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    for (; first + R <= last; first += R) {
+      for (int n = 0; n < N; ++n) to[n] = hidden[n] + first;
+      const T* following = first + R < last ? a + (first + R) * inputs : next;
+      dots<N, R>(a + first * inputs, inputs, x, weight, to, fetch ? following : nullptr);
+    }
+  };
+  some(std::integral_constant<int, kRows>());
+  if (kRows > 2) some(std::integral_constant<int, 2>());
+  some(std::integral_constant<int, 1>());
 }
 
-// sums[i][0..width) += sum_r hidden[i][r] * b[r][0..width), for N tokens.
+// sums[n][0..kColumns) += sum_r hidden[n][r] * b[r][0..kColumns), for N tokens and a block of B.
 template <int N, typename T>
-inline void outer(const T* b, int64_t rank, int64_t width, const float* const* hidden, float* const* sums) {
-  constexpr int kStep = 2 * kLanes;
-  int64_t c = 0;
-  for (; c + kStep <= width; c += kStep) {
-    Floats sum[N][2];
+inline void outer(const T* b, int64_t pairs, const T* const* hidden, float* const* sums, const T* next) {
+  constexpr int kWide = kRows;  // registers of columns: as many sums as in `dots`
+  for (int c = 0; c < kColumns; c += kWide * kLanes) {
+    Floats sum[N][kWide];
     for (int n = 0; n < N; ++n)
-      for (int v = 0; v < 2; ++v) sum[n][v] = load(sums[n] + c + v * kLanes);
-    for (int64_t r = 0; r < rank; ++r) {
-      const Floats low = load(b + r * width + c), high = load(b + r * width + c + kLanes);
+      for (int v = 0; v < kWide; ++v) sum[n][v] = (Floats)load(sums[n] + c + v * kLanes);
+    for (int64_t r = 0; r < pairs; ++r) {
+      Words block[kWide];
+      for (int v = 0; v < kWide; ++v) {
+        const int64_t at = (r * kColumns + c + v * kLanes) * kPair<T>;
+        block[v] = load(b + at);
+        if (next) __builtin_prefetch(next + at);
+      }
       for (int n = 0; n < N; ++n) {
-        const Floats h = spread(hidden[n][r]);
-        sum[n][0] = fma(h, low, sum[n][0]);
-        sum[n][1] = fma(h, high, sum[n][1]);
+        const Words h = spread(hidden[n] + r * kPair<T>);
+        for (int v = 0; v < kWide; ++v) sum[n][v] = multiply<T>(h, block[v], sum[n][v]);
       }
     }
     for (int n = 0; n < N; ++n)
-      for (int v = 0; v < 2; ++v) *reinterpret_cast<Floats*>(sums[n] + c + v * kLanes) = sum[n][v];
+      for (int v = 0; v < kWide; ++v) *reinterpret_cast<Floats*>(sums[n] + c + v * kLanes) = sum[n][v];
   }
-  for (; c < width; ++c)
-    for (int n = 0; n < N; ++n) {
-      float sum = sums[n][c];
-      for (int64_t r = 0; r < rank; ++r) sum = __builtin_fmaf(hidden[n][r], read(b + r * width + c), sum);
-      sums[n][c] = sum;
-    }
 }
 
 template <typename T>
 class Work {
  public:
   Work(const Layer& layer, const Step& step, const T* x, int64_t x_stride, T* y, int64_t y_stride)
-      : layer_(layer), step_(step), x_(x), x_stride_(x_stride), y_(y), y_stride_(y_stride) {}
+      : layer_(layer), step_(step), x_(x), x_stride_(x_stride), y_(y), y_stride_(y_stride),
+        hidden_stride_(pairs(layer.max_rank) * kPair<T>) {}
 
-  // Entry e of a tile has its hidden values of slice p at hidden[(p * entries + e) * max_rank].
+  // Entry e of a tile has its hidden values of slice p at hidden[(p * entries + e) * hidden_stride].
   int64_t entries(int64_t tile) const { return last_entry(tile) - first_entry(tile); }
+  int64_t hidden_size(int64_t entries) const { return layer_.slices * entries * hidden_stride_; }
 
   // This thread's share of A: every `parts`-th block of rows.
-  void shrink(int64_t tile, float* hidden, int64_t part, int64_t parts) const {
-    const int64_t block = parts > 1 ? 4 : layer_.max_rank;
+  void shrink(int64_t tile, T* hidden, int64_t part, int64_t parts) const {
     int64_t number = 0;
+    Rows rows{};
     for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g)
       for (int64_t p = 0; p < layer_.slices; ++p) {
         const int64_t rank = rank_of(layer_, step_.group_slot[g], p);
+        const int64_t block = (rank + 4 * parts - 1) / (4 * parts) * 4;
         for (int64_t r = 0; r < rank; r += block)
-          if (number++ % parts == part) shrink_group(tile, g, p, r, std::min(r + block, rank), hidden);
+          if (number++ % parts == part) {
+            const Rows next{weights_of<T>(layer_, step_.group_slot[g], p, 0), g, p, r, std::min(r + block, rank)};
+            if (rows.a) shrink_group(tile, rows, next.a + r * layer_.inputs, hidden);
+            rows = next;
+          }
       }
+    if (rows.a) shrink_group(tile, rows, nullptr, hidden);
   }
 
   // This thread's share of y: adjacent blocks of columns, so that what is prefetched is its own.
-  void expand(int64_t tile, const float* hidden, int64_t part, int64_t parts) const {
+  void expand(int64_t tile, const T* hidden, int64_t part, int64_t parts) const {
     int64_t number = 0, offset = 0, blocks = 0;
     for (int64_t p = 0; p < layer_.slices; ++p) blocks += (layer_.outputs[p] + kColumns - 1) / kColumns;
     const int64_t first = blocks * part / parts, last = blocks * (part + 1) / parts;
@@ -221,51 +281,62 @@ class Work {
   }
 
  private:
+  struct Rows {  // of lora_A, for the tokens of a group
+    const T* a;
+    int32_t group;
+    int64_t slice, first, last;
+  };
+
+  static int64_t pairs(int64_t rank) { return (rank + kPair<T> - 1) / kPair<T>; }
   int64_t first_entry(int64_t tile) const { return step_.group_entry[step_.tile_group[tile]]; }
   int64_t last_entry(int64_t tile) const { return step_.group_entry[step_.tile_group[tile + 1]]; }
 
-  void shrink_group(int64_t tile, int32_t g, int64_t p, int64_t first, int64_t last, float* hidden) const {
-    const T* a = weights_of<T>(layer_, step_.group_slot[g], p, 0);
-    float* base = hidden + (p * entries(tile) - first_entry(tile)) * layer_.max_rank;
+  // Calls f(number of tokens, first entry) for every few tokens of a group, the number as a constant.
+  template <typename F>
+  void few(int32_t g, const F& f) const {
+    int32_t e = step_.group_entry[g];
     const int32_t end = step_.group_entry[g + 1];
-    const T* x[kTokens];
-    float* to[kTokens];
-    for (int32_t e = step_.group_entry[g]; e < end; e += kTokens) {
-      const int n = std::min<int32_t>(kTokens, end - e);
-      for (int i = 0; i < n; ++i) {
-        x[i] = x_ + step_.entry_token[e + i] * x_stride_;
-        to[i] = base + (e + i) * layer_.max_rank;
-      }
-      const float* weight = step_.entry_weight + e;
-      if (n == 4) rows<4>(a, layer_.inputs, first, last, x, weight, to);
-      else if (n == 3) rows<3>(a, layer_.inputs, first, last, x, weight, to);
-      else if (n == 2) rows<2>(a, layer_.inputs, first, last, x, weight, to);
-      else rows<1>(a, layer_.inputs, first, last, x, weight, to);
-    }
+    for (; e + kTokens <= end; e += kTokens) f(std::integral_constant<int, kTokens>(), e);
+    if (end - e == 3) f(std::integral_constant<int, 3>(), e);
+    if (end - e == 2) f(std::integral_constant<int, 2>(), e);
+    if (end - e == 1) f(std::integral_constant<int, 1>(), e);
   }
 
-  void expand_block(int64_t tile, int64_t p, int64_t offset, int64_t column, const float* hidden) const {
+  void shrink_group(int64_t tile, const Rows& of, const T* next, T* hidden) const {
+    T* base = hidden + (of.slice * entries(tile) - first_entry(tile)) * hidden_stride_;
+    few(of.group, [&](auto count, int32_t e) {
+      constexpr int N = decltype(count)::value;
+      const T* x[N];
+      T* to[N];
+      for (int i = 0; i < N; ++i) {
+        x[i] = x_ + step_.entry_token[e + i] * x_stride_;
+        to[i] = base + (e + i) * hidden_stride_;
+        if (of.last % kPair<T>) to[i][of.last] = T{};  // a last pair is whole
+      }
+      const bool fetch = e == step_.group_entry[of.group];
+      rows<N>(of.a, layer_.inputs, of.first, of.last, x, step_.entry_weight + e, to, fetch, next);
+    });
+  }
+
+  void expand_block(int64_t tile, int64_t p, int64_t offset, int64_t column, const T* hidden) const {
     alignas(64) float sums[kTile][kColumns];
     const int64_t width = std::min<int64_t>(kColumns, layer_.outputs[p] - column);
     const int32_t first = tile_token(tile);
-    const float* base = hidden + (p * entries(tile) - first_entry(tile)) * layer_.max_rank;
+    const T* base = hidden + (p * entries(tile) - first_entry(tile)) * hidden_stride_;
     uint32_t touched = 0;  // a token without a weight here keeps its very bits
     for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g) {
       const int32_t slot = step_.group_slot[g];
-      const int64_t rank = rank_of(layer_, slot, p);
+      const int64_t rank = pairs(rank_of(layer_, slot, p)), size = rank * kPair<T> * kColumns;
       if (rank == 0) continue;
-      const T* b = weights_of<T>(layer_, slot, p, 1) + column * rank;
-      const char* next = reinterpret_cast<const char*>(b + rank * kColumns);
-      if (column + kColumns < layer_.outputs[p])
-        for (int64_t i = 0; i < rank * kColumns * int64_t(sizeof(T)); i += 64) __builtin_prefetch(next + i);
-      const int32_t end = step_.group_entry[g + 1];
-      const float* from[kTokens];
-      float* to[kTokens];
-      for (int32_t e = step_.group_entry[g]; e < end; e += kTokens) {
-        const int n = std::min<int32_t>(kTokens, end - e);
-        for (int i = 0; i < n; ++i) {
+      const T* b = weights_of<T>(layer_, slot, p, 1) + column / kColumns * size;
+      const bool more = column + kColumns < layer_.outputs[p];
+      few(g, [&](auto count, int32_t e) {
+        constexpr int N = decltype(count)::value;
+        const T* from[N];
+        float* to[N];
+        for (int i = 0; i < N; ++i) {
           const int32_t token = step_.entry_token[e + i], row = token - first;
-          from[i] = base + (e + i) * layer_.max_rank;
+          from[i] = base + (e + i) * hidden_stride_;
           to[i] = sums[row];
           if (!(touched >> row & 1)) {
             const T* y = y_ + token * y_stride_ + offset + column;
@@ -273,11 +344,8 @@ class Work {
             touched |= 1u << row;
           }
         }
-        if (n == 4) outer<4>(b, rank, width, from, to);
-        else if (n == 3) outer<3>(b, rank, width, from, to);
-        else if (n == 2) outer<2>(b, rank, width, from, to);
-        else outer<1>(b, rank, width, from, to);
-      }
+        outer<N>(b, rank, from, to, more && e == step_.group_entry[g] ? b + size : nullptr);
+      });
     }
     for (int row = 0; row < kTile; ++row)
       if (touched >> row & 1) {
@@ -294,7 +362,7 @@ class Work {
   const T* x_;
   int64_t x_stride_;
   T* y_;
-  int64_t y_stride_;
+  int64_t y_stride_, hidden_stride_;
 };
 
 template <typename T>
@@ -315,10 +383,10 @@ int add_mixture(const Layer& layer, const Step& step, T* y, int64_t y_stride, co
   }
   if (work == 0) return 0;
   const int threads = work < kSerialWork ? 1 : omp_get_max_threads();
-  const int64_t size = layer.slices * most * layer.max_rank;
-  static thread_local std::vector<float> scratch;
+  const int64_t size = job.hidden_size(most);
+  static thread_local std::vector<T> scratch;
   if (int64_t(scratch.size()) < size * threads) scratch.resize(size * threads);
-  float* hidden = scratch.data();
+  T* hidden = scratch.data();
   if (threads == 1) {
     for (int64_t tile = 0; tile < step.tiles; ++tile) {
       job.shrink(tile, hidden, 0, 1);
@@ -327,7 +395,7 @@ int add_mixture(const Layer& layer, const Step& step, T* y, int64_t y_stride, co
   } else if (step.tiles >= threads) {  // a tile for each: no thread waits for another
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t tile = 0; tile < step.tiles; ++tile) {
-      float* own = hidden + size * omp_get_thread_num();
+      T* own = hidden + size * omp_get_thread_num();
       job.shrink(tile, own, 0, 1);
       job.expand(tile, own, 0, 1);
     }
