@@ -40,25 +40,35 @@ constexpr double kSerialWork = 1 << 16;  // multiply-adds below which waking the
 
 typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(kBytes), aligned(2), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(kBytes / 2), aligned(2), may_alias));
 
 struct BFloat16 {
   uint16_t bits;
 };
 
-inline float read(const float* p) { return *p; }
-inline float read(const BFloat16* p) {
-  const uint32_t word = uint32_t(p->bits) << 16;
-  float value;
-  std::memcpy(&value, &word, 4);
-  return value;
+inline Floats read(const float* p) { return *reinterpret_cast<const Floats*>(p); }
+inline Floats read(const BFloat16* p) {
+  return (Floats)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
 }
-inline void write(float* p, float value) { *p = value; }
-inline void write(BFloat16* p, float value) {
-  uint32_t word;
-  std::memcpy(&word, &value, 4);
-  // To nearest, ties to even; NaN keeps a bit that says so.
-  p->bits = (word & 0x7fffffff) > 0x7f800000 ? uint16_t((word >> 16) | 0x40)
-                                              : uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+inline void write(float* p, Floats value) { *reinterpret_cast<Floats*>(p) = value; }
+inline void write(BFloat16* p, Floats value) {
+  const Words word = (Words)value, nan = (Words)(value != value);
+  const Words rounded = word + 0x7fff + ((word >> 16) & 1);  // to nearest, ties to even
+  *reinterpret_cast<Halves*>(p) =  // NaN keeps a bit that says so
+      __builtin_convertvector(((nan & (word | 0x400000)) | (~nan & rounded)) >> 16, Halves);
+}
+// The same for a last few numbers.
+template <typename T>
+inline Floats read(const T* p, int64_t count) {
+  T all[kLanes] = {};
+  std::memcpy(all, p, count * sizeof(T));
+  return read(all);
+}
+template <typename T>
+inline void write(T* p, Floats value, int64_t count) {
+  T all[kLanes];
+  write(all, value);
+  std::memcpy(p, all, count * sizeof(T));
 }
 
 // Weights and inputs are handled as 32-bit words: one float32, or a pair of bfloat16.
@@ -168,7 +178,8 @@ inline const T* weights_of(const Layer& layer, int32_t slot, int64_t slice, int 
 // hidden[n][0..R) = weight[n] * A[0..R) . x[n], for N tokens and R rows of A. `next`, where not null: as many
 // rows, which are fetched from memory meanwhile, evenly, for a burst would hold the products up.
 template <int N, int R, typename T>
-inline void dots(const T* a, int64_t inputs, const T* const* x, const float* weight, T* const* hidden, const T* next) {
+inline void dots(const T* a, int64_t inputs, const T* const* x, const float* weight, T* const* hidden,
+                 const T* next) {
   constexpr int kStep = kLanes * kPair<T>, kSums = (N * R + kLanes - 1) / kLanes * kLanes;
   Floats sums[kSums] = {};
   const auto add = [&](auto load_at) {
@@ -187,13 +198,13 @@ inline void dots(const T* a, int64_t inputs, const T* const* x, const float* wei
   }
   const int64_t rest = (inputs - i) * sizeof(T);
   if (rest) add([i, rest](const T* p) { return load_first(p + i, rest); });
-  float scaled[kSums];
+  float scale[kSums] = {};
   T rounded[kSums];
+  for (int l = 0; l < N * R; ++l) scale[l] = weight[l / R];
   for (int l = 0; l < kSums; l += kLanes) {
     sum_lanes(sums + l);
-    std::memcpy(scaled + l, sums + l, kBytes);
+    write(rounded + l, sums[l] * read(scale + l));
   }
-  for (int l = 0; l < N * R; ++l) write(rounded + l, weight[l / R] * scaled[l]);
   for (int n = 0; n < N; ++n) std::memcpy(hidden[n], rounded + n * R, R * sizeof(T));
 }
 
@@ -340,8 +351,11 @@ class Work {
           to[i] = sums[row];
           if (!(touched >> row & 1)) {
             const T* y = y_ + token * y_stride_ + offset + column;
-            for (int64_t c = 0; c < width; ++c) sums[row][c] = read(y + c);
+            for (int64_t c = 0; c < width; c += kLanes)
+              write(sums[row] + c, width - c < kLanes ? read(y + c, width - c) : read(y + c));
             touched |= 1u << row;
+            if (more)
+              for (size_t c = 0; c < kColumns; c += 64 / sizeof(T)) __builtin_prefetch(y + kColumns + c, 1);
           }
         }
         outer<N>(b, rank, from, to, more && e == step_.group_entry[g] ? b + size : nullptr);
@@ -350,7 +364,9 @@ class Work {
     for (int row = 0; row < kTile; ++row)
       if (touched >> row & 1) {
         T* y = y_ + (first + row) * y_stride_ + offset + column;
-        for (int64_t c = 0; c < width; ++c) write(y + c, sums[row][c]);
+        for (int64_t c = 0; c < width; c += kLanes)
+          if (width - c < kLanes) write(y + c, read(sums[row] + c), width - c);
+          else write(y + c, read(sums[row] + c));
       }
   }
 
@@ -419,12 +435,13 @@ extern "C" {
 // 0, or why nothing was done. 1: fewer rows than the plan has tokens. 2: a rank that cannot be.
 int mega_add_mixture_float32(const RawLayer* layer, const RawStep* step, void* y, int64_t y_stride, const void* x,
                              int64_t x_stride, int64_t count) {
-  return add_mixture(Layer(*layer), Step(*step), static_cast<float*>(y), y_stride, static_cast<const float*>(x), x_stride, count);
+  return add_mixture(Layer(*layer), Step(*step), static_cast<float*>(y), y_stride, static_cast<const float*>(x),
+                     x_stride, count);
 }
 
 int mega_add_mixture_bfloat16(const RawLayer* layer, const RawStep* step, void* y, int64_t y_stride, const void* x,
                               int64_t x_stride, int64_t count) {
-  return add_mixture(Layer(*layer), Step(*step), static_cast<BFloat16*>(y), y_stride, static_cast<const BFloat16*>(x), x_stride,
-                     count);
+  return add_mixture(Layer(*layer), Step(*step), static_cast<BFloat16*>(y), y_stride,
+                     static_cast<const BFloat16*>(x), x_stride, count);
 }
 }
