@@ -175,11 +175,19 @@ inline const T* weights_of(const Layer& layer, int32_t slot, int64_t slice, int 
   return reinterpret_cast<const T*>(layer.table[slot * layer.slot_stride + slice * 3 + which]);
 }
 
+// The share of one of several equal pieces of work in fetching from memory what comes next: pieces
+// [piece / pieces, (piece + 1) / pieces) of it. Spread evenly over the products, for a burst holds them up.
+struct Share {
+  int64_t piece, pieces;
+  int64_t begin(int64_t all) const { return all * piece / pieces; }
+  int64_t end(int64_t all) const { return all * (piece + 1) / pieces; }
+};
+
 // hidden[n][0..R) = weight[n] * A[0..R) . x[n], for N tokens and R rows of A. `next`, where not null: as many
-// rows, which are fetched from memory meanwhile, evenly, for a burst would hold the products up.
+// rows to fetch.
 template <int N, int R, typename T>
 inline void dots(const T* a, int64_t inputs, const T* const* x, const float* weight, T* const* hidden,
-                 const T* next) {
+                 const T* next, Share share) {
   constexpr int kStep = kLanes * kPair<T>, kSums = (N * R + kLanes - 1) / kLanes * kLanes;
   Floats sums[kSums] = {};
   const auto add = [&](auto load_at) {
@@ -190,10 +198,11 @@ inline void dots(const T* a, int64_t inputs, const T* const* x, const float* wei
       for (int r = 0; r < R; ++r) sums[n * R + r] = multiply<T>(value, row[r], sums[n * R + r]);
     }
   };
+  const int64_t from = next ? share.begin(inputs) : 0, to = next ? share.end(inputs) : 0;
   int64_t i = 0;
   for (; i + kStep <= inputs; i += kStep) {
     add([i](const T* p) { return load(p + i); });
-    if (next)
+    if (i >= from && i < to)
       for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * inputs + i);
   }
   const int64_t rest = (inputs - i) * sizeof(T);
@@ -210,14 +219,14 @@ inline void dots(const T* a, int64_t inputs, const T* const* x, const float* wei
 
 template <int N, typename T>
 inline void rows(const T* a, int64_t inputs, int64_t first, int64_t last, const T* const* x, const float* weight,
-                 T* const* hidden, bool fetch, const T* next) {
+                 T* const* hidden, const T* next, Share share) {
   T* to[N];
   const auto some = [&](auto count) {
     constexpr int R = decltype(count)::value;
     for (; first + R <= last; first += R) {
       for (int n = 0; n < N; ++n) to[n] = hidden[n] + first;
       const T* following = first + R < last ? a + (first + R) * inputs : next;
-      dots<N, R>(a + first * inputs, inputs, x, weight, to, fetch ? following : nullptr);
+      dots<N, R>(a + first * inputs, inputs, x, weight, to, following, share);
     }
   };
   some(std::integral_constant<int, kRows>());
@@ -227,8 +236,10 @@ inline void rows(const T* a, int64_t inputs, int64_t first, int64_t last, const 
 
 // sums[n][0..kColumns) += sum_r hidden[n][r] * b[r][0..kColumns), for N tokens and a block of B.
 template <int N, typename T>
-inline void outer(const T* b, int64_t pairs, const T* const* hidden, float* const* sums, const T* next) {
+inline void outer(const T* b, int64_t pairs, const T* const* hidden, float* const* sums, const T* next,
+                  Share share) {
   constexpr int kWide = kRows;  // registers of columns: as many sums as in `dots`
+  const int64_t from = next ? share.begin(pairs) : 0, to = next ? share.end(pairs) : 0;
   for (int c = 0; c < kColumns; c += kWide * kLanes) {
     Floats sum[N][kWide];
     for (int n = 0; n < N; ++n)
@@ -238,7 +249,7 @@ inline void outer(const T* b, int64_t pairs, const T* const* hidden, float* cons
       for (int v = 0; v < kWide; ++v) {
         const int64_t at = (r * kColumns + c + v * kLanes) * kPair<T>;
         block[v] = load(b + at);
-        if (next) __builtin_prefetch(next + at);
+        if (r >= from && r < to) __builtin_prefetch(next + at);
       }
       for (int n = 0; n < N; ++n) {
         const Words h = spread(hidden[n] + r * kPair<T>);
@@ -313,6 +324,11 @@ class Work {
     if (end - e == 1) f(std::integral_constant<int, 1>(), e);
   }
 
+  Share share(int32_t g, int32_t e) const {
+    const int32_t first = step_.group_entry[g];
+    return {(e - first) / kTokens, (step_.group_entry[g + 1] - first + kTokens - 1) / kTokens};
+  }
+
   void shrink_group(int64_t tile, const Rows& of, const T* next, T* hidden) const {
     T* base = hidden + (of.slice * entries(tile) - first_entry(tile)) * hidden_stride_;
     few(of.group, [&](auto count, int32_t e) {
@@ -324,8 +340,7 @@ class Work {
         to[i] = base + (e + i) * hidden_stride_;
         if (of.last % kPair<T>) to[i][of.last] = T{};  // a last pair is whole
       }
-      const bool fetch = e == step_.group_entry[of.group];
-      rows<N>(of.a, layer_.inputs, of.first, of.last, x, step_.entry_weight + e, to, fetch, next);
+      rows<N>(of.a, layer_.inputs, of.first, of.last, x, step_.entry_weight + e, to, next, share(of.group, e));
     });
   }
 
@@ -358,7 +373,7 @@ class Work {
               for (size_t c = 0; c < kColumns; c += 64 / sizeof(T)) __builtin_prefetch(y + kColumns + c, 1);
           }
         }
-        outer<N>(b, rank, from, to, more && e == step_.group_entry[g] ? b + size : nullptr);
+        outer<N>(b, rank, from, to, more ? b + size : nullptr, share(g, e));
       });
     }
     for (int row = 0; row < kTile; ++row)
