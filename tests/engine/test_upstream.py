@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import types
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import vllm
 
 from vllm_mega.engine import upstream
 from vllm_mega.engine.upstream import PATCHES, Patch, settings_of
@@ -68,6 +71,28 @@ def test_every_patch_fits_this_vllm_and_says_why():
     assert all(p.why and p.until for p in PATCHES)
 
 
+def test_the_patch_for_cuda_fits_this_vllm():
+    """By its source: the module can be imported only where CUDA is."""
+    patch = upstream.CUDA_PATCH
+    source = Path(vllm.__file__).with_name("platforms") / "cuda.py"
+    owner, name = patch.target.split(".")
+    (found,) = [
+        function
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == owner
+        for function in node.body
+        if isinstance(function, ast.FunctionDef) and function.name == name
+    ]
+    assert tuple(argument.arg for argument in found.args.args) == patch.parameters
+
+
+def test_on_cuda_the_same_is_asked_of_a_configuration():
+    config = platform_config(additional_config={})
+    config.additional_config = {"mega": {"bank": "b"}}
+    upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
+    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
+
+
 def test_settings_are_read_from_the_engine_configuration():
     assert settings_of(SimpleNamespace(additional_config={})) is None
     assert settings_of(SimpleNamespace(additional_config={"mega": {"bank": "b"}})).bank == "b"
@@ -84,13 +109,14 @@ def platform_config(**changes):
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         lora_config=object(),
         parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=1),
+        model_config=SimpleNamespace(enable_sleep_mode=False),
     )
     vars(config).update(changes)
 
     def stock(cls, vllm_config):
         vllm_config.compilation_config.mode = CompilationMode.NONE
 
-    upstream._platform_config(stock)(None, config)
+    upstream._cpu_config(stock)(None, config)
     return config
 
 
@@ -118,3 +144,5 @@ def test_configurations_that_cannot_work_are_refused():
         platform_config(parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=2))
     with pytest.raises(ConfigError, match="scheduler_cls"):
         platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))
+    with pytest.raises(ConfigError, match="sleep"):
+        platform_config(model_config=SimpleNamespace(enable_sleep_mode=True))

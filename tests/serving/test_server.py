@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,22 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     assert "recalled" not in recall.mega
     said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True))
     assert (said, chunks[-1].mega) == (text(irag), irag.mega)
+
+
+def test_a_named_tool_is_called_with_memories(client: openai.OpenAI) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"metal": {"enum": ["copper", "silver"]}},
+        "required": ["metal"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "buy_wire", "parameters": parameters}}
+    choice = {"type": "function", "function": {"name": "buy_wire"}}
+    answer = ask(client, ASKED["lighthouse"], tools=[tool], tool_choice=choice, max_tokens=24)
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == "buy_wire"
+    assert json.loads(call.function.arguments)["metal"] in {"copper", "silver"}
+    assert used(answer) == ["lighthouse"]
 
 
 def test_a_conversation_is_compared_by_its_last_question(client: openai.OpenAI) -> None:

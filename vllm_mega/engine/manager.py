@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -11,11 +11,14 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
+from vllm_mega.engine.device import Kernels, kernels_for
 from vllm_mega.engine.packed import PackedAdapter, Pair, pack
 from vllm_mega.engine.punica import SlotTable
 from vllm_mega.engine.routing import Route, routing_table
 from vllm_mega.errors import AdapterError, ConfigError
-from vllm_mega.kernels import cpu, native
+
+if TYPE_CHECKING:
+    from vllm_mega.engine.punica_gpu import GpuSlotTable
 
 
 class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -25,22 +28,13 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
     """
 
     supported_lora_modules: list[str]
-    slots: SlotTable
+    slots: SlotTable | GpuSlotTable
+    kernels: Kernels
 
     def _init_punica_wrapper(self, max_num_batched_tokens: int, vllm_config: Any) -> None:
-        if self.device.type != "cpu":
-            raise ConfigError(
-                f"vllm_mega has no kernels for {self.device.type!r} yet: run on the CPU backend, "
-                "or without vllm_mega's settings in --additional-config"
-            )
-        if self.lora_config.lora_dtype not in cpu.DTYPES:
-            raise ConfigError(
-                f"mixtures are computed in bfloat16 or float32, not {self.lora_config.lora_dtype}: "
-                "start the engine with --dtype bfloat16 or --dtype float32"
-            )
+        self.kernels = kernels_for(self.device, self.lora_config.lora_dtype)
         if self.lora_config.fully_sharded_loras:
             raise ConfigError("fully_sharded_loras is not supported with mixtures: leave it off")
-        native.functions()  # compiles now, not in the first request
         self.supports_mm = False
         self._routed: tuple[object, ...] | None = None
 
@@ -58,7 +52,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             if not isinstance(module, BaseLinearLayerWithLoRA):
                 raise ConfigError(f"vllm_mega cannot serve mixtures on {name} ({type(module).__name__})")
         shapes = [_local_shape(module) for module in self.modules.values()]
-        self.slots = SlotTable(
+        self.slots = self.kernels.slots(
             shapes, self.lora_slots, self.max_num_batched_tokens, self.lora_config.max_lora_rank
         )
         for module, mixture in zip(self.modules.values(), self.slots.layers, strict=True):
@@ -76,7 +70,10 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
         self._check_matched(lora, path)
         self._create_merged_loras_inplace(lora)
         slices = [part for name, module in self.modules.items() for part in _slices(lora, name, module)]
-        return pack(slices, self.lora_config.lora_dtype, cpu.blocked)
+        adapter = pack(slices, self.lora_config.lora_dtype, self.kernels.layout)
+        if self.device.type != "cpu":  # copies from pinned memory need not wait
+            adapter.weights = adapter.weights.pin_memory()
+        return adapter
 
     def _check_matched(self, lora: LoRAModel, path: str) -> None:
         lost = sorted(name for name in lora.loras if not self._has_slot(name))

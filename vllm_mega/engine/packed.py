@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+ALIGNMENT = 64
+"""Bytes: of a cache line, and more than any kernel's loads ask for."""
 Pair = tuple[torch.Tensor, torch.Tensor]
 """lora_A [R, I] and lora_B [O, R], scaling included."""
 
@@ -20,7 +22,12 @@ class PackedAdapter:
     weights: torch.Tensor
     """[n] all A and B, one behind the other."""
     table: NDArray[np.int64]
-    """[P, 3] by output slice of the whole model: address of A, address of B, rank; 0 where it has none."""
+    """[P, 3] by output slice of the whole model: where A and B begin in `weights`, in bytes; rank, or 0."""
+
+    def at(self, address: int) -> NDArray[np.int64]:
+        """[P, 3] addresses of A and B, and the rank, with `weights` at `address`; zeros where rank is 0."""
+        moved = self.table + np.array([address, address, 0])
+        return np.where(self.table[:, 2:] > 0, moved, 0)
 
     @property
     def nbytes(self) -> int:
@@ -39,16 +46,19 @@ def pack(
         layout: from B [O, R] to what the kernel reads, flat.
     """
     table = np.zeros((len(slices), 3), np.int64)
-    parts, position = [], 0
+    parts: list[torch.Tensor] = []
+    position = 0
     for row, pair in zip(table, slices, strict=True):
         if pair is None:
             continue
         row[2] = pair[0].shape[0]
-        for column, part in enumerate((pair[0].to(dtype).reshape(-1), layout(pair[1].to(dtype)))):
-            row[column] = position
-            parts.append(part)
-            position += part.numel()
-    weights = torch.cat(parts) if parts else torch.empty(0, dtype=dtype)
-    table[table[:, 2] > 0, :2] *= weights.element_size()
-    table[table[:, 2] > 0, :2] += weights.data_ptr()
-    return PackedAdapter(weights, table)
+        for column, part in enumerate((pair[0].to(dtype).flatten(), layout(pair[1].to(dtype)))):
+            row[column] = position * dtype.itemsize
+            parts.append(torch.nn.functional.pad(part, (0, padded(part.numel(), dtype) - part.numel())))
+            position += parts[-1].numel()
+    return PackedAdapter(torch.cat(parts) if parts else torch.empty(0, dtype=dtype), table)
+
+
+def padded(count: int, dtype: torch.dtype) -> int:
+    """How many numbers `count` numbers take, when each part begins at a multiple of `ALIGNMENT`."""
+    return -(-count * dtype.itemsize // ALIGNMENT) * ALIGNMENT // dtype.itemsize

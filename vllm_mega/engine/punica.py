@@ -52,7 +52,7 @@ class SlotTable:
     def put(self, slot: int, adapter: PackedAdapter) -> None:
         """Let the slot stand for the adapter, whose memory is kept until `clear`."""
         self._kept[slot] = adapter
-        self._numbers[slot] = adapter.table
+        self._numbers[slot] = adapter.at(adapter.weights.data_ptr())
         self._touch()
 
     def clear(self, slot: int) -> None:

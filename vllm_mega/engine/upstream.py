@@ -122,7 +122,16 @@ def _lora_stats(original: Any) -> Any:
     return _request_update
 
 
-def _platform_config(original: Any) -> Any:
+def _cuda_config(original: Any) -> Any:
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        original(cls, vllm_config)
+        if settings_of(vllm_config) is not None:
+            _configure(vllm_config)
+
+    return check_and_update_config
+
+
+def _cpu_config(original: Any) -> Any:
     def check_and_update_config(cls: Any, vllm_config: Any) -> None:
         from vllm.config import CompilationMode
 
@@ -131,24 +140,35 @@ def _platform_config(original: Any) -> Any:
         original(cls, vllm_config)
         if settings_of(vllm_config) is None:
             return
-        scheduler = vllm_config.scheduler_config.scheduler_cls
-        if scheduler is None:
-            vllm_config.scheduler_config.scheduler_cls = SCHEDULER
-        elif scheduler != SCHEDULER:
-            raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
-        if vllm_config.lora_config is None:
-            raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
-        if vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ConfigError("vllm_mega does not support pipeline parallelism: use tensor parallelism")
-        extension = vllm_config.parallel_config.worker_extension_cls
-        if extension:
-            logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
-        else:
-            vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+        _configure(vllm_config)
         if before in (CompilationMode.VLLM_COMPILE, CompilationMode.DYNAMO_TRACE_ONCE):
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
     return check_and_update_config
+
+
+def _configure(vllm_config: Any) -> None:
+    """Make the configuration one that runs mixtures, or refuse it.
+
+    Raises:
+        ConfigError: something in it cannot be had with mixtures.
+    """
+    scheduler = vllm_config.scheduler_config.scheduler_cls
+    if scheduler is None:
+        vllm_config.scheduler_config.scheduler_cls = SCHEDULER
+    elif scheduler != SCHEDULER:
+        raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
+    if vllm_config.lora_config is None:
+        raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise ConfigError("vllm_mega does not support pipeline parallelism: use tensor parallelism")
+    if vllm_config.model_config.enable_sleep_mode:
+        raise ConfigError("vllm_mega does not support sleep mode: slots would wake up empty")
+    extension = vllm_config.parallel_config.worker_extension_cls
+    if extension:
+        logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
+    else:
+        vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
 
 
 SCHEDULER = "vllm_mega.engine.scheduler.MegaScheduler"
@@ -199,9 +219,18 @@ PATCHES = (
             "ours is one opaque operator. Also the first place that sees the whole configuration."
         ),
         until="the stock CPU LoRA path can be compiled, and platforms have a hook for plugins",
-        make=_platform_config,
+        make=_cpu_config,
     ),
 )
+CUDA_PATCH = Patch(
+    module="vllm.platforms.cuda",
+    target="CudaPlatformBase.check_and_update_config",
+    parameters=("cls", "vllm_config"),
+    why="The first place that sees the whole configuration: chooses our scheduler, refuses what cannot be.",
+    until="platforms have a hook for plugins",
+    make=_cuda_config,
+)
+"""Only where vLLM runs on CUDA: its module cannot be imported elsewhere."""
 
 
 def apply() -> None:
@@ -210,5 +239,7 @@ def apply() -> None:
     Raises:
         UpstreamError: vLLM is not the one that the patches were written for.
     """
-    for patch in PATCHES:
+    from vllm.platforms import current_platform
+
+    for patch in (*PATCHES, CUDA_PATCH) if current_platform.is_cuda() else PATCHES:
         patch.apply()

@@ -1,7 +1,7 @@
 """The GPU path: two Triton kernels, and the plan of a step that they read.
 
-Tested under Triton's interpreter on a CPU only: never compiled for a GPU, never run on one, and no engine
-uses it yet. Its block sizes are reasoned, not measured.
+Tested under Triton's interpreter on a CPU only: never compiled for a GPU, never run on one. Its block sizes
+are reasoned, not measured.
 
 Weights are read where they lie. A layer is a table of addresses on the device, `table` int64 [S, P, 3]:
 (address of A, address of B, rank) by slot and output slice; A is [rank, I], B is [rank, O_p], scaling
@@ -144,7 +144,7 @@ def add_mixture(
     Args:
         y: [T, sum of outs], the output slices side by side, each row contiguous.
         x: [T, I], each row contiguous; the type of `y` and of the weights.
-        table: [S, P, 3] int64, see above.
+        table: [S, P, 3] int64, see above; slots may lie apart, the rest is contiguous.
         outs: [P] output features of the slices.
         plan: of this step.
     """
@@ -171,6 +171,8 @@ def _launch(
         shapes = f"x {tuple(x.shape)}, y {tuple(y.shape)}, table {tuple(table.shape)}"
         raise ValueError(f"{shapes} and slices {outs} do not fit together")
     split = _split(rows * slices, inputs)
+    if table.stride()[1:] != (3, 1):
+        raise ValueError(f"a table with strides {table.stride()}: only slots may lie apart")
     if split * slices * rows > hidden.shape[0]:
         raise ValueError(f"{rows} rows of {slices} slices are more than the plan has room for")
 
@@ -186,12 +188,12 @@ def _launch(
     }
     chunk = triton.cdiv(triton.cdiv(inputs, split), BLOCK_I) * BLOCK_I
     _shrink[(_lanes(rows, slices * split), slices, split)](
-        x, table, blocks, weights, hidden, rows, inputs, x.stride(0), chunk,
+        x, table, table.stride(0), blocks, weights, hidden, rows, inputs, x.stride(0), chunk,
         BLOCK_I=BLOCK_I, ALIGNED=inputs % vector == 0, num_warps=4, num_stages=3, **common,
     )  # fmt: skip
     tiles = triton.cdiv(max(outs), BLOCK_O)
     _expand[(_lanes(rows, slices * tiles), tiles, slices)](
-        y, table, blocks, hidden, rows, y.stride(0),
+        y, table, table.stride(0), blocks, hidden, rows, y.stride(0),
         OUTS=tuple(outs), SPLIT=split, BLOCK_O=BLOCK_O, ALIGNED=all(o % vector == 0 for o in outs),
         num_warps=4, num_stages=2, **common,
     )  # fmt: skip
@@ -231,17 +233,17 @@ def _fake(*_: object) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rank(table, block, p, P: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rank(table, stride, block, p, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """The rank of a block's mixture in slice p: the sum of its adapters' ranks."""
     total = tl.full((), 0, tl.int32)
     for k in tl.static_range(K):
         slot = tl.load(block + 3 + k).to(tl.int64)
-        total += tl.load(table + (slot * P + p) * 3 + 2, mask=slot >= 0, other=0).to(tl.int32)
+        total += tl.load(table + slot * stride + p * 3 + 2, mask=slot >= 0, other=0).to(tl.int32)
     return total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gather(table, block, v, p, row_bytes, MATRIX: tl.constexpr, P: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gather(table, stride, block, v, p, row_bytes, MATRIX: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """Address and pair of the rows v of A (MATRIX 0) or B (1) of a block's mixture in slice p.
 
     Both are 0 where v is not below the mixture's rank.
@@ -251,7 +253,7 @@ def _gather(table, block, v, p, row_bytes, MATRIX: tl.constexpr, P: tl.constexpr
     first = tl.full((), 0, tl.int32)
     for k in tl.static_range(K):
         slot = tl.load(block + 3 + k).to(tl.int64)
-        triple = table + (slot * P + p) * 3
+        triple = table + slot * stride + p * 3
         rank = tl.load(triple + 2, mask=slot >= 0, other=0).to(tl.int32)
         base = tl.load(triple + MATRIX, mask=slot >= 0, other=0)
         mine = (v >= first) & (v < first + rank)
@@ -263,7 +265,7 @@ def _gather(table, block, v, p, row_bytes, MATRIX: tl.constexpr, P: tl.constexpr
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
-    x, table, blocks, weights, hidden, rows, inputs, stride_x, chunk,
+    x, table, stride_slot, blocks, weights, hidden, rows, inputs, stride_x, chunk,
     P: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr,
     BLOCK_V: tl.constexpr, BLOCK_I: tl.constexpr, ALIGNED: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
@@ -279,10 +281,10 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
         token = tl.load(block) + tl.arange(0, BLOCK)
         live = (tl.arange(0, BLOCK) < tl.load(block + 1)) & (token < rows)
         token = token.to(tl.int64)
-        total = _rank(table, block, p, P, K)
+        total = _rank(table, stride_slot, block, p, K)
         for v0 in range(0, total, BLOCK_V):
             v = v0 + tl.arange(0, BLOCK_V)
-            address, pair = _gather(table, block, v, p, inputs * SIZE, 0, P, K)
+            address, pair = _gather(table, stride_slot, block, v, p, inputs * SIZE, 0, K)
             factor = tl.load(weights + n * K + pair)
             a = address.to(tl.pointer_type(x.dtype.element_ty))
             if ALIGNED:
@@ -306,7 +308,7 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _expand(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
-    y, table, blocks, hidden, rows, stride_y,
+    y, table, stride_slot, blocks, hidden, rows, stride_y,
     OUTS: tl.constexpr, P: tl.constexpr, K: tl.constexpr, V: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_O: tl.constexpr, ALIGNED: tl.constexpr,
     DOT: tl.constexpr,
@@ -332,12 +334,12 @@ def _expand(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
         token = tl.load(block) + tl.arange(0, BLOCK)
         live = (tl.arange(0, BLOCK) < tl.load(block + 1)) & (token < rows)
         token = token.to(tl.int64)
-        total = _rank(table, block, p, P, K)
+        total = _rank(table, stride_slot, block, p, K)
         if total > 0:  # or else y is not even rounded: it stays as it is
             acc = tl.full((BLOCK, BLOCK_O), 0.0, tl.float32)
             for v0 in range(0, total, BLOCK_V):
                 v = v0 + tl.arange(0, BLOCK_V)
-                address, _ = _gather(table, block, v, p, width * SIZE, 1, P, K)
+                address, _ = _gather(table, stride_slot, block, v, p, width * SIZE, 1, K)
                 b = address.to(tl.pointer_type(y.dtype.element_ty))
                 if ALIGNED:
                     b = tl.multiple_of(b, 16)

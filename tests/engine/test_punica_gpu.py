@@ -1,0 +1,85 @@
+"""The slots of a GPU, with the kernels under Triton's interpreter: the same answers as on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from triton.runtime.interpreter import InterpretedFunction
+
+from vllm_mega.engine.device import kernels_for
+from vllm_mega.engine.packed import pack
+from vllm_mega.engine.punica import SlotTable
+from vllm_mega.engine.punica_gpu import GpuSlotTable, transposed
+from vllm_mega.errors import ConfigError
+from vllm_mega.kernels import cpu, triton
+
+LAYERS = [(24, (16, 8, 8)), (33, (40,)), (16, (7,))]
+SLOTS, TOKENS, RANK = 3, 12, 6
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch):
+    for name in ("_rank", "_gather", "_shrink", "_expand"):
+        monkeypatch.setattr(triton, name, InterpretedFunction(getattr(triton, name).fn))
+
+
+def _slices(seed: int):
+    """Another rank for every slice; the second layer is left alone."""
+    g = torch.Generator().manual_seed(seed)
+    found = []
+    for n, (inputs, outputs) in enumerate(LAYERS):
+        for out in outputs:
+            rank = int(torch.randint(1, RANK + 1, (), generator=g))
+            pair = torch.randn(rank, inputs, generator=g), torch.randn(out, rank, generator=g)
+            found.append(None if n == 1 else pair)
+    return found
+
+
+def _run(slots, slot, weight):
+    slots.route(slot, weight)
+    g = torch.Generator().manual_seed(9)
+    found = []
+    for (inputs, outputs), layer in zip(LAYERS, slots.layers, strict=True):
+        x, y = torch.randn(TOKENS, inputs, generator=g), torch.randn(TOKENS, sum(outputs), generator=g)
+        layer.add_lora_linear(y, x, None, None, 1.0, outputs)
+        found.append(y)
+    return found
+
+
+def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
+    gpu = GpuSlotTable(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
+    host = SlotTable(LAYERS, SLOTS, TOKENS, RANK)
+    rng = np.random.default_rng(0)
+    slot = rng.integers(-1, SLOTS, (TOKENS, 2)).astype(np.int32)
+    slot[:, 1] = np.where(slot[:, 1] == slot[:, 0], -1, slot[:, 1])
+    weight = (rng.integers(-64, 64, slot.shape) / 64).astype(np.float32)
+
+    def same():
+        for a, b in zip(_run(gpu, slot, weight), _run(host, slot, weight), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+    for n in range(SLOTS):
+        gpu.put(n, pack(_slices(n), torch.float32, transposed))
+        host.put(n, pack(_slices(n), torch.float32, cpu.blocked))
+    same()
+    for table, layout in ((gpu, transposed), (host, cpu.blocked)):
+        table.put(1, pack(_slices(7), torch.float32, layout))  # another adapter, where one was
+        table.clear(2)
+    same()
+
+
+def test_a_step_before_any_route_changes_nothing():
+    slots = GpuSlotTable(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
+    slots.put(0, pack(_slices(0), torch.float32, transposed))
+    y = torch.ones(TOKENS, 32)
+    slots.layers[0].add_lora_linear(y, torch.ones(TOKENS, 24))
+    assert bool((y == 1).all())
+
+
+def test_what_a_device_cannot_do_is_refused():
+    with pytest.raises(ConfigError, match="no kernels for 'xpu'"):
+        kernels_for(torch.device("xpu"), torch.bfloat16)
+    with pytest.raises(ConfigError, match="--dtype float32"):
+        kernels_for(torch.device("cpu"), torch.float16)
+    assert kernels_for(torch.device("cuda"), torch.float16).layout is transposed

@@ -1,0 +1,56 @@
+"""Which kernels an engine uses: the C++ one on CPUs, Triton's on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from vllm_mega.engine.punica import SlotTable
+from vllm_mega.errors import ConfigError
+from vllm_mega.kernels import cpu, native
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The parts of the engine that depend on the device."""
+
+    slots: Callable[..., Any]
+    """Makes the slots: see `SlotTable`."""
+    layout: Callable[[torch.Tensor], torch.Tensor]
+    """From lora_B [O, R] to what the kernel reads, flat."""
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The kernels for a device, ready to be called.
+
+    Raises:
+        ConfigError: there are none for it, or not for this type.
+        KernelError: see `native.functions`.
+    """
+    if device.type == "cuda":
+        from vllm_mega.engine.punica_gpu import GpuSlotTable, transposed
+        from vllm_mega.kernels import triton
+
+        _check(dtype, triton.DTYPES)
+        return Kernels(partial(GpuSlotTable, dtype=dtype, device=device), transposed)
+    if device.type != "cpu":
+        raise ConfigError(
+            f"vllm_mega has no kernels for {device.type!r}: run on a CPU or with CUDA, "
+            "or without vllm_mega's settings in --additional-config"
+        )
+    _check(dtype, cpu.DTYPES)
+    native.functions()  # compiles now, not in the first request
+    return Kernels(SlotTable, cpu.blocked)
+
+
+def _check(dtype: torch.dtype, known: tuple[torch.dtype, ...]) -> None:
+    if dtype not in known:
+        names = [str(one).removeprefix("torch.") for one in known]
+        raise ConfigError(
+            f"mixtures are computed in {' or '.join(names)}, not {dtype}: start the engine with "
+            + " or ".join(f"--dtype {name}" for name in names)
+        )

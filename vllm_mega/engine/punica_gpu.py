@@ -1,0 +1,84 @@
+"""The slots of a GPU: what `punica.SlotTable` is on the CPU.
+
+Never run on a GPU: tested with the kernels under Triton's interpreter. Nothing that a launch reads moves:
+slots are persistent memory, and so is the plan, so CUDA graphs may hold the kernels. All copies are issued
+on the current stream, behind the steps that still read what they replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vllm_mega.engine.packed import PackedAdapter, padded
+from vllm_mega.engine.punica import Shape
+from vllm_mega.kernels import triton
+
+
+def transposed(b: torch.Tensor) -> torch.Tensor:
+    """lora_B [O, R] as the kernels read it, flat: [R, O]."""
+    return b.t().flatten()
+
+
+class GpuSlotTable:
+    """Adapters in device memory, where the kernels find them, and the routing of the step."""
+
+    def __init__(
+        self,
+        layers: Sequence[Shape],
+        slots: int,
+        tokens: int,
+        rank: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            layers: every layer, in the order in which adapters are packed.
+            slots: S.
+            tokens: most tokens of a step.
+            rank: largest rank.
+            dtype: of the model.
+            device: of the model.
+        """
+        sizes = [(inputs, out) for inputs, outputs in layers for out in outputs]
+        room = sum(padded(rank * n, dtype) for pair in sizes for n in pair)
+        self._weights = torch.zeros(slots, room, dtype=dtype, device=device)
+        self.table = torch.zeros(slots, len(sizes), 3, dtype=torch.int64, device=device)
+        """[S, P of all layers, 3]."""
+        most = max(len(outputs) for _, outputs in layers)
+        self.plan = triton.Plan(tokens, slots, rank, most, device)
+        ends = np.cumsum([len(outputs) for _, outputs in layers]).tolist()
+        self.layers = [
+            GpuLayerMixture(self, self.table[:, end - len(outputs) : end], outputs)
+            for end, (_, outputs) in zip(ends, layers, strict=True)
+        ]
+
+    def put(self, slot: int, adapter: PackedAdapter) -> None:
+        """Copy the adapter into the slot."""
+        self._weights[slot, : adapter.weights.numel()].copy_(adapter.weights, non_blocking=True)
+        self.table[slot].copy_(torch.from_numpy(adapter.at(self._weights[slot].data_ptr())))
+
+    def clear(self, slot: int) -> None:
+        """Let the slot stand for nothing."""
+        self.table[slot].zero_()
+
+    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
+        """Take over the routing table of a step: slot and weight [T, K]."""
+        self.plan.update(slot, weight)
+
+
+class GpuLayerMixture:
+    """What one of vLLM's LoRA layers takes for its punica wrapper."""
+
+    def __init__(self, slots: GpuSlotTable, table: torch.Tensor, outputs: tuple[int, ...]) -> None:
+        self._plan, self._table, self._outputs = slots.plan, table, outputs
+
+    def add_lora_linear(self, y: torch.Tensor, x: torch.Tensor, *_: Any, **__: Any) -> None:
+        """Add the step's mixtures; the rest is what vLLM passes to kernels that need it."""
+        triton.add_mixture(y, x, self._table, self._outputs, self._plan)
