@@ -141,7 +141,7 @@ def test_served_name(tmp_path: Path) -> None:
 
 
 def environment(environ: dict[str, str], prefix: Path, *, cores: int = 2, **more: object) -> dict[str, str]:
-    arguments = {"given": (), "on_cpu": True, "cores": range(cores), "prefix": prefix, **more}
+    arguments = {"given": {}, "on_cpu": True, "cores": range(cores), "prefix": prefix, **more}
     return launch.environment(environ, **arguments)  # type: ignore[arg-type]
 
 
@@ -161,8 +161,26 @@ def test_environment_leaves_alone_what_is_set(tmp_path: Path) -> None:
     only_us = {"VLLM_PLUGINS": "vllm_mega"}
     assert environment({"VLLM_CPU_KVCACHE_SPACE": "9", "VLLM_CPU_OMP_THREADS_BIND": "3"}, tmp_path) == only_us
     assert environment({}, tmp_path, on_cpu=False) == only_us
-    assert environment({}, tmp_path, cores=64, given={"kv_cache_memory_bytes"}) == only_us
+    assert environment({}, tmp_path, cores=64, given={"kv_cache_memory_bytes": 1}) == only_us
     assert environment({"OMP_NUM_THREADS": "1"}, tmp_path)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "bound"),
+    [
+        ({"data_parallel_size": "2"}, 4, "0,2|1,3"),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 2}, 4, "0|1|2|3"),
+        ({"data_parallel_size": "3"}, 2, "0|1|0"),
+    ],
+)
+def test_workers_share_the_cores(tmp_path: Path, given, cores, bound) -> None:
+    assert environment({}, tmp_path, cores=cores, given=given)["VLLM_CPU_OMP_THREADS_BIND"] == bound
+
+
+def test_the_number_of_workers_is_read_from_the_command_line(tmp_path: Path) -> None:
+    assert launch.given_options(["-dp", "2", "--port", "1"]) == {"data_parallel_size": "2", "port": "1"}
+    with pytest.raises(ConfigError, match="must be numbers"):
+        environment({}, tmp_path, given={"data_parallel_size": "two"})
 
 
 @pytest.mark.parametrize(

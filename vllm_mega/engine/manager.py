@@ -10,6 +10,7 @@ from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LRUCacheLoRAModelManager
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
+from vllm.model_executor.layers.linear import LinearBase
 
 from vllm_mega.engine.device import Kernels, kernels_for
 from vllm_mega.engine.packed import PackedAdapter, Pair, pack
@@ -47,6 +48,12 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
         if wanted:
             raise ConfigError(f"lora_target_modules: only linear layers can have slots, not {sorted(wanted)}")
         self.supported_lora_modules = [m for m in self.supported_lora_modules if m not in without_slots]
+        for name, module in self.model.named_modules():
+            if isinstance(module, LinearBase) and getattr(module, "weight", self) is None:
+                raise ConfigError(
+                    f"{name} has given its weights to a quantized kernel, and vLLM 0.32 cannot put LoRA on "
+                    "such a layer: serve a model whose linear layers are not quantized to int8"
+                )
         super()._create_lora_modules()
         for name, module in self.modules.items():
             if not isinstance(module, BaseLinearLayerWithLoRA):

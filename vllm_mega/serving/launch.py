@@ -32,6 +32,8 @@ HOST_BYTES = 2 * 1024**3
 KV_CACHE_GIB = "2"
 COMPILATION = {"enforce_eager", "no_enforce_eager", "compilation_config", "optimization_level"}
 """Options by which a user says whether vLLM shall compile the model."""
+SHORT = {"-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size"}
+"""Short options of vLLM that matter here."""
 SMALL_MACHINE = 4
 """vLLM keeps a core free of computing; with so few cores none can be spared."""
 
@@ -125,7 +127,8 @@ def given_options(argv: Sequence[str]) -> dict[str, str | None]:
     if argv and not argv[0].startswith("-"):
         raise ConfigError(f"unexpected argument {argv[0]!r}: the model is given as --model")
     found: dict[str, str | None] = {}
-    for i, word in enumerate(argv):
+    for i, short in enumerate(argv):
+        word = SHORT.get(short, short)
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             following = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
@@ -179,7 +182,7 @@ def served_name(model: str) -> str:
 def environment(
     environ: Mapping[str, str],
     *,
-    given: Collection[str],
+    given: Mapping[str, Any],
     on_cpu: bool,
     cores: Collection[int],
     prefix: Path,
@@ -188,7 +191,7 @@ def environment(
 
     Args:
         environ: the user's.
-        given: names of the options that the user has given.
+        given: what the user says of the engine.
         on_cpu: whether vLLM computes on the CPU.
         cores: the cores that this process may use.
         prefix: of the Python environment; its Intel OpenMP is preloaded if it is there.
@@ -197,18 +200,33 @@ def environment(
     new = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*names, PLUGIN]))}
     if not on_cpu:
         return new
-    if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & set(given):
+    if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & given.keys():
         new["VLLM_CPU_KVCACHE_SPACE"] = KV_CACHE_GIB
     if "OMP_NUM_THREADS" in environ:
         new["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # binding would overrule the user's number
     elif len(cores) <= SMALL_MACHINE:
-        new["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(cores)))
+        new["VLLM_CPU_OMP_THREADS_BIND"] = _shares(sorted(cores), _workers(given))
     openmp = prefix / "lib" / "libiomp5.so"
     preloaded = environ.get("LD_PRELOAD", "")
     if openmp.is_file() and "omp" not in preloaded:
         new["LD_PRELOAD"] = ":".join(filter(None, [preloaded, str(openmp)]))
     merged = ("VLLM_PLUGINS", "LD_PRELOAD")
     return {name: value for name, value in new.items() if name in merged or name not in environ}
+
+
+def _workers(given: Mapping[str, Any]) -> int:
+    """How many processes will compute."""
+    numbers = [given.get(name) or 1 for name in ("tensor_parallel_size", "data_parallel_size")]
+    try:
+        return int(numbers[0]) * int(numbers[1])
+    except ValueError as error:
+        raise ConfigError(f"tensor_parallel_size and data_parallel_size must be numbers: {error}") from error
+
+
+def _shares(cores: Sequence[int], workers: int) -> str:
+    """The cores of each worker, as vLLM wants them ("0,1|2,3"); more workers than cores share them."""
+    shares = [cores[n::workers] or [cores[n % len(cores)]] for n in range(workers)]
+    return "|".join(",".join(map(str, share)) for share in shares)
 
 
 def cpu_dtype() -> str | None:
@@ -236,7 +254,7 @@ def runs_on_cpu() -> bool:
     return "vllm-cpu" in names or "cpu" in importlib.metadata.version("vllm")
 
 
-def this_environment(given: Collection[str] = ()) -> dict[str, str]:
+def this_environment(given: Mapping[str, Any] | None = None) -> dict[str, str]:
     """`environment` for this process and this machine.
 
     Raises:
@@ -244,7 +262,7 @@ def this_environment(given: Collection[str] = ()) -> dict[str, str]:
     """
     return environment(
         os.environ,
-        given=given,
+        given=given or {},
         on_cpu=runs_on_cpu(),
         cores=os.sched_getaffinity(0),
         prefix=Path(sys.prefix),
