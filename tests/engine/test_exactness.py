@@ -169,9 +169,13 @@ def test_many_weight_vectors_over_the_same_memories_load_nothing(
     engine.ask([("Hello", adapters.mixture((0, 0.5), (1, 0.5)))])
     loads = []
     monkeypatch.setattr(engine.manager, "_read", lambda *a: loads.append(a))
-    answers = engine.ask([("Hello", adapters.mixture((0, n / 64), (1, 1 - n / 64))) for n in range(1, 33)], 2)
-    assert len(answers) == 32
+    before = engine.manager.residency()
+    weights = [(m / 64, n / 64) for m in range(1, 33) for n in range(1, 33)][:1000]
+    answers = engine.ask([("Hello", adapters.mixture((0, m), (1, n))) for m, n in weights], 1)
+    assert len(answers) == 1000
     assert loads == []
+    after = engine.manager.residency()
+    assert (after.loads, after.host_adapters) == (before.loads, before.host_adapters)
 
 
 def test_mixtures_do_not_become_metric_labels(engine: Engine, adapters: Adapters):

@@ -50,6 +50,7 @@ def url(bank: LiveBank, tmp_path_factory: pytest.TempPathFactory, repo: Path) ->
     command += [sys.executable, "-m", "vllm_mega"]
     command += ["serve", "--bank", str(bank.root), "--port", str(port)]
     command += ["--top-k", "2", "--max-loras", str(SLOTS), "--max-model-len", "256", "--enforce-eager"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     command += ["--enable-scale-out", "--config", str(repo / "serving_configs" / "cpu.yaml")]
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(command, port, log, 180, lambda _: None) as root:
@@ -147,9 +148,9 @@ def test_a_named_tool_is_called_with_memories(client: openai.OpenAI) -> None:
         "required": ["metal"],
         "additionalProperties": False,
     }
-    tool = {"type": "function", "function": {"name": "buy_wire", "parameters": parameters}}
+    tool = {"type": "function", "function": {"name": "buy_wire", "strict": True, "parameters": parameters}}
     choice = {"type": "function", "function": {"name": "buy_wire"}}
-    answer = ask(client, ASKED["lighthouse"], tools=[tool], tool_choice=choice, max_tokens=24)
+    answer = ask(client, ASKED["lighthouse"], tools=[tool], tool_choice=choice, max_tokens=64)
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "buy_wire"
     assert json.loads(call.function.arguments)["metal"] in {"copper", "silver"}
