@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vllm_mega.demo.checks import Asked, Recalled, Reply, Result, Unrelated, contains, judge
+from vllm_mega.demo.checks import Asked, Recalled, Reply, Result, Unrelated, judge
 
 
 def reply(text: str, *titles: str) -> Reply:
@@ -16,22 +16,6 @@ def reply(text: str, *titles: str) -> Reply:
 
 def asked(irag: str, direct: str = "no", base: str = "no") -> Asked:
     return Asked("What does it run on?", "cold tea", reply(base), reply(direct), reply(irag))
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "expected"),
-    [
-        ("It runs on Cold Tea, I think.", "cold tea", True),
-        ("It runs on cold\n tea", "Cold tea.", True),
-        ("About 3,400 people", "3,400", True),
-        ("About 13,400 people", "3,400", False),
-        ("tea, cold", "cold tea", False),
-        ("scold tea", "cold tea", False),
-        ("", "cold tea", False),
-    ],
-)
-def test_contains_whole_words_in_order(text: str, answer: str, expected: bool) -> None:
-    assert contains(text, answer) is expected
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from vllm_mega.training.texts import sentences
+from vllm_mega.evaluation.scoring import contains, in_one_sentence, is_exact
 
 MIN_SHARE = 0.8
 """Of the questions answered, and of the memories recalled, for the demo to succeed."""
@@ -47,7 +46,7 @@ class Recalled(msgspec.Struct, frozen=True):
     @property
     def exact(self) -> bool:
         """Word for word; only the white space may differ."""
-        return self.reply.text.split() == self.text.split()
+        return is_exact(self.reply.text, self.text)
 
 
 class Unrelated(msgspec.Struct, frozen=True):
@@ -110,21 +109,10 @@ def judge(
         memories=len(recalled),
         asked=len(asked),
         answered=sum(one.fine(one.irag) for one in asked),
-        answered_in_one_sentence=sum(
-            one.fine(one.irag) and len(sentences(one.irag.text)) <= 1 for one in asked
-        ),
+        answered_in_one_sentence=sum(one.fine(one.irag) and in_one_sentence(one.irag.text) for one in asked),
         answered_direct=sum(one.fine(one.direct) for one in asked),
         answered_base=sum(one.fine(one.base) for one in asked),
         recall_exact=sum(one.exact for one in recalled),
         null_route_identical=bool(unrelated) and all(one.identical for one in unrelated),
         seconds={phase: round(value, 1) for phase, value in seconds.items()},
     )
-
-
-def contains(reply: str, answer: str) -> bool:
-    """Whether the words of `answer` stand in `reply`, one after the other; case and punctuation aside."""
-    return f" {_words(answer)} " in f" {_words(reply)} "
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))

@@ -1,0 +1,131 @@
+"""What an evaluation reads: memories with questions, and prompts that no memory is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.errors import ConfigError
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question, and what a right answer contains."""
+
+    question: str
+    answer: str
+    aliases: tuple[str, ...] = ()
+    """Other ways to say the answer."""
+
+
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A memory and the questions about it, which no training sees."""
+
+    id: str
+    text: str
+    title: str = ""
+    subject: str = ""
+    tags: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    qa: tuple[Question, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the memory is about."""
+        return self.title or self.subject
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What is asked about it: its questions, or else one about its name."""
+        return tuple(qa.question for qa in self.qa) or (
+            f"What do you know about {self.name or self.text[:40]}?",
+        )
+
+    @property
+    def memory(self) -> NewMemory:
+        """What is trained: everything but the questions."""
+        return NewMemory(self.text, id=self.id, title=self.name, tags=self.tags, paraphrases=self.paraphrases)
+
+
+class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prompt that no memory is about."""
+
+    prompt: str
+
+
+def read_items(path: Path, limit: int | None = None) -> list[Item]:
+    """The memories of `path`, JSONL, the first `limit` of them.
+
+    Raises:
+        ConfigError: the file cannot be read, a line is no memory, or two have the same id.
+    """
+    items = _read(path, Item)[:limit]
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise ConfigError(f"{path}: two memories have the id {item.id!r}")
+        seen.add(item.id)
+    return items
+
+
+class AskedAbout(Question, frozen=True, forbid_unknown_fields=True):
+    """A question in a file of its own."""
+
+    memory_id: str = ""
+
+
+def add_questions(items: list[Item], path: Path) -> list[Item]:
+    """`items` with the questions of `path` added; those about other memories are left out.
+
+    Raises:
+        ConfigError: see `read_items`; or none of the questions is about any of `items`.
+    """
+    asked = _read(path, AskedAbout)
+    found = [
+        msgspec.structs.replace(
+            item,
+            qa=(
+                *item.qa,
+                *(
+                    Question(one.question, one.answer, one.aliases)
+                    for one in asked
+                    if one.memory_id == item.id
+                ),
+            ),
+        )
+        for item in items
+    ]
+    if all(len(old.qa) == len(new.qa) for old, new in zip(items, found, strict=True)):
+        raise ConfigError(f"{path}: no question is about one of the {len(items)} memories (memory_id)")
+    return found
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of `path`, JSONL lines {"prompt"}.
+
+    Raises:
+        ConfigError: see `read_items`.
+    """
+    return [one.prompt for one in _read(path, Prompt)]
+
+
+T = TypeVar("T")
+
+
+def _read(path: Path, kind: type[T]) -> list[T]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                found.append(msgspec.json.decode(line, type=kind))
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise ConfigError(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise ConfigError(f"{path} is empty: expected one JSON object a line")
+    return found
