@@ -12,7 +12,8 @@ import pytest
 import vllm
 
 from vllm_mega.engine import upstream
-from vllm_mega.engine.upstream import PATCHES, Patch, settings_of
+from vllm_mega.engine.settings import settings_of
+from vllm_mega.engine.upstream import PATCHES, Patch
 from vllm_mega.errors import ConfigError, UpstreamError
 
 

@@ -14,27 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mega.config import MegaSettings, settings_from
+from vllm_mega.engine.settings import settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.mixture import NAME_PREFIX
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_KEY = "mega"
-"""Where the settings travel: `VllmConfig.additional_config["mega"]`."""
-
 _MARKER = "__vllm_mega_patch__"
-
-
-def settings_of(vllm_config: Any) -> MegaSettings | None:
-    """Our settings in a vLLM configuration; None means stock vLLM.
-
-    Raises:
-        ConfigError: they are there and wrong.
-    """
-    extra = vllm_config.additional_config
-    value = extra.get(SETTINGS_KEY) if isinstance(extra, dict) else None
-    return None if value is None else settings_from(value, MegaSettings)
 
 
 @dataclass(frozen=True)

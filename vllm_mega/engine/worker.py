@@ -21,7 +21,7 @@ from vllm_mega.engine.packed import PackedAdapter, pack
 from vllm_mega.engine.prefetch import Loader, channel
 from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
-from vllm_mega.engine.upstream import settings_of
+from vllm_mega.engine.settings import settings_of
 from vllm_mega.errors import AdapterError, ConfigError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model

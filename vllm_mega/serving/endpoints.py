@@ -13,7 +13,7 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
-from vllm_mega.engine.upstream import SETTINGS_KEY, settings_of
+from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
