@@ -150,10 +150,10 @@ class _Engine:
         self, conversations: Sequence[list[Message]], mega: Sequence[Mapping[str, Any]], max_tokens: int
     ) -> list[Reply]:
         """See `tasks.Model`."""
-        from vllm import SamplingParams
-
         from vllm_mega.evaluation.tasks import Reply
+        from vllm_mega.offline import DEFAULT_SAMPLING
 
-        greedy = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        greedy = DEFAULT_SAMPLING.clone()
+        greedy.max_tokens = max_tokens
         answers = self._llm.chat(conversations, greedy, mega=list(mega), use_tqdm=True)
         return [Reply(a.text.strip(), tuple(a.output.outputs[0].token_ids)) for a in answers]
