@@ -25,10 +25,10 @@ from rich.table import Table
 from loadtests.bank import write_adapter
 from loadtests.engine_child import Figure, Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.output import write
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.errors import MegaError
 from vllm_mega.models import DEFAULT_MODEL, linear_shapes, resolve_model
+from vllm_mega.output import write_json
 from vllm_mega.serving.launch import this_environment
 from vllm_mega.training.settings import TrainSettings
 
@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, console = arguments(argv), Console()
     try:
         result = measure(args, console)
-        write(args.output, result)
+        write_json(args.output, result)
     except MegaError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         return 1

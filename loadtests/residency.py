@@ -25,10 +25,10 @@ from loadtests.bank import write_adapter
 from loadtests.engine import Child
 from loadtests.engine_child import Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.output import write
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.errors import MegaError
 from vllm_mega.models import linear_shapes, resolve_model
+from vllm_mega.output import write_json
 from vllm_mega.training.settings import TrainSettings
 
 
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine = this_machine(args.dtype)
         outcomes = [replay(what, args.dtype, args.rounds, log, console) for what in REPLAYS]
         result = Result(machine, args.rounds, outcomes)
-        write(args.output, result)
+        write_json(args.output, result)
     except MegaError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         return 1

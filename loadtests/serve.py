@@ -22,13 +22,13 @@ from rich.console import Console
 
 from loadtests.bench_client import NEW_TOKENS, BenchClient
 from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.output import write
 from loadtests.scenarios import SCENARIOS, Request, requests_of
 from loadtests.summary import Run, ScenarioSummary, summarise, table
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import ConfigError, MegaError
+from vllm_mega.output import write_json
 from vllm_mega.serving.launch import CPU_SLOTS
 
 STOP_RESERVE = 10.0
@@ -155,7 +155,7 @@ def load_test(args: argparse.Namespace, console: Console) -> int:
     )
     scenarios = tuple(summarise(runs))
     result = Result(started_at, machine, settings, start_seconds, len(runs) // len(SCENARIOS), scenarios)
-    write(args.output, result)
+    write_json(args.output, result)
     console.print(table(scenarios))
     console.print(f"{result.rounds} rounds, {time.monotonic() - begin:.0f} s; written: {args.output}")
     errors = sum(each.errors for each in scenarios)

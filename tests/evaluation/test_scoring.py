@@ -39,4 +39,4 @@ def test_nothing_contains_an_answer_without_words() -> None:
     ],
 )
 def test_reciting_is_not_answering(reply: str, strict: bool, lenient: bool) -> None:
-    assert score(reply, "cold tea", ("iced tea",)) == (strict, lenient)
+    assert score(reply, ("cold tea", "iced tea")) == (strict, lenient)

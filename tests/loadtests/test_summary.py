@@ -8,9 +8,9 @@ import pytest
 
 from loadtests.engine import cases
 from loadtests.engine_child import Figure
-from loadtests.output import write
 from loadtests.summary import Run, Sample, summarise
 from vllm_mega.errors import MegaError
+from vllm_mega.output import write_json
 
 
 def figure(rate: float) -> Figure:
@@ -50,8 +50,8 @@ def test_a_scenario_is_compared_with_the_base_model() -> None:
 
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write(tmp_path / "a.json", figure(3.5))
+    write_json(tmp_path / "a.json", figure(3.5))
     assert b'"tokens_per_s": 3.5' in (tmp_path / "a.json").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(MegaError, match="could not be written"):
-        write(tmp_path / "missing" / "a.json", figure(3))
+        write_json(tmp_path / "missing" / "a.json", figure(3))

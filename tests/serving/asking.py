@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import openai
@@ -10,6 +12,13 @@ import pytest
 BASE = "SmolLM2-135M-Instruct"
 MEGA = f"{BASE}-mega"
 TOKENS = 8
+
+
+def serve_command(*variables: str) -> list[str]:
+    """`vllm-mega serve` with these environment variables, and none of vLLM's: other tests set them here."""
+    strange = [name for name in os.environ if name.startswith("VLLM_") and name != "VLLM_MEGA_HOME"]
+    unset = [f"--unset={name}" for name in strange]
+    return ["env", *unset, *variables, sys.executable, "-m", "vllm_mega", "serve"]
 
 
 def ask(client: openai.OpenAI, question: str, model: str = MEGA, *, mega: Any = None, **more: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.serving.asking import ask, text, used
+from tests.serving.asking import ask, serve_command, text, used
 from tests.serving.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, UNRELATED, LiveBank
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
@@ -24,9 +22,8 @@ QUESTIONS = [ASKED["lighthouse"], ASKED["bakery"], ASKED["comet"], UNRELATED]
 @contextmanager
 def _served(bank: LiveBank, log: Path, *options: str) -> Iterator[str]:
     port = free_port()
-    strange = [name for name in os.environ if name.startswith("VLLM_") and name != "VLLM_MEGA_HOME"]
-    command = ["env", *(f"--unset={name}" for name in strange), "VLLM_CPU_KVCACHE_SPACE=1"]
-    command += [sys.executable, "-m", "vllm_mega", "serve", "--bank", str(bank.root), "--port", str(port)]
+    command = serve_command("VLLM_CPU_KVCACHE_SPACE=1")
+    command += ["--bank", str(bank.root), "--port", str(port)]
     command += [
         "--dtype",
         "float32",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, stream, text, used
+from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, serve_command, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
     BAKERY,
@@ -44,11 +42,8 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> LiveBank:
 @pytest.fixture(scope="module")
 def url(bank: LiveBank, tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Iterator[str]:
     port = free_port()
-    # Other tests set vLLM up for this process; the server must not hear of it.
-    strange = [name for name in os.environ if name.startswith("VLLM_") and name != "VLLM_MEGA_HOME"]
-    command = ["env", *(f"--unset={name}" for name in strange), "OMP_NUM_THREADS=1"]
-    command += [sys.executable, "-m", "vllm_mega"]
-    command += ["serve", "--bank", str(bank.root), "--port", str(port)]
+    command = serve_command("OMP_NUM_THREADS=1")
+    command += ["--bank", str(bank.root), "--port", str(port)]
     command += ["--top-k", "2", "--max-loras", str(SLOTS), "--max-model-len", "256", "--enforce-eager"]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     command += ["--enable-scale-out", "--config", str(repo / "serving_configs" / "cpu.yaml")]

@@ -97,8 +97,9 @@ def _evaluate(
     gate, settings = Gate(BankReader(bank, embedder=embedder.info), embedder), GateSettings()
     _tell("asking the gate")
     asked = tasks.gate_questions(items, gate, settings)
+    answerable = [one for one in asked if one.gold]
     model = _Engine(bank, args.model)
-    ways = tasks.answer_questions(asked, snapshot, model, _tell)
+    ways = tasks.answer_questions(answerable, snapshot, model, _tell)
     _tell("recalling")
     recall = tasks.recall_memories(asked, model, embedder)
     _tell("unrelated prompts")
@@ -113,7 +114,7 @@ def _evaluate(
         embedder=embedder.info.name,
         n_memories=len(items),
         ways=ways,
-        gate=tasks.gate_figures(asked),
+        gate=tasks.gate_figures(answerable),
         recall=recall,
         null_route=null,
         cost=Cost(round(seconds, 2), size, size / base),
@@ -126,8 +127,7 @@ def _evaluate(
             "rank": one.rank,
             "best_score": one.decision.best_score,
         }
-        for one in asked
-        if one.gold
+        for one in answerable
     ]
 
 

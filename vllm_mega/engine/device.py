@@ -22,6 +22,8 @@ class Kernels:
     """Makes the slots: see `SlotTable`."""
     layout: Callable[[torch.Tensor], torch.Tensor]
     """From lora_B [O, R] to what the kernel reads, flat."""
+    pin_memory: bool = False
+    """Whether packed adapters wait in pinned memory: copies from there need not wait."""
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
@@ -36,7 +38,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
         from vllm_mega.kernels import triton
 
         _check(dtype, triton.DTYPES)
-        return Kernels(partial(GpuSlotTable, dtype=dtype, device=device), transposed)
+        return Kernels(partial(GpuSlotTable, dtype=dtype, device=device), transposed, pin_memory=True)
     if device.type != "cpu":
         raise ConfigError(
             f"vllm_mega has no kernels for {device.type!r}: run on a CPU or with CUDA, "

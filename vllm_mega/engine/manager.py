@@ -78,7 +78,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
         self._create_merged_loras_inplace(lora)
         slices = [part for name, module in self.modules.items() for part in _slices(lora, name, module)]
         adapter = pack(slices, self.lora_config.lora_dtype, self.kernels.layout)
-        if self.device.type != "cpu":  # copies from pinned memory need not wait
+        if self.kernels.pin_memory:
             adapter.weights = adapter.weights.pin_memory()
         return adapter
 

@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
+from vllm_mega.jsonl import read_lines
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,17 +116,7 @@ T = TypeVar("T")
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                found.append(msgspec.json.decode(line, type=kind))
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise ConfigError(f"{path}, line {number}: {error}") from error
+    found = [value for _, value in read_lines(path, kind)]
     if not found:
         raise ConfigError(f"{path} is empty: expected one JSON object a line")
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from vllm_mega.output import write_json, write_whole
 
 PAPER = {"base": 8.17, "rag_top1": 88.83, "direct": 78.03, "irag": 84.70}
 """Strict QA in per cent on Wiki 2024, Llama-3.1-8B-Instruct (arXiv 2504.21239, table 1)."""
@@ -131,16 +132,6 @@ def write(report: Report, questions: list[dict[str, Any]], folder: Path) -> None
         {**question, "answers": {name: way.answers[n] for name, way in report.ways.items()}}
         for n, question in enumerate(questions)
     ]
-    _replace(folder / "answers.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in answers))
-    _replace(folder / "report.md", report.markdown().encode())
-    figures = msgspec.json.encode(report.figures())
-    _replace(folder / "report.json", msgspec.json.format(figures, indent=2) + b"\n")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    staged = path.with_suffix(path.suffix + ".new")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    write_whole(folder / "answers.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in answers))
+    write_whole(folder / "report.md", report.markdown().encode())
+    write_json(folder / "report.json", report.figures())

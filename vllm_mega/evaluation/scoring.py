@@ -22,9 +22,9 @@ class Score(NamedTuple):
     lenient: bool
 
 
-def score(reply: str, answer: str, aliases: Sequence[str] = ()) -> Score:
-    """See above."""
-    lenient = any(contains(reply, gold) for gold in (answer, *aliases))
+def score(reply: str, golds: Sequence[str]) -> Score:
+    """See above; `golds` are the answer and its aliases."""
+    lenient = any(contains(reply, gold) for gold in golds)
     return Score(lenient and in_one_sentence(reply), lenient)
 
 

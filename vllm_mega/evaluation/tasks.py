@@ -80,8 +80,7 @@ def gate_questions(items: Sequence[Item], gate: Gate, settings: GateSettings) ->
 
 
 def gate_figures(asked: Sequence[Asked]) -> GateFigures:
-    """How often the right memory is the best, of questions that have an answer."""
-    asked = [one for one in asked if one.gold]
+    """How often the right memory is the best."""
     ranks = np.array([one.rank for one in asked])
     return GateFigures(
         questions=len(asked),
@@ -94,8 +93,7 @@ def gate_figures(asked: Sequence[Asked]) -> GateFigures:
 def answer_questions(
     asked: Sequence[Asked], snapshot: BankSnapshot, model: Model, progress: Progress
 ) -> dict[str, Way]:
-    """Every way of answering, by name; RAG finds its texts in `snapshot`."""
-    asked = [one for one in asked if one.gold]
+    """Every way of answering questions that have an answer, by name; RAG finds its texts in `snapshot`."""
 
     def in_context(one: Asked, count: int) -> list[Message]:
         texts = (snapshot.text(hit.entry).text for hit in one.ranked[:count])
@@ -117,7 +115,7 @@ def answer_questions(
         progress(f"answering: {name}")
         requests = [way(one) for one in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], ANSWER_TOKENS)
-        scores = [score(reply.text, *_split(one)) for one, reply in zip(asked, replies, strict=True)]
+        scores = [score(reply.text, one.gold) for one, reply in zip(asked, replies, strict=True)]
         found[name] = Way(
             strict=float(np.mean([s.strict for s in scores])),
             lenient=float(np.mean([s.lenient for s in scores])),
@@ -125,10 +123,6 @@ def answer_questions(
             answers=[reply.text for reply in replies],
         )
     return found
-
-
-def _split(one: Asked) -> tuple[str, Sequence[str]]:
-    return one.gold[0], one.gold[1:]
 
 
 def recall_memories(asked: Sequence[Asked], model: Model, embedder: Embedder) -> Recall:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
+from vllm_mega.jsonl import read_lines
 
 
 def read_memories(path: Path) -> list[NewMemory]:
@@ -18,16 +17,9 @@ def read_memories(path: Path) -> list[NewMemory]:
         ConfigError: no such file, a line that is no memory (with its number and the reason), two lines
             with the same namespace and id, or no memory at all.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     memories: list[NewMemory] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        memory = _parse(path, number, line)
+    for number, memory in read_lines(path, NewMemory):
         key = (memory.namespace, memory_id(memory))
         if key in seen:
             raise ConfigError(
@@ -39,10 +31,3 @@ def read_memories(path: Path) -> list[NewMemory]:
     if not memories:
         raise ConfigError(f"{path} holds no memory: expected one JSON object a line, with at least a text")
     return memories
-
-
-def _parse(path: Path, number: int, line: bytes) -> NewMemory:
-    try:
-        return msgspec.json.decode(line, type=NewMemory)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise ConfigError(f"{path}, line {number}: {error}") from error

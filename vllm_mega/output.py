@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -11,8 +12,13 @@ from vllm_mega.bank import files
 from vllm_mega.errors import MegaError
 
 
-def write(output: Path, result: msgspec.Struct) -> None:
-    """Write the result whole or not at all: a file of its own, synced, renamed.
+def write_json(output: Path, value: Any) -> None:
+    """`write_whole` of a value, as JSON to read."""
+    write_whole(output, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+
+def write_whole(output: Path, data: bytes) -> None:
+    """Write a file whole or not at all: staged beside it, synced, renamed.
 
     Raises:
         MegaError: the disk refuses; what stood there before still does.
@@ -20,7 +26,7 @@ def write(output: Path, result: msgspec.Struct) -> None:
     staged = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         try:
-            files.write_file(staged, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+            files.write_file(staged, data)
             files.move(staged, output)
         finally:
             files.remove(staged)
