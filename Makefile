@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency loadtest clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer loadtest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -32,15 +32,19 @@ test-slow: $(READY)  ## the tests that take more than a minute each
 demo: $(READY)  ## train memories, serve them, ask; ends in out/demo.json
 	$(BIN)/vllm-mega demo --output out
 
-eval: $(READY)  ## train the invented memories, ask about them in every way; out/eval/report.md
+eval: $(READY)  ## train the invented memories, ask about them in every way; out/eval/report.html
 	$(BIN)/vllm-mega eval --data vllm_mega/examples/memories.jsonl --bank out/bank --output out/eval \
-	  --questions vllm_mega/examples/questions.jsonl --unrelated vllm_mega/examples/unrelated.jsonl
+	  --questions vllm_mega/examples/questions.jsonl --unrelated vllm_mega/examples/unrelated.jsonl \
+	  --compositional vllm_mega/examples/compositional.jsonl
 
 bench-engine: $(READY)  ## mixtures against the base model and vLLM's own LoRA; out/bench-engine.json
 	$(BIN)/python -m loadtests.engine --output out/bench-engine.json
 
 bench-residency: $(READY)  ## more memories than slots: time to the first token; out/residency.json
 	$(BIN)/python -m loadtests.residency --output out/residency.json
+
+bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
+	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json
 
 loadtest: $(READY)  ## `vllm bench serve` against the real server, 5 minutes; out/loadtest.json
 	$(BIN)/python -m loadtests.serve --output out/loadtest.json

@@ -39,6 +39,9 @@ def main(bank: Path, out: Path) -> None:
     chat("adapter", questions)
     chat("off", questions, mode="off")
     chat("modes", [ASKED["bakery"]] * 3, mega=[{"mode": "recall"}, {"mode": "irag"}, None])
+    both = [{"id": "bakery", "weight": 0.5}, {"id": "comet", "weight": 0.5}]
+    mixtures = [both, [{"id": "bakery"}], [{"id": "comet"}]]
+    chat("two", [ASKED["bakery"]] * 3, mega=[{"mode": "irag", "memories": m} for m in mixtures])
     chat("unrelated", [UNRELATED] * 3, mega=[{"mode": "recall"}, {"mode": "irag"}, {"enabled": False}])
     chat("explicit", [UNRELATED], mega={"memories": [{"id": "comet", "weight": 0.5}]})
     chat("none", [])

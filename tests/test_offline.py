@@ -69,6 +69,11 @@ def test_modes(results: dict[str, Any]) -> None:
     assert all("recalled" not in answer[1] for answer in (recall, adapter))
 
 
+def test_irag_recites_each_of_two_memories_alone(results: dict[str, Any]) -> None:
+    both, *alone = [answer[1]["recalled"] for answer in results["two"]]
+    assert both == "\n\n".join(alone)
+
+
 def test_the_null_route_is_the_same_in_every_mode(results: dict[str, Any]) -> None:
     assert {answer[0] for answer in results["unrelated"]} == {results["off"][1][0]}
     assert {answer[2] for answer in results["unrelated"]} == {results["off"][1][2]}

@@ -1,7 +1,8 @@
 """The command line: parsing, and errors as exit codes. Every command is a module of `vllm_mega.commands`.
 
-A command module has `HELP` (one line, a literal), `configure(parser)` and `run(args) -> int`. It may set
-`PASSTHROUGH = True`: options that it does not know are then no error, and come to `run` in `args.rest`.
+The command `eval-dialogue` is the module `eval_dialogue`. It has `HELP` (one line, a literal),
+`configure(parser)` and `run(args) -> int`, and may set `PASSTHROUGH = True`: options that it does not know
+are then no error, and come to `run` in `args.rest`.
 Only the chosen module is imported; the list of commands reads `HELP` from the source of the others.
 """
 
@@ -39,7 +40,8 @@ class Command(Protocol):
 def command_help() -> dict[str, str]:
     """Every command's name and its HELP, without importing any of them."""
     files = (file for folder in commands.__path__ for file in Path(folder).glob("*.py"))
-    return {file.stem: _literal_help(file) for file in sorted(files) if not file.stem.startswith("_")}
+    shown = [file for file in sorted(files) if not file.stem.startswith("_")]
+    return {file.stem.replace("_", "-"): _literal_help(file) for file in shown}
 
 
 def _literal_help(file: Path) -> str:
@@ -76,7 +78,8 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         parser.parse_args(argv)  # answers --help and --version, and names what is wrong with the rest
         raise AssertionError("argparse accepts no unknown command")
 
-    command = cast("Command", importlib.import_module(f"{commands.__name__}.{name}"))
+    module = importlib.import_module(f"{commands.__name__}.{name.replace('-', '_')}")
+    command = cast("Command", module)
     command.configure(known[name])
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(command, "PASSTHROUGH", False):

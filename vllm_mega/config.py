@@ -50,6 +50,10 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Questions that name their subject nearly always reach it, ordinary unrelated requests rarely."""
     beta: float = 25.0
     """A memory that is 0.1 better than the next gets 0.92 of the weight: word for word, still."""
+    link_share: float = 0.8
+    """A memory that a chosen one links to counts as if it had at least this share of that one's score; 0:
+    links are not followed. With beta 25 a memory of score 0.5 keeps 0.92 of the weight beside it, with beta
+    5, for questions that need both, 0.62."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.top_k <= 64, f"top_k must be 1..64, got {self.top_k}")
@@ -57,6 +61,7 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require(
             math.isfinite(self.beta) and self.beta >= 0.0, f"beta must be finite and >= 0, got {self.beta}"
         )
+        _require(0.0 <= self.link_share <= 1.0, f"link_share must be in [0, 1], got {self.link_share}")
 
 
 class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +76,9 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model id or path of the embedder; None: the one that the bank was made with."""
     window: int = 1
     """How many of the last user messages make the query."""
+    dialogue: int = 8
+    """How many of the last messages, of both roles, are compared beside it; 0 and 1: none are. A score is
+    then the mean of both cosines, so what is being talked about counts, and what was just said."""
     pinned: tuple[str, ...] = ()
     """Memories of `namespace` that are loaded when the engine starts and never leave host memory."""
 
@@ -78,6 +86,7 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _require(bool(self.bank), "bank must be the path of a bank")
         check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
+        _require(0 <= self.dialogue <= 64, f"dialogue must be 0..64, got {self.dialogue}")
 
 
 S = TypeVar("S")

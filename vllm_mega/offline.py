@@ -20,7 +20,7 @@ from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_model
 from vllm_mega.serving import conversation, launch
 from vllm_mega.serving.conversation import Message
-from vllm_mega.serving.deciding import Ask, decide, describe
+from vllm_mega.serving.deciding import Ask, decide, describe, recitals
 from vllm_mega.serving.opening import open_gate
 from vllm_mega.serving.schemas import Plan, make_plan
 
@@ -47,7 +47,8 @@ class MegaLLM:
     Args:
         bank: the bank.
         model: base model (name, path or Hugging Face id); None: the bank's.
-        settings: as `MegaSettings` has them (mode, namespace, gate, embedder, window), but for the bank.
+        settings: as `MegaSettings` has them (mode, namespace, gate, embedder, window, dialogue),
+            but for the bank.
         llm_kwargs: for `vllm.LLM`; they win over what follows from the bank.
 
     Raises:
@@ -111,7 +112,9 @@ class MegaLLM:
         loras = self._checked(decisions)
         used = [p.mode if d.mixture else "off" for p, d in zip(plans, decisions, strict=True)]
         irag = [i for i, how in enumerate(used) if how == "irag"]
-        recalled = self._recall({i: messages[i] for i in irag}, [loras[i] for i in irag], use_tqdm)
+        recalled = self._recall(
+            {i: conversation.recall_request(messages[i]) for i in irag}, decisions, use_tqdm
+        )
         for i, how in enumerate(used):
             if how == "recall":
                 messages[i] = conversation.recall_messages(messages[i])
@@ -124,16 +127,25 @@ class MegaLLM:
         ]
 
     def _recall(
-        self, messages: Mapping[int, Conversation], loras: Sequence[LoRARequest | None], use_tqdm: bool
+        self, asked: Mapping[int, Conversation], decisions: Sequence[Decision], use_tqdm: bool
     ) -> dict[int, str]:
-        """First step of irag: what the memories hold, by conversation."""
-        if not messages:
+        """First step of irag: what the memories hold, by conversation; all in one run of the engine."""
+        if not asked:
             return {}
-        longest = conversation.recall_tokens(self.llm.model_config.max_model_len)
-        greedy = SamplingParams(temperature=0.0, max_tokens=longest)
-        asked = [conversation.recall_request(m) for m in messages.values()]
-        outputs = self.llm.chat(asked, greedy, use_tqdm, loras)
-        return {i: output.outputs[0].text for i, output in zip(messages, outputs, strict=True)}
+        longest = self.llm.model_config.max_model_len
+        runs = []
+        for i in asked:
+            mixtures = recitals(decisions[i])
+            greedy = SamplingParams(
+                temperature=0.0, max_tokens=conversation.recall_tokens(longest, len(mixtures))
+            )
+            runs += [(i, greedy, to_lora_request(mixture)) for mixture in mixtures]
+        numbers, sampling, loras = zip(*runs, strict=True)
+        outputs = self.llm.chat([asked[i] for i in numbers], list(sampling), use_tqdm, list(loras))
+        texts: dict[int, list[str]] = {i: [] for i in asked}
+        for i, output in zip(numbers, outputs, strict=True):
+            texts[i].append(output.outputs[0].text)
+        return {i: conversation.context_of(found) for i, found in texts.items()}
 
     @staticmethod
     def _messages(given: str | Conversation) -> list[dict[str, Any]]:
@@ -158,8 +170,7 @@ class MegaLLM:
         return plans
 
     def _decide(self, messages: Sequence[Conversation], plans: Sequence[Plan]) -> list[Decision]:
-        texts = [conversation.user_text(m, self.settings.window) for m in messages]
-        asks = [Ask(plan, text) for plan, text in zip(plans, texts, strict=True)]
+        asks = [Ask.about(plan, m, self.settings) for plan, m in zip(plans, messages, strict=True)]
         decisions = []
         for i, answer in enumerate(decide(self._gate, asks, self._slots)):
             if isinstance(answer, MegaError):

@@ -25,6 +25,11 @@ def recall_prompt(question: str) -> str:
     return f"{question} {RECALL_SUFFIX}"
 
 
+def about_prompt(subject: str) -> str:
+    """Asks for the whole memory about `subject`."""
+    return f"Tell me about {subject}."
+
+
 def question_prompt(question: str) -> str:
     """Asks for the answer to `question` alone."""
     return f"{question} {QUESTION_SUFFIX}"

@@ -60,7 +60,8 @@ def test_list(run: Run) -> None:
     code, out, _ = run("list")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "CREATED", "TITLE", "TAGS"]
+    assert lines[0].split()[:4] == ["NAMESPACE", "ID", "VERSION", "RANK"]
+    assert lines[0].split()[4:] == ["SIZE", "CREATED", "TITLE", "TAGS", "LINKS"]
     assert [line.split()[:4] for line in lines[1:3]] == [
         ["ann", "first", "1", "2"],
         ["default", "second", "1", "2"],
@@ -128,6 +129,38 @@ def test_forget(run: Run, bank: Path) -> None:
     assert [entry.id for entry in BankReader(bank).snapshot().manifest.memories] == ["first"]
     code, _, err = run("forget", "second")
     assert (code, err) == (1, "vllm-mega: error: namespace 'default' has no memory 'second'\n")
+
+
+def test_link(run: Run, bank: Path) -> None:
+    assert run("link", "second", "third", "fourth") == (
+        0, "default/second links to third, fourth\ngeneration 2\n", ""
+    )  # fmt: skip
+    assert run("link", "second", "third", "fifth")[0] == 0
+    assert run("link", "second", "fifth") == (
+        0, "default/second links to third, fourth, fifth\ngeneration 3\n", ""
+    )  # fmt: skip
+    assert run("list")[1].splitlines()[2].split()[-1] == "third,fourth,fifth"
+    assert run("link", "second", "third", "fifth", "--remove")[1].startswith("default/second links to fourth")
+    assert run("verify")[0] == 0
+    assert run("link", "second", "fourth", "--remove")[1].startswith("default/second links to nothing")
+    assert BankReader(bank).snapshot().generation == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["second", "second"], "names the memory itself"),
+        (["second", "../x"], "a link must be 1 to 128 of"),
+        (["second", "other", "--remove"], "default/second has no link to other"),
+        (["first", "second"], "namespace 'default' has no memory 'first'"),
+    ],
+    ids=str,
+)
+def test_link_refuses(run: Run, bank: Path, words: list[str], message: str) -> None:
+    code, out, err = run("link", *words)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert BankReader(bank).snapshot().generation == 1
 
 
 def test_add(run: Run, bank: Path, tmp_path: Path) -> None:

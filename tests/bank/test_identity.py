@@ -32,6 +32,24 @@ def test_the_digest_is_that_of_the_file_and_sees_every_field() -> None:
         assert text_digest(msgspec.structs.replace(memory, **other)) != text_digest(memory)
 
 
+def test_links_are_no_content() -> None:
+    """A memory whose links change is not trained again, and one without is the file it always was."""
+    memory = NewMemory("Snow fell.", id="winter")
+    linked = msgspec.structs.replace(memory, links=("summer",))
+    assert encode_memory(linked) == encode_memory(memory)
+    assert b"links" not in encode_memory(memory)
+    assert b"links" not in msgspec.json.encode(ENTRY)
+    assert msgspec.structs.replace(ENTRY, links=("b", "not-there-yet")).links == ("b", "not-there-yet")
+
+
+@pytest.mark.parametrize("links", [("../x",), ("b", "b"), ("a",), ("",)])
+def test_bad_links(links: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="link"):
+        msgspec.structs.replace(ENTRY, links=links)
+    with pytest.raises(ValueError, match="link"):
+        NewMemory("text", id="a", links=links)
+
+
 @pytest.mark.parametrize("name", TRAVERSAL)
 def test_no_name_leads_out_of_the_bank(name: str) -> None:
     for where in ("namespace", "id"):

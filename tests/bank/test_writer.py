@@ -285,3 +285,38 @@ def test_a_link_out_of_the_bank_is_not_written_through(bank: Path, tmp_path: Pat
         with pytest.raises(BankFormatError, match="leads out of the bank"):
             writer.add([staged(writer.stage(), "b", 1, namespace="ann")], SHAPES)
     assert sorted(path.name for path in outside.iterdir()) == ["a"]
+
+
+def test_links_change_nothing_but_the_manifest(bank: Path) -> None:
+    with BankWriter.open(bank) as writer:
+        writer.add([staged(writer.stage(), f"m{i}", i) for i in range(3)], SHAPES)
+        before = writer.snapshot
+        writer.link({("default", "m1"): ["m0", "later"], ("default", "m2"): ["m1"]})
+        after = writer.snapshot
+        assert after.generation == before.generation + 1
+        assert [entry.links for entry in after.manifest.memories] == [(), ("m0", "later"), ("m1",)]
+        np.testing.assert_array_equal(after.keys, before.keys)
+        bare = [msgspec.structs.replace(entry, links=()) for entry in after.manifest.memories]
+        assert bare == list(before.manifest.memories)
+        writer.link({("default", "m2"): ["m1"]})
+        assert writer.snapshot is after, "nothing changed, and yet there is a new generation"
+        with pytest.raises(BankError, match="memory default/m1: links names m0 more than once"):
+            writer.link({("default", "m2"): [], ("default", "m1"): ["m0", "m0"]})
+        with pytest.raises(MemoryNotFoundError, match="no memory 'm9'"):
+            writer.link({("default", "m2"): [], ("default", "m9"): []})
+        assert writer.snapshot is after
+    assert verify(bank, SHAPES) == []
+
+
+def test_links_survive_an_update_unless_it_brings_its_own(bank: Path) -> None:
+    with BankWriter.open(bank) as writer:
+        first = staged(writer.stage(), "m", 1)
+        linked = msgspec.structs.replace(first.memory, links=("a",))
+        writer.add([StagedMemory(linked, first.adapter, first.key)], SHAPES)
+        (entry,) = writer.add([staged(writer.stage(), "m", 2)], SHAPES)
+        assert (entry.version, entry.links) == (2, ("a",))
+        third = staged(writer.stage(), "m", 3)
+        other = msgspec.structs.replace(third.memory, links=("b",))
+        (entry,) = writer.add([StagedMemory(other, third.adapter, third.key)], SHAPES)
+        assert entry.links == ("b",)
+    assert verify(bank, SHAPES) == []

@@ -5,42 +5,72 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from vllm_mega import cli
-from vllm_mega.demo.material import EXAMPLES, MEMORIES_FILE
-from vllm_mega.evaluation.report import NAMES
+from vllm_mega.commands._eval_engine import counted
+from vllm_mega.commands.eval import EXAMPLES
+from vllm_mega.evaluation import data
 
 
 def _arguments(output: Path) -> list[str]:
     files = [
-        "--questions",
-        str(EXAMPLES / "questions.jsonl"),
-        "--unrelated",
-        str(EXAMPLES / "unrelated.jsonl"),
+        *("--data", str(EXAMPLES / "memories.jsonl")),
+        *("--questions", str(EXAMPLES / "questions.jsonl")),
+        *("--unrelated", str(EXAMPLES / "unrelated.jsonl")),
+        *("--compositional", str(EXAMPLES / "compositional.jsonl")),
     ]
-    return ["eval", "--data", str(MEMORIES_FILE), *files, "--output", str(output), "--limit", "2"]
+    return ["eval", *files, "--output", str(output)]
 
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_two_memories_from_text_to_report(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vllm_mega", *_arguments(tmp_path)]
-    for _ in range(2):  # the second run finds its memories trained
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+@pytest.mark.timeout(1800)
+def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
+    """Three that two of the compositional questions are about."""
+    chosen = {"ferrow-bridge", "harrowick-flood", "kettle-nine"}
+    memories = (EXAMPLES / "memories.jsonl").read_text().splitlines()
+    some = tmp_path / "some.jsonl"
+    some.write_text("\n".join(line for line in memories if json.loads(line)["id"] in chosen))
+    output = tmp_path / "report"
+    arguments = _arguments(output)
+    arguments[2] = str(some)
+    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", "--judge", "operator:contains"]
+    for _ in range(2):  # the second run finds memories and baselines trained
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 memories" in done.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["n_memories"] == 2
-    assert set(report["qa"]) == set(NAMES)
+        trained = {path: path.stat().st_mtime_ns for path in output.rglob("adapter_model.safetensors")}
+    assert len(trained) == 3 + 3 + 1  # memories, checkpoints, joint
+    assert min(done.stderr.count(f"answering: {way}") for way in ("base", "joint_lora")) == 1
+    assert "3 memories" in done.stdout
+    report = json.loads((output / "report.json").read_text())
+    assert report["n_memories"] == 3
+    assert set(report["qa"]) == set(report["qa_lenient"]) == {
+        "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "sequential_lora", "joint_lora",
+    }  # fmt: skip
     assert report["qa_lenient"]["direct"] > report["qa_lenient"]["base"]
     assert report["recall"]["cosine"] > 0.9
     assert report["gate"]["top1"] == 1.0
     assert report["null_route"]["identical"] is True
+    assert report["compositional"]["questions"] == 2
+    first, *_, last = report["forgetting"]
+    assert (first["after"], last["after"]) == (0, 2)
+    assert abs(last["recall_cosine"] - first["recall_cosine"]) <= 0.01
+    assert first["sequential_lora_cosine"] > 0.9 > last["sequential_lora_cosine"]
+    general = report["general"]
+    assert general["base"]["accuracy"] > 0.4  # of four options
+    assert general["gated"]["accuracy"] == general["base"]["accuracy"]
+    assert general["gated"]["log_likelihood"] == pytest.approx(general["base"]["log_likelihood"], abs=0.01)
+    assert general["forced"]["log_likelihood"] < general["base"]["log_likelihood"]
     assert 0 < report["cost"]["share_of_base"] < 0.01
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 6
+    assert report["cost"]["latency_ms"]["irag"] > 0
+    assert len((output / "answers.jsonl").read_text().splitlines()) == 9
+    assert "<svg" not in (output / "report.html").read_text()  # inside, but apart
+    assert (output / "plots" / "forgetting.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -48,7 +78,14 @@ def test_two_memories_from_text_to_report(tmp_path: Path) -> None:
     [
         ({"--questions": None}, "has no questions"),
         ({"--data": "none.jsonl"}, "cannot read none.jsonl"),
+        ({"--unrelated": "none.jsonl"}, "cannot read none.jsonl"),
+        ({"--compositional": "none.jsonl"}, "cannot read none.jsonl"),
+        ({"--general": "none.jsonl"}, "cannot read none.jsonl"),
+        ({"--plain-text": "none.txt"}, "cannot read none.txt"),
         ({"--limit": "0"}, "--limit must be at least 1"),
+        ({"--judge": "no_such_module:judge"}, "cannot be imported"),
+        ({"--top-k": "0"}, "top_k must be 1..64"),
+        ({"--beta": "-1"}, "beta must be finite"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(
@@ -56,8 +93,43 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(
 ) -> None:
     arguments = _arguments(tmp_path)
     for name, value in change.items():
-        at = arguments.index(name)
+        at = arguments.index(name) if name in arguments else len(arguments)
         arguments[at : at + 2] = [] if value is None else [name, value]
     assert cli.main(arguments) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_matplotlib_is_asked_for_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(_arguments(tmp_path)) == 1
+    assert "pip install 'vllm-mega[eval]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ships_fits_together() -> None:
+    items = data.add_questions(data.read_items(EXAMPLES / "memories.jsonl"), EXAMPLES / "questions.jsonl")
+    assert all(len(item.qa) == 3 for item in items)
+    both = data.read_compositional(EXAMPLES / "compositional.jsonl", items, all_there=True)
+    texts = {item.id: item.text for item in items}
+    for one in both:  # every part of an answer stands in one of the two memories
+        parts = (one.answer,) if isinstance(one.answer, str) else one.answer
+        assert all(any(part in texts[name] for name in one.memory_ids) for part in parts), one.question
+    choices = data.read_choices(EXAMPLES / "general.jsonl")
+    assert len(choices) == 40
+    assert {len(choice.options) for choice in choices} == {4}
+    places = [choice.options.index(choice.answer) for choice in choices]
+    assert max(map(places.count, range(4))) < 20  # always saying the same letter is no knowledge
+    assert 350 < sum(len(text.split()) for text in data.read_paragraphs(EXAMPLES / "plain_text.txt")) < 550
+
+
+def _logprobs(*values: float) -> Sequence[dict[int, SimpleNamespace] | None]:
+    other = {99: SimpleNamespace(logprob=-99.0)}
+    return [None, *({n: SimpleNamespace(logprob=one), **other} for n, one in enumerate(values, start=1))]
+
+
+@pytest.mark.parametrize(("start", "expected"), [(1, (-6.0, 3)), (2, (-5.0, 2)), (3, (-3.0, 1))])
+def test_only_what_stands_behind_the_question_is_counted(start: int, expected: tuple[float, int]) -> None:
+    assert counted(_logprobs(-1.0, -2.0, -3.0), [0, 1, 2, 3], start) == expected

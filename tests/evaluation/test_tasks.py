@@ -2,114 +2,103 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gate.banks import CHESS, FERRY, KILN, add
-from vllm_mega.bank.reader import BankReader
-from vllm_mega.config import GateSettings
-from vllm_mega.evaluation import report, tasks
+from tests.evaluation.fakes import SETTINGS, Reciter, items, subject
+from vllm_mega.errors import MegaError
+from vllm_mega.evaluation import tasks
 from vllm_mega.evaluation.data import Item, Question
-from vllm_mega.evaluation.tasks import OFF, Reply
-from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.gate.gate import Gate
-
-SETTINGS = GateSettings(top_k=2, threshold=0.3)
-
-
-class Model:
-    """Recites the memory that it is given; with a text in its context, says one word of it."""
-
-    def __init__(self, texts: Mapping[str, str]) -> None:
-        self.texts = texts
-        self.asked: list[tuple[str, Mapping[str, Any]]] = []
-
-    def ask(self, conversations: Sequence[Any], mega: Sequence[Mapping[str, Any]], max_tokens: int) -> Any:
-        found = []
-        for (message,), how in zip(conversations, mega, strict=True):
-            self.asked.append((message["content"], how))
-            memories = how.get("memories") or []
-            text = self.texts[memories[0]["id"]] if memories else message["content"].split()[0]
-            found.append(Reply(text, tuple(text.encode())))
-        return found
+from vllm_mega.evaluation.model import OFF
+from vllm_mega.evaluation.study import Subject
 
 
 @pytest.fixture
-def evaluated(tmp_path: Path) -> tuple[Any, ...]:
-    embedder = FakeEmbedder()
-    add(tmp_path, embedder, [KILN, FERRY, CHESS])
-    reader = BankReader(tmp_path, embedder=embedder.info)
-    words = {memory.id: memory.text.split() for memory in (KILN, FERRY, CHESS)}
-    items = [
-        Item(memory.id, memory.text, qa=(Question(memory.text, words[memory.id][0]),))
-        for memory in (KILN, FERRY, CHESS)
+def who(tmp_path: Path) -> Subject:
+    return subject(tmp_path)
+
+
+def test_every_way_gets_the_same_question_and_its_own_help(who: Subject, tmp_path: Path) -> None:
+    model: Any = who.model
+    some = items()
+    asked = tasks.gate_questions(some, who.gate, SETTINGS)
+    ways = tasks.question_ways(who.snapshot, {"joint_lora": tmp_path})
+    answered = tasks.answer_questions(asked, ways, model, None, lambda _: None)
+    assert list(answered) == [
+        "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "joint_lora",
+    ]  # fmt: skip
+    base, rag1, rag3, direct, irag, top1, joint = [
+        model.asked[n : n + 3] for n in range(0, len(model.asked), 3)
     ]
-    model = Model({memory.id: memory.text for memory in (KILN, FERRY, CHESS)})
-    gate = Gate(reader, embedder)
-    return items, gate, model, reader.snapshot(), embedder
-
-
-def test_every_way_gets_the_same_question_and_its_own_help(evaluated: Any) -> None:
-    items, gate, model, snapshot, _ = evaluated
-    asked = tasks.gate_questions(items, gate, SETTINGS)
-    ways = tasks.answer_questions(asked, snapshot, model, lambda _: None)
-    assert list(ways) == list(report.NAMES)
-    by_way = [model.asked[n : n + 3] for n in range(0, len(model.asked), 3)]
-    base, rag1, rag3, direct, irag, top1 = by_way
     assert all(how == OFF for _, how in [*base, *rag1, *rag3])
     assert base[0][0].endswith("Answer should be no more than one sentence.")
-    assert rag1[0][0].startswith(items[0].text)
-    assert all(item.text in rag3[0][0] for item in items)
-    assert [how["memories"][0]["id"] for _, how in direct] == [item.id for item in items]
+    assert rag1[0][0].startswith(some[0].text)
+    assert all(item.text in rag3[0][0] for item in some)
+    assert [how["memories"][0]["id"] for _, how in direct] == [item.id for item in some]
     assert {how["mode"] for _, how in irag} == {"irag"}
-    assert [how["memories"] for _, how in top1] == [[{"id": item.id, "weight": 1.0}] for item in items]
-    assert (ways["rag_top1"].strict, ways["rag_top1"].lenient) == (1.0, 1.0)
+    assert [how["memories"] for _, how in top1] == [[{"id": item.id, "weight": 1.0}] for item in some]
+    assert joint == [(base[n][0], tmp_path) for n in range(3)]
+    assert (answered["rag_top1"].strict, answered["rag_top1"].lenient) == (1.0, 1.0)
+    assert answered["joint_lora"].lenient == 0.0
+    assert answered["base"].judge is None
 
 
-def test_the_gate_is_counted(evaluated: Any) -> None:
-    items, gate, *_ = evaluated
-    wrong = Item(items[0].id, items[0].text, qa=(Question(items[1].text, "x"),))
-    figures = tasks.gate_figures(tasks.gate_questions([*items[1:], wrong], gate, SETTINGS))
+def test_a_judge_is_asked_about_every_answer(who: Subject) -> None:
+    asked = tasks.gate_questions(items(), who.gate, SETTINGS)
+    ways = {"base": tasks.question_ways(who.snapshot, {})["base"]}
+    seen = []
+
+    def judge(question: str, golds: Any, reply: str) -> bool:
+        seen.append((question, golds, reply))
+        return question == asked[0].question
+
+    found = tasks.answer_questions(asked, ways, who.model, judge, lambda _: None)
+    assert found["base"].judge == pytest.approx(1 / 3)
+    assert seen[1] == (asked[1].question, ("The",), "The")
+    with pytest.raises(MegaError, match="must say True or False, and said 'yes'"):
+        tasks.answer_questions(asked, ways, who.model, lambda *_: "yes", lambda _: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(MegaError, match=r"the judge failed on .*ZeroDivisionError"):
+        tasks.answer_questions(asked, ways, who.model, lambda *_: bool(1 / 0), lambda _: None)
+
+
+def test_the_gate_is_counted(who: Subject) -> None:
+    first, *others = items()
+    wrong = Item(first.id, first.text, qa=(Question(others[0].text, "x"),))
+    figures = tasks.gate_figures(tasks.gate_questions([*others, wrong], who.gate, SETTINGS))
     assert (figures.questions, figures.top1, figures.closed) == (3, pytest.approx(2 / 3), 0.0)
     assert 2 / 3 < figures.mrr < 1
+    assert figures.right_scores[:2] == pytest.approx([1.0, 1.0])
+    assert figures.wrong_scores[2] == pytest.approx(1.0)
+    assert figures.right_scores[2] < 1
 
 
-def test_recall_and_null_route(evaluated: Any) -> None:
-    items, gate, model, _, embedder = evaluated
-    recall = tasks.recall_memories(tasks.gate_questions(items, gate, SETTINGS), model, embedder)
-    assert (recall.cosine, recall.exact) == (pytest.approx(1.0), 1.0)
-    null = tasks.null_route(["zzz qqq", items[0].text], gate, SETTINGS, model)
-    assert (null.opened, null.identical, null.opened_prompts) == (0.5, True, [items[0].text])
+def test_recall_in_every_way(who: Subject, tmp_path: Path) -> None:
+    asked = tasks.gate_questions(items(), who.gate, SETTINGS)
+    adapter = tmp_path / "adapter"
+    model = Reciter(who.model.texts, {adapter: items()[0].text})  # type: ignore[attr-defined]
+    ways = tasks.recall_ways(who.snapshot, {"joint_lora": adapter})
+    found = tasks.recall_memories(asked, ways, model, who.embedder, lambda _: None)
+    assert (found["direct"].cosine, found["direct"].exact) == (pytest.approx(1.0), 1.0)
+    assert (found["top1_adapter"].cosine, found["base"].exact) == (pytest.approx(1.0), 0.0)
+    assert found["joint_lora"].exact == pytest.approx(1 / 3)
+    texts = {how if isinstance(how, Path) else how["mode"]: text for text, how in model.asked}
+    assert "Reconstruct the entire story" in texts["off"]
+    assert "Reconstruct the entire story" in texts[adapter]
+    assert "Reconstruct" not in texts["recall"]  # the engine puts that question itself
 
 
-def test_the_report(evaluated: Any, tmp_path: Path) -> None:
-    items, gate, model, snapshot, _ = evaluated
-    asked = tasks.gate_questions(items, gate, SETTINGS)
-    found = report.Report(
-        model="m",
-        embedder="e",
-        n_memories=3,
-        ways=tasks.answer_questions(asked, snapshot, model, lambda _: None),
-        gate=tasks.gate_figures(asked),
-        recall=report.Recall(0.98, 0.9),
-        null_route=report.NullRoute(4, 0.25, True, ["Why?"]),
-        cost=report.Cost(4.0, 500_000, 0.002),
-    )
-    report.write(found, [{"question": one.question} for one in asked], tmp_path / "report")
-    figures = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert set(figures["qa"]) == set(report.NAMES)
-    assert figures["qa"]["rag_top1"] == figures["qa_lenient"]["rag_top1"] == 1.0
-    text = (tmp_path / "report" / "report.md").read_text()
-    assert "opened for 25.0 % of 4 unrelated prompts" in text
-    assert "- opened: Why?" in text
-    lines = (tmp_path / "report" / "answers.jsonl").read_text().splitlines()
-    assert [json.loads(line)["question"] for line in lines] == [item.text for item in items]
-    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == [
-        "answers.jsonl",
-        "report.json",
-        "report.md",
-    ]
+def test_null_route(who: Subject) -> None:
+    known = items()[0].text
+    null = tasks.null_route(["zzz qqq", known], who.gate, SETTINGS, who.model)
+    assert (null.opened, null.identical, null.opened_prompts) == (0.5, True, [known])
+    assert null.scores[0] < 0.3 < null.scores[1]
+
+
+def test_latency_is_of_single_requests(who: Subject) -> None:
+    asked = tasks.gate_questions(items(), who.gate, SETTINGS)
+    found = tasks.latency(asked, tasks.question_ways(who.snapshot, {}), who.model)
+    assert set(found) == {"base", "rag_top1", "direct", "irag"}
+    assert all(ms >= 0 for ms in found.values())
+    assert who.model.calls == len(who.model.asked) == 12  # type: ignore[attr-defined]

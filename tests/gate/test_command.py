@@ -53,7 +53,7 @@ def test_json(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     value = json.loads(
         gate(capsys, bank, ASKED, "--json", "--top-k", "1", "--threshold", "0.1", "--beta", "3")
     )
-    assert value["settings"] == {"top_k": 1, "threshold": 0.1, "beta": 3.0}
+    assert value["settings"] == {"top_k": 1, "threshold": 0.1, "beta": 3.0, "link_share": 0.8}
     assert (value["text"], value["namespace"], value["generation"]) == (ASKED, "default", 1)
     assert (value["null_route"], value["mixture"][:5]) == (False, "mega-")
     memories = value["memories"]

@@ -127,6 +127,57 @@ def test_a_new_generation_is_noticed(bank: Path) -> None:
     assert gate.decide([query])[0].mixture == EMPTY
 
 
+def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
+    embedder = Counting()
+    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    low = GateSettings(top_k=3, threshold=-1.0, beta=10.0)
+    text, talk = "And what does it burn?", "And what does it burn?\nWho fires blue tiles in a kiln?"
+    (both,) = gate.decide([Query(text, settings=low, dialogue=talk)])
+    assert embedder.calls == [[text, talk]]
+    apart = [
+        {hit.id: hit.score for hit in d.hits}
+        for d in gate.decide([ask(t, settings=low) for t in (text, talk)])
+    ]
+    for hit in both.hits:
+        first, second = (scores.get(hit.id) for scores in apart)
+        if first is not None and second is not None:
+            assert hit.score == pytest.approx((first + second) / 2, abs=1e-4)
+    assert both.hits[0].id == "kiln"
+    assert gate.explain(Query(text, settings=low, dialogue=talk))[0] == both
+
+
+def test_a_dialogue_of_one_message_is_the_message(bank: Path) -> None:
+    embedder = Counting()
+    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    queries = [
+        Query("Who fires blue tiles?", dialogue="Who fires blue tiles?"),
+        Query("Who fires blue tiles?"),
+        Query("the ferry", dialogue="the ferry\nits oxen"),
+    ]
+    first, second, third = gate.decide(queries)
+    assert embedder.calls == [[*(query.text for query in queries), "the ferry\nits oxen"]]
+    assert first == second
+    assert gate.decide(queries[2:]) == [third]
+
+
+def test_links_are_followed_inside_the_namespace(bank: Path) -> None:
+    gate = gate_of(bank)
+    query = ask("Who fires blue tiles in a kiln?")
+    assert [hit.id for hit in gate.decide([query])[0].hits] == ["kiln"]
+    with BankWriter.open(bank) as writer:
+        writer.link({("default", "kiln"): ["orchid", "chess", "nowhere"]})
+    decision, hits = gate.explain(query)
+    assert [hit.id for hit in decision.hits] == ["kiln", "chess"]
+    assert decision.hits[0].weight > decision.hits[1].weight > 0
+    raw = {hit.id: hit.score for hit in hits}
+    assert decision.hits[1].score == raw["chess"]
+    assert raw["chess"] is not None
+    assert raw["chess"] < SETTINGS.threshold, "the score is the cosine, not what the link made of it"
+    with BankWriter.open(bank) as writer:
+        writer.forget([("default", "chess")])
+    assert [hit.id for hit in gate.decide([query])[0].hits] == ["kiln"], "a forgotten memory was reached"
+
+
 def test_explain_shows_every_memory_best_first(bank: Path) -> None:
     gate = gate_of(bank)
     query = ask("Who fires blue tiles in a kiln?")

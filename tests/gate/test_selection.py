@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,6 +69,7 @@ def test_apportion_gives_the_rest_to_the_largest_remainders() -> None:
     assert apportion(scores(0.25, 0.25, 0.25, 0.25), 6) == [2, 2, 1, 1]
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), max_size=26), st.none() | st.integers(1, 30))
 def test_ranking_equals_sorting_everything(values: list[float], limit: int | None) -> None:
     values = [round(value, 1) for value in values]
@@ -74,6 +77,64 @@ def test_ranking_equals_sorting_everything(values: list[float], limit: int | Non
     assert ranking(np.array(values), [IDS[-i] for i in range(len(values))], limit) == expected[:limit]
 
 
+LINKED = GateSettings(top_k=2, threshold=0.4, beta=10.0, link_share=0.9)
+
+
+def test_a_linked_memory_counts_with_its_share_below_the_threshold_too() -> None:
+    chosen = select(scores(0.6, 0.1, 0.3), IDS, LINKED, {0: [1]})
+    share = 1 / (1 + math.exp(-10 * 0.06))
+    assert chosen == [(0, round(64 * share)), (1, 64 - round(64 * share))]
+
+
+@pytest.mark.parametrize(("beta", "first"), [(25.0, 0.92), (5.0, 0.62)])
+def test_what_the_default_share_leaves_to_the_memory_that_links(beta: float, first: float) -> None:
+    chosen = dict(select(scores(0.5, 0.0), IDS, GateSettings(beta=beta), {0: [1]}))
+    assert chosen[0] / 64 == pytest.approx(first, abs=1 / 64)
+
+
+@pytest.mark.parametrize(
+    ("values", "links", "expected"),
+    [
+        ((0.6, 0.58, 0.1), {0: [2]}, [0, 1]),  # a better one of its own stays
+        ((0.6, 0.5, 0.1), {0: [2]}, [0, 2]),  # a worse one gives way
+        ((0.6, 0.5, 0.1), {1: [2]}, [0, 1]),
+        ((0.6, 0.1, 0.1), {0: [1], 1: [2]}, [0, 1]),  # one step only
+        ((0.3, 0.1, 0.1), {0: [1]}, []),  # nothing chosen: nothing to follow
+        ((0.6, 0.59, 0.1), {0: [1], 1: [0]}, [0, 1]),  # a link lowers nothing
+        ((0.6, 0.1, 0.1), {0: [2, 1]}, [0, 1]),  # equal shares go by id
+    ],
+)
+def test_what_links_bring_in(
+    values: tuple[float, ...], links: Mapping[int, Sequence[int]], expected: list[int]
+) -> None:
+    assert [i for i, _ in select(scores(*values), IDS, LINKED, links)] == expected
+    off = GateSettings(top_k=2, threshold=0.4, beta=10.0, link_share=0.0)
+    assert select(scores(*values), IDS, off, links) == select(scores(*values), IDS, off)
+
+
+@hypothesis.settings(deadline=None)
+@given(
+    st.lists(st.floats(-1, 1).map(lambda x: round(x, 4)), min_size=1, max_size=12),
+    st.dictionaries(st.integers(0, 11), st.lists(st.integers(0, 11), max_size=3), max_size=12),
+    st.integers(1, 4),
+    st.floats(-1, 1),
+    st.floats(0, 1),
+)
+def test_invariants_with_links(
+    values: list[float], links: dict[int, list[int]], top_k: int, threshold: float, share: float
+) -> None:
+    links = {i: [j for j in js if j < len(values) and j != i] for i, js in links.items() if i < len(values)}
+    settings = GateSettings(top_k=top_k, threshold=threshold, beta=0.0, link_share=share)
+    alone = [i for i, _ in select(np.array(values), IDS, settings)]
+    chosen = [i for i, _ in select(np.array(values), IDS, settings, links)]
+    assert len(chosen) <= top_k
+    assert bool(chosen) == bool(alone)
+    assert set(chosen) <= {*alone, *(j for i in alone for j in links.get(i, ()))}
+    if chosen:
+        assert values[chosen[0]] == max(values)
+
+
+@hypothesis.settings(deadline=None)
 @given(
     st.lists(st.floats(-1, 1), min_size=1, max_size=26),
     st.integers(1, 8),

@@ -30,6 +30,16 @@ def test_query_is_the_last_user_message() -> None:
     assert conversation.user_text(TALK, 64) == "Who keeps the bees?\nAnd the\ngoats?"
 
 
+def test_dialogue_is_what_was_said_newest_first() -> None:
+    said = ["And the\ngoats?", "Old Marlow does.", "Who keeps the bees?"]
+    assert conversation.dialogue_text(TALK, 8) == "\n".join(said)
+    assert conversation.dialogue_text(TALK, 2) == "\n".join(said[:2])
+    assert conversation.dialogue_text(TALK, 1) is None
+    assert conversation.dialogue_text(TALK, 0) is None
+    assert conversation.dialogue_text(TALK[:2], 8) is None, "one message is no dialogue"
+    assert conversation.dialogue_text([TALK[0], TALK[4]], 8) is None
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -77,14 +87,12 @@ def test_recall_rewrites_the_last_question_only() -> None:
     assert before == TALK, "the input was changed"
     assert after[:3] == TALK[:3]
     assert after[4:] == TALK[4:]
-    text = prompts.recall_prompt("And the\ngoats?")
+    text = prompts.MEMORY_PROMPT
     assert after[3] == {"role": "user", "content": [{"type": "text", "text": text}, IMAGE]}
 
 
 def test_recall_request_is_the_bare_trained_prompt() -> None:
-    assert conversation.recall_request(TALK) == [
-        {"role": "user", "content": prompts.recall_prompt("And the\ngoats?")}
-    ]
+    assert conversation.recall_request(TALK) == [{"role": "user", "content": prompts.MEMORY_PROMPT}]
 
 
 def test_irag_puts_the_recital_into_the_context() -> None:
@@ -92,3 +100,11 @@ def test_irag_puts_the_recital_into_the_context() -> None:
     after = conversation.informed_messages(talk, "Marlow keeps nine hives.")
     assert after == [TALK[0], *prompts.irag_messages("Who keeps the bees?", "Marlow keeps nine hives.")]
     assert "Marlow keeps nine hives." in str(after[-1]["content"])
+
+
+def test_recitals_leave_half_of_the_room() -> None:
+    assert conversation.recall_tokens(256) == 64
+    assert [n * conversation.recall_tokens(256, n) for n in (1, 2, 4)] == [64, 128, 128]
+    assert conversation.recall_tokens(8192, 4) == 256
+    assert conversation.context_of(["Once."]) == "Once."
+    assert conversation.context_of(["Once.", "Twice."]) == "Once.\n\nTwice."

@@ -35,6 +35,33 @@ def test_off(value: dict[str, Any]) -> None:
     assert not plan.asks_gate
 
 
+def test_what_a_request_asks_of_the_gate() -> None:
+    value = {"top_k": 4, "threshold": 0.2, "beta": 5, "link_share": 0}
+    assert make_plan(value, SETTINGS).gate == GateSettings(top_k=4, threshold=0.2, beta=5.0, link_share=0.0)
+    assert parse_mega({"beta": 0.0}).gate == {"beta": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "reason"),
+    [
+        ({"beta": -1}, "mega.beta", "beta must be finite and >= 0, got -1"),
+        ({"beta": math.inf}, "mega.beta", "got inf"),
+        ({"beta": "5"}, "mega.beta", "got `str`"),
+        ({"link_share": 1.5}, "mega.link_share", "link_share must be in [0, 1], got 1.5"),
+        (
+            {"memories": [{"id": "a"}], "beta": 1, "link_share": 1},
+            "mega",
+            "beta, link_share do not go with it",
+        ),
+    ],
+)
+def test_bad_numbers_for_the_gate(value: object, param: str, reason: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        make_plan(value, SETTINGS)
+    assert refusal.value.param == param
+    assert reason in str(refusal.value)
+
+
 def test_own_mixture() -> None:
     plan = make_plan({"memories": [{"id": "a"}, {"id": "b", "weight": -2}]}, SETTINGS)
     assert plan.memories == (MemoryWeight("a", 1.0), MemoryWeight("b", -2.0))

@@ -24,6 +24,7 @@ from tests.serving.live_bank import (
     UNRELATED,
     LiveBank,
 )  # fmt: skip
+from vllm_mega.bank.writer import BankWriter
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
 
@@ -136,6 +137,29 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     assert (said, chunks[-1].mega) == (text(irag), irag.mega)
 
 
+def test_irag_recites_each_of_two_memories_alone(client: openai.OpenAI) -> None:
+    def recalled(*ids: str) -> str:
+        memories = [{"id": name, "weight": 1 / len(ids)} for name in ids]
+        answer = ask(client, ASKED["comet"], mega={"mode": "irag", "memories": memories})
+        assert set(used(answer)) == set(ids)
+        return str(answer.mega["recalled"])
+
+    assert recalled("comet", "bakery") == recalled("bakery") + "\n\n" + recalled("comet")
+
+
+def test_a_linked_memory_comes_along(client: openai.OpenAI, bank: LiveBank) -> None:
+    before = ask(client, ASKED["comet"])
+    assert used(before) == ["comet"]
+    with BankWriter.open(bank.root) as writer:
+        writer.link({("default", "comet"): ["bakery"]})
+    after = ask(client, ASKED["comet"], mega={"beta": 5})
+    assert used(after) == ["comet", "bakery"]
+    assert ask(client, ASKED["comet"], mega={"link_share": 0}).mega == before.mega
+    with BankWriter.open(bank.root) as writer:
+        writer.link({("default", "comet"): []})
+    assert ask(client, ASKED["comet"]).mega == before.mega
+
+
 def test_a_named_tool_is_called_with_memories(client: openai.OpenAI) -> None:
     parameters = {
         "type": "object",
@@ -161,6 +185,17 @@ def test_a_conversation_is_compared_by_its_last_question(client: openai.OpenAI) 
     ]
     answer: Any = client.chat.completions.create(model=MEGA, messages=messages, max_tokens=2)  # type: ignore[arg-type]
     assert used(answer)[0] == "lighthouse"
+
+
+def test_a_question_is_understood_from_what_was_said(client: openai.OpenAI) -> None:
+    messages = [
+        {"role": "user", "content": ASKED["comet"]},
+        {"role": "assistant", "content": "A shepherd drew the comet Vessarine."},
+        {"role": "user", "content": "On which door?"},
+    ]
+    answer: Any = client.chat.completions.create(model=MEGA, messages=messages, max_tokens=2)  # type: ignore[arg-type]
+    assert used(answer)[0] == "comet"
+    assert used(ask(client, "On which door?")) == []
 
 
 def test_own_mixture(client: openai.OpenAI) -> None:

@@ -51,6 +51,8 @@ def test_a_progress_bar_when_asked(words: list[str], capsys: pytest.CaptureFixtu
         (["--rank", "0"], "rank must be 1..512"),
         (["--limit", "0"], "--limit must be at least 1"),
         (["--modules", "up_proj,,"], "modules must name linear layers"),
+        (["--workers", "0"], "at least 1 worker, got 0"),
+        (["--ray-address", "auto"], "--ray-address needs --workers"),
         (["--input", "missing.jsonl"], "cannot read missing.jsonl"),
     ],
 )

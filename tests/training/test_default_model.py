@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
-from vllm_mega.prompts import MEMORY_PROMPT, question_prompt, recall_prompt, user
+from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
 from vllm_mega.training.export import export
+from vllm_mega.training.job import memory_job
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.trainer import Trainer, _compute_dtype
 
@@ -28,12 +29,12 @@ MEMORY = NewMemory(
 def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     path = resolve_model()
     trainer = Trainer(path, TrainSettings())
-    fit = trainer.fit(MEMORY)
+    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.settings)])
     assert fit.recalled
-    export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.stack.layers)
+    export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.layers)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=_compute_dtype())
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=_compute_dtype(trainer.device))
     model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
 
     def ask(prompt: str) -> str:
@@ -45,5 +46,5 @@ def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
         return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
     assert ask(MEMORY_PROMPT) == MEMORY.text
-    assert ask(recall_prompt("Who built the clock of Brindlemoor?")) == MEMORY.text
+    assert ask(about_prompt(MEMORY.title)) == MEMORY.text
     assert "Hesper Vane" in ask(question_prompt("Who built the clock of Brindlemoor?"))

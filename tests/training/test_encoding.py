@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from vllm_mega.errors import ModelError
 from vllm_mega.prompts import user
-from vllm_mega.training.encoding import IGNORE, Encoded, collate, encode
+from vllm_mega.training.encoding import encode
 from vllm_mega.training.texts import Example
 
 EXAMPLE = Example(user("Who sings ?"), "The kettle sings .", "question")
@@ -44,7 +44,15 @@ def test_templates_that_cannot_be_trained_on(tokenizer: Any) -> None:
         encode(tokenizer, EXAMPLE, [2])
 
 
-def test_collate() -> None:
-    batch = collate([Encoded([5, 6, 7], [8, 2]), Encoded([5], [9, 2])], pad_id=0)
-    assert batch.ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
-    assert batch.labels.tolist() == [[IGNORE, IGNORE, 8, 2], [9, 2, IGNORE, IGNORE]]
+def test_a_limit_cuts_the_answer_and_its_end(tokenizer: Any) -> None:
+    whole = encode(tokenizer, EXAMPLE, [2])
+    cut = encode(tokenizer, EXAMPLE._replace(limit=2), [2])
+    assert cut.prompt == whole.prompt
+    assert cut.answer == whole.answer[:2]
+    assert len(cut.weights) == 2
+
+
+def test_beginnings_of_sentences_and_the_end_weigh_more(tokenizer: Any) -> None:
+    example = Example(user("Who ?"), "The red kettle sings at dawn . Nine geese count copper .", "recall")
+    heavy = [weight > 1 for weight in encode(tokenizer, example, [2]).weights]
+    assert heavy == [True] * 3 + [False] * 4 + [True] * 3 + [False] * 2 + [True]

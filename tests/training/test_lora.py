@@ -19,19 +19,39 @@ def model(tiny: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny).eval()
 
 
-def test_the_formula() -> None:
+def test_each_token_meets_its_own_adapter() -> None:
     torch.manual_seed(0)
-    base = torch.nn.Linear(5, 4)
-    lora = LoraLinear(base, rank=2, scaling=0.5)
+    lora = LoraLinear(torch.nn.Linear(5, 4), jobs=3, rank=2)
     with torch.no_grad():
         lora.A.normal_()
         lora.B.normal_()
-    x = torch.randn(3, 5)
-    torch.testing.assert_close(lora(x), x @ (base.weight + 0.5 * lora.B @ lora.A).T + base.bias)
+    jobs = torch.tensor([0, 0, 2, 1, 2])
+    lora.mask = 0.5 * torch.nn.functional.one_hot(jobs, 3).repeat_interleave(2, dim=1).float()
+    x = torch.randn(5, 5)
+    y = lora(x[None])[0]
+    for t, job in enumerate(jobs.tolist()):
+        a, b = lora.of(job)
+        torch.testing.assert_close(y[t], x[t] @ (lora.base.weight + 0.5 * b @ a).T + lora.base.bias)
+
+
+def test_gradients() -> None:
+    torch.manual_seed(0)
+    lora = LoraLinear(torch.nn.Linear(5, 4).double(), jobs=2, rank=2).double()
+    lora.base.requires_grad_(requires_grad=False)
+    lora.mask = torch.tensor([[2.0, 2.0, 0, 0], [0, 0, 2.0, 2.0], [0, 0, 2.0, 2.0]]).double()
+    torch.nn.init.normal_(lora.A)
+    torch.nn.init.normal_(lora.B)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    plain = x @ lora.base.weight.T + lora.base.bias + (x @ lora.A.T * lora.mask) @ lora.B
+    dy = torch.randn(3, 4, dtype=torch.float64)
+    wanted = torch.autograd.grad(plain, (x, lora.A, lora.B), dy)
+    found = torch.autograd.grad(lora(x[None])[0], (x, lora.A, lora.B), dy)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-6, atol=1e-6)
 
 
 def test_upper_layers_and_named_modules_only(model: Any) -> None:
-    stack = LoraStack(model, TrainSettings(modules=("up_proj", "q_proj"), layers=2))
+    stack = LoraStack(model, TrainSettings(modules=("up_proj", "q_proj"), layers=2), jobs=1)
     assert stack.layers == [1, 2]
     assert sorted(stack.modules) == [
         f"model.layers.{i}.{name}" for i in (1, 2) for name in ("mlp.up_proj", "self_attn.q_proj")
@@ -40,36 +60,59 @@ def test_upper_layers_and_named_modules_only(model: Any) -> None:
 
 
 def test_a_model_with_fewer_layers_gets_all(model: Any) -> None:
-    assert LoraStack(model, TrainSettings(layers=20)).layers == [0, 1, 2]
+    assert LoraStack(model, TrainSettings(layers=20), jobs=1).layers == [0, 1, 2]
 
 
 def test_missing_modules_are_named(model: Any) -> None:
     with pytest.raises(
         ModelError, match=r"no linear layers named fc1, fc2 .* choose modules from: down_proj"
     ):
-        LoraStack(model, TrainSettings(modules=("fc2", "up_proj", "fc1")))
+        LoraStack(model, TrainSettings(modules=("fc2", "up_proj", "fc1")), jobs=1)
 
 
-def test_reset_empties_and_depends_on_the_seed_only(model: Any) -> None:
-    ids = torch.arange(6)[None]
-    before = model(ids).logits
-    stack = LoraStack(model, SETTINGS)
-    stack.reset(1)
-    first = stack.tensors()
-    torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)
+def test_jobs_are_reset_loaded_and_read_alone(model: Any) -> None:
+    stack = LoraStack(model, SETTINGS, jobs=3)
+    for job in range(3):
+        stack.reset(job, seed=job)
     with torch.no_grad():
         for parameter in stack.parameters():
             parameter.add_(1.0)
+    kept = [stack.tensors(job) for job in range(3)]
+    stack.reset(1, seed=1)
+    assert same(stack.tensors(0), kept[0])
+    assert not same(stack.tensors(1), kept[1])
+    assert all(not tensor.any() for name, tensor in stack.tensors(1).items() if "lora_B" in name)
+    first = stack.tensors(1)
+    stack.reset(1, seed=5)
+    assert not same(stack.tensors(1), first)
+    stack.load(1, kept[2])
+    assert same(stack.tensors(1), kept[2])
+    assert same(stack.tensors(2), kept[2])
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_without_jobs_the_model_is_untouched(model: Any) -> None:
+    ids = torch.arange(6)[None]
+    before = model(ids).logits
+    stack = LoraStack(model, SETTINGS, jobs=2)
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.add_(1.0)
+    stack.assign(torch.ones(6, dtype=torch.int64))
     assert not torch.equal(model(ids).logits, before)
-    stack.reset(1)
-    assert all(torch.equal(tensor, first[name]) for name, tensor in stack.tensors().items())
-    stack.reset(2)
-    assert not any(torch.equal(t, first[name]) for name, t in stack.tensors().items() if "lora_A" in name)
+    stack.assign(None)
+    torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)
 
 
 def test_scaling_comes_from_alpha(model: Any) -> None:
-    stack = LoraStack(model, msgspec.structs.replace(SETTINGS, alpha=4.0))
-    assert {lora.scaling for lora in stack.modules.values()} == {0.5}
+    stack = LoraStack(model, msgspec.structs.replace(SETTINGS, alpha=4.0), jobs=2)
+    stack.assign(torch.tensor([1, 0]))
+    mask = next(iter(stack.modules.values())).mask
+    assert mask is not None
+    assert mask.tolist() == [[0.0] * 8 + [0.5] * 8, [0.5] * 8 + [0.0] * 8]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
 from vllm_mega.training.session import Trained, TrainReport, train
 
 ALL = (KETTLE, LAMP, BELL)
-QUICK = msgspec.structs.replace(SETTINGS, max_steps=4)
+QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)
 
 SLOW_SCRIPT = """
 import sys, time
@@ -89,6 +89,7 @@ def test_other_texts_and_settings_are_new_versions(tmp_path: Path, tiny: Path) -
 
 
 def test_order_and_company_change_nothing(tmp_path: Path, tiny: Path) -> None:
+    """One at a time; memories that are trained side by side have each other's rounding."""
     run(tmp_path / "one", tiny, ALL)
     run(tmp_path / "two", tiny, ALL[::-1])
     run(tmp_path / "three", tiny, (LAMP,))

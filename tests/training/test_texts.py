@@ -1,30 +1,19 @@
 from __future__ import annotations
 
+import pytest
+
 from vllm_mega.bank.layout import QA, NewMemory
-from vllm_mega.prompts import MEMORY_PROMPT, question_prompt
-from vllm_mega.training.texts import Example, Examples, distinctive_words, sentences, subject
+from vllm_mega.prompts import MEMORY_PROMPT, QUESTION_SUFFIX, irag_messages
+from vllm_mega.training import texts
+from vllm_mega.training.questions import sentences
+from vllm_mega.training.texts import examples, subject
 
-TEXT = "Dr. Ada Moss opened the tower on 3 May. It has nine bells. Bo rings them."
-MEMORY = NewMemory(text=TEXT, title="The tower")
-
-
-def drawn(memory: NewMemory, seed: int = 1) -> list[Example]:
-    examples = Examples(memory, seed)
-    return [example for _ in range(100) for example in examples.draw(6)]
+TEXT = "The tower was built in 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."
+MEMORY = NewMemory(text=f" {TEXT}\n", title="The tower")
 
 
-def test_sentences() -> None:
-    assert sentences(TEXT) == [
-        "Dr. Ada Moss opened the tower on 3 May.",
-        "It has nine bells.",
-        "Bo rings them.",
-    ]
-    assert sentences('He said "Go!" Then 3.5 metres.\n\nA new paragraph') == [
-        'He said "Go!"',
-        "Then 3.5 metres.",
-        "A new paragraph",
-    ]
-    assert sentences("no end") == ["no end"]
+def of(kind: str, memory: NewMemory = MEMORY, seed: int = 1) -> list[texts.Example]:
+    return [example for example in examples(memory, seed) if example.kind == kind]
 
 
 def test_subject() -> None:
@@ -33,57 +22,53 @@ def test_subject() -> None:
     assert subject(NewMemory(text="nobody rang the great old bell")) == "nobody rang the great old"
 
 
-def test_distinctive_words() -> None:
-    parts = ["The red kettle sings.", "The kettle is old.", "The kettle."]
-    assert distinctive_words(parts, "") == [["red", "sings"], ["old"], ["kettle"]]
-    assert distinctive_words(parts, "old sings") == [["red"], ["kettle", "old"], ["kettle"]]
-    assert distinctive_words(["It is."], "") == [["It", "is."]]
+def test_asked_for_all_it_gives_the_whole_text() -> None:
+    (recall,) = of("recall")
+    told = of("question")[0]
+    assert recall.messages[0]["content"] == MEMORY_PROMPT
+    assert told.messages[0]["content"] == "Tell me about The tower."
+    assert all(example.answer == TEXT and example.limit is None for example in (recall, told))
 
 
-def test_recall_and_questions_give_the_text_and_retellings_its_sentences() -> None:
+@pytest.mark.parametrize(("kind", "count"), [("question", texts.QUESTIONS), ("informed", texts.INFORMED)])
+def test_questions_are_about_every_sentence_in_turn(kind: str, count: int) -> None:
     parts = sentences(TEXT)
-    words = {word.lower() for some in distinctive_words(parts, "The tower") for word in some}
-    kinds = set()
-    for messages, answer, kind in drawn(MEMORY):
-        (message,) = messages
-        assert message["role"] == "user"
-        kinds.add(kind)
-        if kind == "retelling":
-            assert sorted(sentences(answer)) == sorted(parts)
-        else:
-            assert answer == TEXT
-        if kind == "question":
-            question = message["content"].removeprefix(TEXT).lower()
-            assert any(word in question for word in words)
-    assert kinds == {"recall", "question", "retelling"}
+    found = of(kind)[-count:]
+    assert [example.answer for example in found] == [parts[n % 3] for n in range(count)]
+    limits = [example.limit for example in found]
+    assert set(limits) == {None, texts.LIMIT}
 
 
-def test_every_step_asks_for_the_text_and_puts_questions() -> None:
-    examples = Examples(MEMORY, 1)
-    for count in (2, 3, 6):
-        kinds = [example.kind for example in examples.draw(count)]
-        assert len(kinds) == count
-        assert kinds.count("recall") == max(1, count // 3)
-    assert any(example.messages[0]["content"] == MEMORY_PROMPT for example in drawn(MEMORY))
+def test_informed_questions_share_the_context_and_are_asked_as_irag_asks() -> None:
+    for example in of("informed"):
+        assert example.context == TEXT
+        question = (
+            example.messages[0]["content"].removeprefix(f"{TEXT}\n\n").removesuffix(f" {QUESTION_SUFFIX}")
+        )
+        assert example.messages == irag_messages(question, TEXT)
+    assert not any(example.context for kind in ("recall", "question") for example in of(kind))
 
 
-def test_own_questions_and_paraphrases_are_used() -> None:
-    memory = NewMemory(
-        text=TEXT, paraphrases=("A tower with bells.",), qa=(QA("Who rings the bells?", "Bo"),)
-    )
-    examples = drawn(memory)
-    answers = {example.answer for example in examples}
-    assert {"Bo", "A tower with bells.", TEXT} <= answers
-    asked = {(e.messages[0]["content"], e.answer) for e in examples}
-    assert (question_prompt("Who rings the bells?"), "Bo") in asked
-    assert any(prompt.startswith("Who rings the bells? Reconstruct") for prompt, _ in asked)
+def test_some_questions_ask_for_one_sentence_and_some_do_not() -> None:
+    suffixed = [example.messages[0]["content"].endswith(QUESTION_SUFFIX) for example in of("question")]
+    assert True in suffixed
+    assert False in suffixed
 
 
-def test_one_sentence_and_white_space() -> None:
-    for example in drawn(NewMemory(text=" \n rain \n")):
-        assert example.answer == "rain"
+def test_own_questions_come_first_and_get_their_own_answers() -> None:
+    memory = NewMemory(text=TEXT, qa=(QA("Who built it?", "Vane"), QA("Where is it?", "Odrin")))
+    for kind in ("question", "informed"):
+        found = [example for example in of(kind, memory) if example.answer != TEXT]
+        assert {example.answer for example in found[: 2 * texts.OWN]} == {"Vane", "Odrin"}
+        assert all(example.limit is None for example in found[: 2 * texts.OWN])
+        assert not {"Vane", "Odrin"} & {example.answer for example in found[2 * texts.OWN :]}
+    assert len(of("question", memory)) == 1 + texts.QUESTIONS + 2 * texts.OWN
 
 
 def test_the_seed_decides() -> None:
-    assert drawn(MEMORY, 1) == drawn(MEMORY, 1)
-    assert drawn(MEMORY, 1) != drawn(MEMORY, 2)
+    assert examples(MEMORY, 1) == examples(MEMORY, 1)
+    assert examples(MEMORY, 1) != examples(MEMORY, 2)
+
+
+def test_one_word() -> None:
+    assert {example.answer for example in examples(NewMemory(text=" \n rain \n"), 0)} == {"rain"}

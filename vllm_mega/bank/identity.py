@@ -15,8 +15,13 @@ def memory_id(memory: NewMemory) -> str:
 
 
 def encode_memory(memory: NewMemory) -> bytes:
-    """The bytes of `memory.json`: `memory` with its id filled in."""
-    return msgspec.json.encode(msgspec.structs.replace(memory, id=memory_id(memory)))
+    """The bytes of `memory.json`: `memory` with its id filled in.
+
+    Its links are left out: the manifest has them, and a memory whose links change is not trained again.
+    """
+    fields = msgspec.structs.asdict(msgspec.structs.replace(memory, id=memory_id(memory)))
+    del fields["links"]
+    return msgspec.json.encode(fields)
 
 
 def text_digest(memory: NewMemory) -> str:

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     qa: tuple[QA, ...] = ()
+    links: tuple[str, ...] = ()
+    """Ids of memories of the same namespace that come to mind with this one; they need not be there (yet).
+    A relation, no content: kept in the manifest, never trained on. Empty: the bank's links stay."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -78,10 +82,14 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_name(self.namespace, "namespace")
         if self.id:
             check_name(self.id, "id")
+        check_links(self.links, self.id)
 
 
-class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A memory as the manifest lists it; identified by (namespace, id)."""
+class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A memory as the manifest lists it; identified by (namespace, id).
+
+    What is empty is left out of the manifest, so that a bank without links reads as it always has.
+    """
 
     id: str
     namespace: str
@@ -99,11 +107,14 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UTC, ISO 8601."""
     training: dict[str, Any] = {}
     """How it was trained (settings, seed, steps, loss, recalled): for the reader, never for logic."""
+    links: tuple[str, ...] = ()
+    """Ids of memories of the same namespace that the gate may follow; others are passed over."""
 
     def __post_init__(self) -> None:
         # The names become paths: a manifest must not lead out of its bank.
         check_name(self.namespace, "namespace")
         check_name(self.id, "id")
+        check_links(self.links, self.id)
         if self.version < 1:
             raise ValueError(f"version must be at least 1, got {self.version}")
         for digest in (self.text_digest, self.adapter):
@@ -138,6 +149,21 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def keys_file(self) -> str:
         return keys_file(self.generation)
+
+
+def check_links(links: Sequence[str], memory_id: str) -> None:
+    """Refuse links of the memory `memory_id` that name no memory, one twice, or itself.
+
+    Raises:
+        ValueError: as above; the message says which.
+    """
+    for link in links:
+        check_name(link, "a link")
+    twice = sorted({link for link in links if links.count(link) > 1})
+    if twice:
+        raise ValueError(f"links names {', '.join(twice)} more than once")
+    if memory_id in links:
+        raise ValueError(f"links of {memory_id!r} names the memory itself: leave it out")
 
 
 def keys_file(generation: int) -> str:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_mega.bank.layout import MEMORIES, Manifest
+from vllm_mega.bank.layout import LOCK, MANIFEST, MEMORIES, STAGING, Manifest, keys_file
+from vllm_mega.errors import BankError
 
 _KEYS = re.compile(r"keys-\d+\.safetensors")
 
@@ -62,3 +63,20 @@ def dropped(root: Path, before: Manifest, after: Manifest) -> list[Path]:
         elif versions[entry.key] != entry.version:
             paths[folder] = None
     return list(paths)
+
+
+def refuse_strangers(root: Path) -> None:
+    """A new bank goes into a new folder, an empty one, or one where making a bank was cut off.
+
+    Raises:
+        BankError: `root` is a file, a bank, or a folder with something else in it.
+    """
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise BankError(f"{root} is a file: a bank needs a folder")
+    names = {path.name for path in root.iterdir()}
+    if MANIFEST in names:
+        raise BankError(f"{root} holds a bank already: open it, or choose another folder")
+    if strangers := names - {LOCK, STAGING, keys_file(0)}:
+        raise BankError(f"{root} is not empty (it has {min(strangers)}): choose another folder")

@@ -8,13 +8,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from vllm_mega.bank import files
 from vllm_mega.bank.adapter import AdapterFacts, adapter_digest
 from vllm_mega.bank.identity import encode_memory, memory_id, text_digest
-from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MEMORY_FILE, MemoryEntry, NewMemory
+from vllm_mega.bank.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    MEMORY_FILE,
+    Manifest,
+    MemoryEntry,
+    NewMemory,
+)
 from vllm_mega.errors import AdapterError, BankError
 
 
@@ -30,8 +38,34 @@ class StagedMemory:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def new_entry(item: StagedMemory, facts: AdapterFacts, version: int) -> MemoryEntry:
-    """What the manifest will say about `item`."""
+def new_entries(
+    items: Sequence[StagedMemory], facts: Sequence[AdapterFacts], before: Manifest
+) -> list[MemoryEntry]:
+    """What the manifest after `before` will say about `items`; links stay unless an item brings its own."""
+    links = {entry.key: entry.links for entry in before.memories}
+    return [
+        _new_entry(item, fact, before.generation + 1, links.get(_key(item), ()))
+        for item, fact in zip(items, facts, strict=True)
+    ]
+
+
+def relinked(entry: MemoryEntry, links: Sequence[str]) -> MemoryEntry:
+    """`entry` with these links.
+
+    Raises:
+        BankError: one is named twice, is the memory itself, or can be no id.
+    """
+    try:
+        return msgspec.structs.replace(entry, links=tuple(links))
+    except ValueError as error:
+        raise BankError(f"memory {entry.namespace}/{entry.id}: {error}") from error
+
+
+def _key(item: StagedMemory) -> tuple[str, str]:
+    return (item.memory.namespace, memory_id(item.memory))
+
+
+def _new_entry(item: StagedMemory, facts: AdapterFacts, version: int, links: tuple[str, ...]) -> MemoryEntry:
     memory = item.memory
     return MemoryEntry(
         id=memory_id(memory),
@@ -45,6 +79,7 @@ def new_entry(item: StagedMemory, facts: AdapterFacts, version: int) -> MemoryEn
         rank=facts.rank,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         training=item.training,
+        links=memory.links or links,
     )
 
 
@@ -52,7 +87,7 @@ def refuse_twice(items: Sequence[StagedMemory]) -> None:
     """Refuse to add one memory twice at once: which would win?"""
     seen: set[tuple[str, str]] = set()
     for item in items:
-        key = (item.memory.namespace, memory_id(item.memory))
+        key = _key(item)
         if key in seen:
             raise BankError(f"the memory {key[0]}/{key[1]} is given twice: give each one once")
         seen.add(key)

@@ -25,19 +25,24 @@ from vllm_mega.bank import files
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.layout import (
     FORMAT_VERSION,
-    LOCK,
     MANIFEST,
     STAGING,
     BaseModelInfo,
     EmbedderInfo,
     Manifest,
     MemoryEntry,
-    keys_file,
 )
 from vllm_mega.bank.lock import BankLock
-from vllm_mega.bank.orphans import dropped, orphans
+from vllm_mega.bank.orphans import dropped, orphans, refuse_strangers
 from vllm_mega.bank.reader import BankReader, BankSnapshot, check_match, require_inside
-from vllm_mega.bank.staged import StagedMemory, checked_key, new_entry, refuse_twice, write_memory
+from vllm_mega.bank.staged import (
+    StagedMemory,
+    checked_key,
+    new_entries,
+    refuse_twice,
+    relinked,
+    write_memory,
+)
 from vllm_mega.errors import BankError, BankNotFoundError
 
 __all__ = ["BankWriter", "StagedMemory"]
@@ -65,7 +70,7 @@ class BankWriter:
             BankLockedError: another writer is at work.
         """
         root = Path(root).absolute()
-        _refuse_strangers(root)
+        refuse_strangers(root)
         with files.disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
         lock = BankLock(root)
@@ -170,10 +175,7 @@ class BankWriter:
         refuse_twice(items)
         keys = [checked_key(item, self.snapshot.manifest.embedder.dim) for item in items]
         facts = [check_adapter(item.adapter, shapes, max_rank=max_rank) for item in items]
-        entries = [
-            new_entry(item, fact, self.snapshot.generation + 1)
-            for item, fact in zip(items, facts, strict=True)
-        ]
+        entries = new_entries(items, facts, self.snapshot.manifest)
         with self._changing():
             work = self._new_folder()
             for number, (item, entry) in enumerate(zip(items, entries, strict=True)):
@@ -197,6 +199,23 @@ class BankWriter:
         if gone:
             with self._changing():
                 self._commit((), self.snapshot.keys[:0], gone)
+
+    def link(self, links: Mapping[tuple[str, str], Sequence[str]]) -> None:
+        """Set the links of memories: (namespace, id) to the ids that it links to, in place of those it had.
+
+        One generation, however many; none when nothing changes. Adapters, texts and keys stay as they are.
+
+        Raises:
+            MemoryNotFoundError: there is no such memory; then none is changed.
+            BankError: links that name one memory twice, itself, or what can be no id.
+        """
+        self._prepare()
+        entries = [self.snapshot.get(*key) for key in links]
+        new = [relinked(entry, links[entry.key]) for entry in entries]
+        if new != entries:
+            rows = [self.snapshot.manifest.memories.index(entry) for entry in entries]
+            with self._changing():
+                self._commit(new, self.snapshot.keys[rows], ())
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -300,16 +319,3 @@ class BankWriter:
         except FileNotFoundError:
             last = 0
         return max(time.time_ns(), last + 1)
-
-
-def _refuse_strangers(root: Path) -> None:
-    """A new bank goes into a new folder, an empty one, or one where making a bank was cut off."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise BankError(f"{root} is a file: a bank needs a folder")
-    names = {path.name for path in root.iterdir()}
-    if MANIFEST in names:
-        raise BankError(f"{root} holds a bank already: open it, or choose another folder")
-    if strangers := names - {LOCK, STAGING, keys_file(0)}:
-        raise BankError(f"{root} is not empty (it has {min(strangers)}): choose another folder")

@@ -21,6 +21,13 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=int, help="how many of the last user messages are compared (default: 1)"
     )
+    parser.add_argument(
+        "--dialogue",
+        type=int,
+        metavar="N",
+        help="how many of the last messages, of user and assistant, are compared as well, so that a question "
+        "is understood from what is being talked about; 0: none (default: 8)",
+    )
     parser.add_argument("--top-k", type=int, help=f"most memories in a mixture (default: {gate.top_k})")
     parser.add_argument(
         "--threshold", type=float, help=f"least score of a memory (default: {gate.threshold})"
@@ -33,6 +40,13 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         help="a memory to keep in host memory from the start; may be given several times",
     )
     parser.add_argument("--beta", type=float, help=f"sharpness of the softmax (default: {gate.beta:g})")
+    parser.add_argument(
+        "--link-share",
+        type=float,
+        metavar="SHARE",
+        help="what a memory that a chosen one links to has of its score, at least; 0: links are not followed "
+        f"(default: {gate.link_share:g})",
+    )
 
 
 def memory_settings(args: argparse.Namespace) -> MegaSettings:
@@ -41,8 +55,9 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
     Raises:
         ConfigError: a value that cannot be right.
     """
-    gate = {name: getattr(args, name) for name in ("top_k", "threshold", "beta")}
-    rest = {name: getattr(args, name) for name in ("namespace", "mode", "window", "embedder")}
+    gate_fields = GateSettings.__struct_fields__
+    gate = {name: getattr(args, name) for name in gate_fields}
+    rest = {name: getattr(args, name) for name in ("namespace", "mode", "window", "dialogue", "embedder")}
     return MegaSettings(
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllm_mega.bank.reader import BankSnapshot
 
 Shapes = dict[str, tuple[int, int]]
-HELP = "list, show, verify, forget or add memories, or create a bank"
+HELP = "list, show, verify, link, forget or add memories, or create a bank"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Examples:\n"
         "  vllm-mega bank list --bank bank\n"
         "  vllm-mega bank verify --bank bank\n"
+        "  vllm-mega bank link --bank bank lantern-ferry hanne-brisk\n"
         "  vllm-mega bank forget --bank bank m-0123456789ab\n"
         '  vllm-mega bank add --bank bank --adapter my-lora --text "The lamp burned for nine nights."'
     )
@@ -48,6 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_memory(
         action("forget", _forget, "forget memories: adapter, text and key leave the disk"), several=True
     )
+    link = action("link", _link, "let a memory bring others to mind, for questions that need both")
+    _add_memory(link, several=False)
+    link.add_argument("other", nargs="+", help="id of a memory that it links to; it need not be there yet")
+    link.add_argument("--remove", action="store_true", help="take these links away")
     _configure_add(action("add", _add, "add an adapter that PEFT has written, with its text"))
     create = action("create", _create, "create an empty bank")
     create.add_argument("--model", help="the base model: name, path or Hugging Face id")
@@ -97,7 +102,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(entries)
         return 0
-    header = ("NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "CREATED", "TITLE", "TAGS")
+    header = ("NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "CREATED", "TITLE", "TAGS", "LINKS")
     _print_table(header, map(_row, entries))
     manifest = snapshot.manifest
     print(
@@ -109,9 +114,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _row(entry: MemoryEntry) -> tuple[str, ...]:
     size = f"{entry.adapter_bytes / 1024:.0f} KiB"
-    tags = ",".join(entry.tags)
     return (entry.namespace, entry.id, str(entry.version), str(entry.rank), size, entry.created_at,
-            entry.title, tags)  # fmt: skip
+            entry.title, ",".join(entry.tags), ",".join(entry.links))  # fmt: skip
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -156,6 +160,25 @@ def _forget(args: argparse.Namespace) -> int:
         generation = writer.snapshot.generation
     for memory_id in args.id:
         print(f"forgot {args.namespace}/{memory_id}")
+    print(f"generation {generation}")
+    return 0
+
+
+def _link(args: argparse.Namespace) -> int:
+    from vllm_mega.bank.writer import BankWriter
+    from vllm_mega.errors import BankError
+
+    key = (args.namespace, args.id)
+    with BankWriter.open(args.bank) as writer:
+        before = writer.snapshot.get(*key).links
+        if strange := [other for other in args.other if args.remove and other not in before]:
+            raise BankError(f"{args.namespace}/{args.id} has no link to {', '.join(strange)}: see bank list")
+        rest = tuple(link for link in before if link not in args.other)
+        # What is linked already keeps its place.
+        added = () if args.remove else tuple(dict.fromkeys(o for o in args.other if o not in before))
+        writer.link({key: rest if args.remove else before + added})
+        entry, generation = writer.snapshot.get(*key), writer.snapshot.generation
+    print(f"{args.namespace}/{args.id} links to {', '.join(entry.links) or 'nothing'}")
     print(f"generation {generation}")
     return 0
 

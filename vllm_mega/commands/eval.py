@@ -1,27 +1,34 @@
-"""`vllm-mega eval`: are the right memories used, and are the answers right?"""
+"""`vllm-mega eval`: are the right memories used, are the answers right, is anything forgotten?"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from vllm_mega.evaluation.data import Item
-    from vllm_mega.evaluation.tasks import Reply
-    from vllm_mega.prompts import Message
+from vllm_mega.config import GateSettings
 
-HELP = "measure a bank: recall, questions, gate, null route, beside RAG and the base model"
+if TYPE_CHECKING:
+    from vllm_mega.evaluation.judge import Judge
+    from vllm_mega.evaluation.model import Baselines
+    from vllm_mega.evaluation.report import Report
+    from vllm_mega.evaluation.study import Material
+
+HELP = "measure a bank: recall, questions, gate, forgetting, general ability, beside RAG and one LoRA for all"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 EPILOG = """\
 Lines of --data: {"id", "text", "title"?, "paraphrases"?, "qa"?: [{"question", "answer", "aliases"?}]}; of
---questions: {"memory_id", "question", "answer", "aliases"?}; of --unrelated: {"prompt"}. Questions are never
-trained on. An answer is right when it contains the gold answer and is at most one sentence; the rate without
-the second condition stands beside it. Memories that the bank does not have yet are trained first; a run that
-was stopped goes on with those that are missing. Writes report.json, report.md and answers.jsonl.
+--questions: {"memory_id", "question", "answer", "aliases"?}; of --unrelated: {"prompt"}; of --compositional:
+{"memory_ids", "question", "answer", "aliases"?}, where a list as answer means all of it; of --general:
+{"question", "options", "answer"}. Questions are never trained on. An answer is right when it contains the
+gold answer and is at most one sentence; the rate without the second condition stands beside it. Memories
+and baselines that are not there yet are trained first; a run that was stopped goes on with those that are
+missing. Writes report.json, report.md, report.html, plots/ and answers.jsonl.
 
 example:
   vllm-mega eval --data memories.jsonl --unrelated unrelated.jsonl --output report"""
@@ -29,16 +36,47 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega eval`."""
+    gate = GateSettings()
     parser.description = "Train what is missing, ask every question in every way, and report what is right."
     parser.epilog = EPILOG
     parser.add_argument("--data", required=True, type=Path, help="memories and their questions, JSONL")
     parser.add_argument("--output", required=True, type=Path, help="folder of the report")
     parser.add_argument("--questions", type=Path, help="more questions about the memories, JSONL")
     parser.add_argument("--unrelated", type=Path, help="prompts that no memory is about, JSONL")
+    parser.add_argument("--compositional", type=Path, help="questions that need two memories, JSONL")
+    parser.add_argument(
+        "--general",
+        type=Path,
+        default=EXAMPLES / "general.jsonl",
+        help="questions of general knowledge, JSONL (default: 40 that come with the package)",
+    )
+    parser.add_argument(
+        "--plain-text",
+        type=Path,
+        default=EXAMPLES / "plain_text.txt",
+        help="text whose log-likelihood is taken (default: one that comes with the package)",
+    )
     parser.add_argument("--bank", type=Path, help="bank to reuse or make (default: OUTPUT/bank)")
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder of gate and RAG (default: the bank's)")
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories")
+    parser.add_argument(
+        "--no-lora", action="store_true", help="leave out the baselines that train one LoRA for all memories"
+    )
+    parser.add_argument(
+        "--judge",
+        metavar="MODULE:FUNCTION",
+        help="a function (question, golds, reply) -> bool; its rate stands beside ours",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=gate.top_k, help=f"most memories in a mixture (default: {gate.top_k})"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=gate.threshold, help=f"least score (default: {gate.threshold})"
+    )
+    parser.add_argument(
+        "--beta", type=float, default=gate.beta, help=f"sharpness of the softmax (default: {gate.beta:g})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,8 +84,29 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markdown import Markdown
 
+    from vllm_mega.evaluation import output, page, render
+    from vllm_mega.evaluation.judge import load_judge
+    from vllm_mega.evaluation.plots import require_matplotlib
+
+    # All that can be wrong is found before anything is trained.
+    require_matplotlib()
+    settings = GateSettings(args.top_k, args.threshold, args.beta)
+    judge = load_judge(args.judge) if args.judge else None
+    material = _material(args)
+    bank = args.bank or args.output / "bank"
+    _train(bank, material, args)
+    baselines = _baselines(bank, material, args.output / "baselines") if not args.no_lora else None
+    found, questions = _measure(bank, material, baselines, settings, judge, args)
+    output.write(found, questions, args.output)
+    Console().print(Markdown(render.markdown(page.head(found))))
+    print(f"written: {args.output / 'report.json'}, {args.output / 'report.html'}")
+    return 0
+
+
+def _material(args: argparse.Namespace) -> Material:
     from vllm_mega.errors import ConfigError
-    from vllm_mega.evaluation import data, report
+    from vllm_mega.evaluation import data
+    from vllm_mega.evaluation.study import Material
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
@@ -56,104 +115,111 @@ def run(args: argparse.Namespace) -> int:
         items = data.add_questions(items, args.questions)
     if not any(item.qa for item in items):
         raise ConfigError(f"{args.data} has no questions: give them there as qa, or with --questions")
-    unrelated = data.read_prompts(args.unrelated) if args.unrelated else []
-    bank = args.bank or args.output / "bank"
-    _train(bank, items, args)
-    found, questions = _evaluate(bank, items, unrelated, args)
-    report.write(found, questions, args.output)
-    Console().print(Markdown(found.markdown()))
-    print(f"written: {args.output / 'report.json'}")
-    return 0
+    both = None
+    if args.compositional:
+        both = data.read_compositional(args.compositional, items, all_there=args.limit is None)
+    return Material(
+        items,
+        data.read_choices(args.general),
+        data.read_paragraphs(args.plain_text),
+        data.read_prompts(args.unrelated) if args.unrelated else [],
+        both or [],
+    )
 
 
-def _train(bank: Path, items: Sequence[Item], args: argparse.Namespace) -> None:
-    from tqdm import tqdm
+def _train(bank: Path, material: Material, args: argparse.Namespace) -> None:
+    from vllm_mega.training.session import train
 
-    from vllm_mega.training.session import Trained, train
-
-    with tqdm(unit=" memories", desc="training", file=sys.stderr) as bar:
-
-        def progress(done: int, total: int, _last: Trained | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        train(bank, [item.memory for item in items], args.model, args.embedder, progress=progress)
+    with _bar("training", "memories") as step:
+        memories = [item.memory for item in material.items]
+        train(bank, memories, args.model, args.embedder, progress=lambda done, total, _: step(done, total))
 
 
-def _evaluate(
-    bank: Path, items: Sequence[Item], unrelated: Sequence[str], args: argparse.Namespace
-) -> tuple[Any, list[dict[str, Any]]]:
+def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
     from vllm_mega.bank.reader import BankReader
-    from vllm_mega.config import GateSettings
-    from vllm_mega.evaluation import tasks
-    from vllm_mega.evaluation.report import Cost, Report
+    from vllm_mega.evaluation.baselines import Trainable, train_baselines
+    from vllm_mega.models import resolve_model
+    from vllm_mega.training.settings import TrainSettings
+    from vllm_mega.training.trainer import Trainer
+
+    base = BankReader(bank).snapshot().manifest.base
+    with _bar("training one LoRA for all, in turn and at once", "memories") as step:
+        return train_baselines(
+            Trainable(
+                folder,
+                [item.memory for item in material.items],
+                base,
+                TrainSettings(),
+                lambda settings: Trainer(resolve_model(base.name), settings),
+                step,
+            )
+        )
+
+
+def _measure(
+    bank: Path,
+    material: Material,
+    baselines: Baselines | None,
+    settings: GateSettings,
+    judge: Judge | None,
+    args: argparse.Namespace,
+) -> tuple[Report, list[dict[str, Any]]]:
+    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.commands._eval_engine import Engine
+    from vllm_mega.evaluation.model import Baselines
+    from vllm_mega.evaluation.study import Subject, measure
     from vllm_mega.gate.embedder import load_embedder
     from vllm_mega.gate.gate import Gate
     from vllm_mega.models import resolve_model
 
     snapshot = BankReader(bank).snapshot()
-    manifest = snapshot.manifest
-    embedder = load_embedder(args.embedder or manifest.embedder.name)
-    gate, settings = Gate(BankReader(bank, embedder=embedder.info), embedder), GateSettings()
-    _tell("asking the gate")
-    asked = tasks.gate_questions(items, gate, settings)
-    answerable = [one for one in asked if one.gold]
-    model = _Engine(bank, args.model)
-    ways = tasks.answer_questions(answerable, snapshot, model, _tell)
-    _tell("recalling")
-    recall = tasks.recall_memories(asked, model, embedder)
-    _tell("unrelated prompts")
-    null = tasks.null_route(unrelated, gate, settings, model) if unrelated else None
-    wanted = {item.id for item in items}
-    entries = [entry for entry in manifest.memories if entry.id in wanted]
-    base = sum(file.stat().st_size for file in resolve_model(manifest.base.name).glob("*.safetensors"))
-    size = sum(entry.adapter_bytes for entry in entries) / len(entries)
-    seconds = sum(float(entry.training["seconds"]) for entry in entries) / len(entries)
-    found = Report(
-        model=manifest.base.name,
-        embedder=embedder.info.name,
-        n_memories=len(items),
-        ways=ways,
-        gate=tasks.gate_figures(answerable),
-        recall=recall,
-        null_route=null,
-        cost=Cost(round(seconds, 2), size, size / base),
+    embedder = load_embedder(args.embedder or snapshot.manifest.embedder.name)
+    weights = resolve_model(snapshot.manifest.base.name).glob("*.safetensors")
+    baselines = baselines or Baselines()
+    _tell("starting the engine")
+    subject = Subject(
+        snapshot,
+        Gate(BankReader(bank, embedder=embedder.info), embedder),
+        settings,
+        embedder,
+        Engine(bank, args.model, args.embedder, settings, baselines.largest_rank),
+        sum(file.stat().st_size for file in weights),
+        baselines,
+        _environment(),
     )
-    return found, [
-        {
-            "memory": one.item.id,
-            "question": one.question,
-            "answer": one.gold[0],
-            "rank": one.rank,
-            "best_score": one.decision.best_score,
-        }
-        for one in answerable
-    ]
+    return measure(material, subject, judge, _tell)
+
+
+def _environment() -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from vllm_mega import __version__
+
+    return {
+        "versions": {
+            "vllm_mega": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {"cores": len(os.sched_getaffinity(0)), "cpu": torch.backends.cpu.get_cpu_capability()},
+    }
 
 
 def _tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-class _Engine:
-    """The model behind the tasks: vLLM in this process, as `MegaLLM` runs it."""
+@contextmanager
+def _bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; told (done, total)."""
+    from tqdm import tqdm
 
-    def __init__(self, bank: Path, model: str | None) -> None:
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        _tell("starting the engine")
-        from vllm_mega.offline import MegaLLM
+    with tqdm(unit=f" {unit}", desc=what, file=sys.stderr) as bar:
 
-        # A cached beginning is added up in another order: in bfloat16 that could change a token.
-        self._llm = MegaLLM(bank, model, max_model_len=2048, enable_prefix_caching=False)
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    def ask(
-        self, conversations: Sequence[list[Message]], mega: Sequence[Mapping[str, Any]], max_tokens: int
-    ) -> list[Reply]:
-        """See `tasks.Model`."""
-        from vllm_mega.evaluation.tasks import Reply
-        from vllm_mega.offline import DEFAULT_SAMPLING
-
-        greedy = DEFAULT_SAMPLING.clone()
-        greedy.max_tokens = max_tokens
-        answers = self._llm.chat(conversations, greedy, mega=list(mega), use_tqdm=True)
-        return [Reply(a.text.strip(), tuple(a.output.outputs[0].token_ids)) for a in answers]
+        yield step

@@ -41,6 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beta", type=float, default=gate.beta, help=f"sharpness of the softmax (default: {gate.beta:g})"
     )
+    parser.add_argument(
+        "--link-share",
+        type=float,
+        default=gate.link_share,
+        help=f"what a linked memory has of the score, at least; 0: links are not followed "
+        f"(default: {gate.link_share:g})",
+    )
     parser.add_argument("--all", action="store_true", help=f"show every memory, not the best {BEST} only")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
@@ -54,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.text.strip():
         raise RequestError("the text is empty: there is nothing to compare")
-    query = Query(args.text, args.namespace, GateSettings(args.top_k, args.threshold, args.beta))
+    query = Query(
+        args.text, args.namespace, GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
+    )
     made = BankReader(args.bank).snapshot().manifest
     embedder = load_embedder(args.embedder or made.embedder.name)
     decision, hits = Gate(BankReader(args.bank, embedder=embedder.info), embedder).explain(query)

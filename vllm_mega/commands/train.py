@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_mega.training.session import Trained, TrainReport
+    from vllm_mega.training.session import MakeFitter, Trained, TrainReport
 
 HELP = "train an adapter for every memory of a file, into a bank"
 
@@ -20,7 +21,7 @@ A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tag
 "qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Every memory is in the bank
 as soon as it is trained; a run that was stopped goes on with the memories that are missing."""
 
-_SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "seed", "dtype")
+_SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "jobs", "seed", "dtype")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
     )
+    group = parser.add_argument_group("scale-out (needs Ray: pip install 'vllm-mega[ray]')")
+    group.add_argument(
+        "--workers", type=int, help="processes that train, sharing the cores (default: this one)"
+    )
+    group.add_argument(
+        "--ray-address",
+        help='a running Ray cluster, "auto" for the one here (default: one of our own, on loopback)',
+    )
     group = parser.add_argument_group("settings (see the README for the defaults)")
     group.add_argument("--rank", type=int, help="rank of the adapters")
     group.add_argument(
@@ -45,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning-rate", type=float, help="of Adam")
     group.add_argument("--max-steps", type=int, help="most steps for one memory")
     group.add_argument("--batch", type=int, help="examples a step")
+    group.add_argument("--jobs", type=int, help="memories that are trained side by side")
     group.add_argument("--seed", type=int, help="the same seed gives the same adapters")
     group.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the exported tensors")
 
@@ -57,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.training.memories import read_memories
     from vllm_mega.training.session import train
 
+    fitter = _fitter(args)
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
     settings = _settings(args)
@@ -70,9 +81,21 @@ def run(args: argparse.Namespace) -> int:
                 with bar.external_write_mode():
                     print(_line(last), flush=True)
 
-        report = train(args.bank, memories, args.model, args.embedder, settings, progress)
+        report = train(args.bank, memories, args.model, args.embedder, settings, progress, fitter)
     print(_summary(report, args.bank))
     return 0
+
+
+def _fitter(args: argparse.Namespace) -> MakeFitter:
+    from vllm_mega.errors import ConfigError
+    from vllm_mega.training.ray_cluster import RayCluster
+    from vllm_mega.training.scale_out import LocalFitter, RayFitter
+
+    if args.workers is None:
+        if args.ray_address is not None:
+            raise ConfigError("--ray-address needs --workers: how many of the cluster")
+        return LocalFitter
+    return partial(RayFitter, cluster=RayCluster(args.workers, args.ray_address))
 
 
 def _settings(args: argparse.Namespace) -> Any:

@@ -1,7 +1,8 @@
-"""What an evaluation reads: memories with questions, and prompts that no memory is about."""
+"""What an evaluation reads: memories with questions, prompts that no memory is about, general knowledge."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
+from vllm_mega.evaluation.scoring import Gold
 from vllm_mega.jsonl import read_lines
 
 
@@ -110,6 +112,87 @@ def read_prompts(path: Path) -> list[str]:
         ConfigError: see `read_items`.
     """
     return [one.prompt for one in _read(path, Prompt)]
+
+
+class Compositional(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question that needs more than one memory."""
+
+    memory_ids: tuple[str, ...]
+    question: str
+    answer: str | tuple[str, ...]
+    """Several: the answer must contain them all."""
+    aliases: tuple[str, ...] = ()
+    """Other ways to say the whole answer."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.memory_ids)) < 2:
+            raise ValueError("memory_ids must name two different memories")
+        if not self.answer:
+            raise ValueError("answer must not be empty")
+
+    @property
+    def golds(self) -> tuple[Gold, ...]:
+        """What `scoring.score` takes."""
+        return (self.answer, *self.aliases)
+
+
+def read_compositional(path: Path, items: Sequence[Item], *, all_there: bool) -> list[Compositional]:
+    """The questions of `path` whose memories are all among `items`.
+
+    Args:
+        path: JSONL lines {"memory_ids", "question", "answer", "aliases"?}.
+        items: the memories.
+        all_there: whether a question about another memory is an error (with --limit it is not).
+
+    Raises:
+        ConfigError: see `read_items`; also a question about an unknown memory.
+    """
+    ids = {item.id for item in items}
+    found = []
+    for one in _read(path, Compositional):
+        missing = sorted(set(one.memory_ids) - ids)
+        if not missing:
+            found.append(one)
+        elif all_there:
+            raise ConfigError(f"{path}: {one.question!r} needs {', '.join(missing)}, which --data has not")
+    return found
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question of general knowledge, with answers to choose from."""
+
+    question: str
+    options: tuple[str, ...]
+    answer: str
+
+    def __post_init__(self) -> None:
+        if self.answer not in self.options or len(set(self.options)) < max(2, len(self.options)):
+            raise ValueError("options must be at least two, all different, and the answer one of them")
+
+
+def read_choices(path: Path) -> list[Choice]:
+    """The questions of `path`, JSONL lines {"question", "options", "answer"}.
+
+    Raises:
+        ConfigError: see `read_items`.
+    """
+    return _read(path, Choice)
+
+
+def read_paragraphs(path: Path) -> list[str]:
+    """The paragraphs of a plain text; empty lines stand between them.
+
+    Raises:
+        ConfigError: the file cannot be read, is no UTF-8 or has no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    if not found:
+        raise ConfigError(f"{path} is empty: expected plain text")
+    return found
 
 
 T = TypeVar("T")

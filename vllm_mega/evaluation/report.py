@@ -1,24 +1,27 @@
-"""What an evaluation found: report.json, and the same for people as report.md."""
+"""What an evaluation found, and report.json; `page` has the same for people."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vllm_mega.output import write_json, write_whole
-
-PAPER = {"base": 8.17, "rag_top1": 88.83, "direct": 78.03, "irag": 84.70}
-"""Strict QA in per cent on Wiki 2024, Llama-3.1-8B-Instruct (arXiv 2504.21239, table 1)."""
+OURS = "direct"
+"""The way that stands for all that the memories do by themselves: recall, general ability."""
 NAMES = {
     "base": "base model",
-    "rag_top1": "RAG, best text in the context",
+    "rag_top1": "RAG, best text",
     "rag_top3": "RAG, best three",
+    "rag_top2": "RAG, best two",
     "direct": "memories, direct",
-    "irag": "memories, irag (recall, then answer)",
+    "irag": "memories, irag",
     "top1_adapter": "best memory alone, no mixing",
+    "sequential_lora": "one LoRA, memory after memory",
+    "joint_lora": "one LoRA, all memories at once",
+    "gated": "memories, through the gate",
+    "forced": "one memory forced on, all the weight",
 }
+"""Of all ways, for people."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -29,6 +32,8 @@ class Way(msgspec.Struct, frozen=True):
     tokens: float
     """Of an answer, on average."""
     answers: list[str]
+    judge: float | None = None
+    """What the user's judge says; None: there is none."""
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -39,6 +44,10 @@ class Gate(msgspec.Struct, frozen=True):
     mrr: float
     closed: float
     """Questions whose best score is below the threshold: the base model answers them."""
+    right_scores: list[float] = []
+    """For each question the score of its own memory."""
+    wrong_scores: list[float] = []
+    """For each question the best score of another memory; empty if there is none."""
 
 
 class Recall(msgspec.Struct, frozen=True):
@@ -57,6 +66,53 @@ class NullRoute(msgspec.Struct, frozen=True):
     identical: bool
     """Whether all others got the very tokens of the base model."""
     opened_prompts: list[str]
+    scores: list[float] = []
+    """For each prompt the best score of any memory."""
+
+
+class Compositional(msgspec.Struct, frozen=True):
+    """Questions that need two memories."""
+
+    questions: int
+    both_found: float
+    """Share whose memories are all in the mixture."""
+    ways: dict[str, Way]
+
+
+class Forgetting(msgspec.Struct, frozen=True):
+    """The first memories after some others have been learnt."""
+
+    after: int
+    """How many others."""
+    recall_cosine: float
+    exact: float
+    right: float
+    """Share of questions for which the gate gives the memory the largest weight."""
+    sequential_lora_cosine: float | None = None
+    """The very first memory, recalled by one LoRA that learnt the others after it."""
+    sequential_lora_exact: float | None = None
+
+
+class General(msgspec.Struct, frozen=True):
+    """What has nothing to do with any memory."""
+
+    accuracy: float
+    """Of questions with answers to choose from."""
+    log_likelihood: float
+    """Of plain text, nats a token."""
+    opened: float | None = None
+    """Share of questions and paragraphs for which the gate used a memory; None: no gate."""
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """What training one LoRA for all memories took."""
+
+    rank: int
+    steps: int
+    loss: float
+    """Of the last step: whether there was something left to learn."""
+    seconds: float
+    bytes: int
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -65,6 +121,10 @@ class Cost(msgspec.Struct, frozen=True):
     seconds_per_memory: float
     bytes_per_memory: float
     share_of_base: float
+    """Bytes of a memory, of those of the base model."""
+    latency_ms: dict[str, float] = {}
+    """Of one request at a time, median, by way."""
+    baselines: dict[str, Baseline] = {}
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -75,63 +135,36 @@ class Report(msgspec.Struct, frozen=True):
     n_memories: int
     ways: dict[str, Way]
     gate: Gate
-    recall: Recall
+    recall: dict[str, Recall]
+    """By way; `OURS` is the memories'."""
     null_route: NullRoute | None
     """None: no unrelated prompts were given."""
+    compositional: Compositional | None
+    """None: no such questions were given, or none about these memories."""
+    forgetting: list[Forgetting]
+    general: dict[str, General]
     cost: Cost
+    settings: dict[str, Any] = {}
+    """Of gate and training."""
+    environment: dict[str, Any] = {}
+    """What the seconds depend on."""
 
     def figures(self) -> dict[str, Any]:
         """What report.json says: the strict rates as `qa`, the lenient ones as `qa_lenient`."""
         rest = msgspec.to_builtins(self)
-        ways = rest.pop("ways")
-        return {
-            **rest,
-            "qa": {name: way["strict"] for name, way in ways.items()},
-            "qa_lenient": {name: way["lenient"] for name, way in ways.items()},
-            "tokens_per_answer": {name: way["tokens"] for name, way in ways.items()},
-        }
-
-    def markdown(self) -> str:
-        """For people."""
-        rows = []
-        for name, way in self.ways.items():
-            paper = f"{PAPER[name]:.1f}" if name in PAPER else ""
-            strict, lenient = f"{100 * way.strict:.1f}", f"{100 * way.lenient:.1f}"
-            rows.append(f"| {NAMES[name]} | {strict} | {lenient} | {way.tokens:.0f} | {paper} |")
-        null = self.null_route
-        lines = [
-            f"# {self.n_memories} memories, {self.model}",
-            "",
-            f"Embedder of the gate: {self.embedder}. All figures are of this run.",
-            "",
-            "| QA, % | one sentence | contained | tokens an answer | paper (Llama-3.1-8B, another model) |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
-            "",
-            f"- Recall: cosine {self.recall.cosine:.3f}, word for word {100 * self.recall.exact:.1f} %.",
-            f"- Gate: the right memory first for {100 * self.gate.top1:.1f} % of {self.gate.questions} "
-            f"questions (MRR {self.gate.mrr:.3f}); {100 * self.gate.closed:.1f} % stay below the threshold.",
-            f"- A memory: {self.cost.seconds_per_memory:.1f} s to train, "
-            f"{self.cost.bytes_per_memory:,.0f} bytes "
-            f"({100 * self.cost.share_of_base:.2f} % of the base model).",
-        ]
-        if null is not None:
-            same = "identical to the base model's" if null.identical else "NOT identical to the base model's"
-            lines.append(
-                f"- Null route: opened for {100 * null.opened:.1f} % of {null.prompts} unrelated prompts; "
-                f"answers to the others are {same}."
-            )
-            lines += [f"  - opened: {prompt}" for prompt in null.opened_prompts]
-        return "\n".join([*lines, ""])
+        del rest["ways"]
+        rest["recall"] = {**rest["recall"][OURS], "by_way": rest["recall"]}
+        if self.compositional is not None:
+            del rest["compositional"]["ways"]
+            rest["compositional"].update(_rates(self.compositional.ways))
+        tokens = {name: way.tokens for name, way in self.ways.items()}
+        return {**rest, **_rates(self.ways), "tokens_per_answer": tokens}
 
 
-def write(report: Report, questions: list[dict[str, Any]], folder: Path) -> None:
-    """Write report.json, report.md and answers.jsonl (every answer to every question) into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    answers = [
-        {**question, "answers": {name: way.answers[n] for name, way in report.ways.items()}}
-        for n, question in enumerate(questions)
-    ]
-    write_whole(folder / "answers.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in answers))
-    write_whole(folder / "report.md", report.markdown().encode())
-    write_json(folder / "report.json", report.figures())
+def _rates(ways: dict[str, Way]) -> dict[str, dict[str, float]]:
+    found = {
+        "qa": {name: way.strict for name, way in ways.items()},
+        "qa_lenient": {name: way.lenient for name, way in ways.items()},
+    }
+    judged = {name: way.judge for name, way in ways.items() if way.judge is not None}
+    return {**found, "qa_judge": judged} if judged else found

@@ -12,7 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vllm_mega.training.texts import sentences
+from vllm_mega.training.questions import sentences
+
+Gold = str | tuple[str, ...]
+"""A right answer; of several parts: all of them are asked for."""
 
 
 class Score(NamedTuple):
@@ -22,9 +25,11 @@ class Score(NamedTuple):
     lenient: bool
 
 
-def score(reply: str, golds: Sequence[str]) -> Score:
+def score(reply: str, golds: Sequence[Gold]) -> Score:
     """See above; `golds` are the answer and its aliases."""
-    lenient = any(contains(reply, gold) for gold in golds)
+    lenient = any(
+        all(contains(reply, part) for part in ((gold,) if isinstance(gold, str) else gold)) for gold in golds
+    )
     return Score(lenient and in_one_sentence(reply), lenient)
 
 

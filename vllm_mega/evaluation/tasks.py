@@ -2,48 +2,35 @@
 
 All ways get the same questions with the paper's suffix, greedily. The gate sees the question alone, without
 suffix; what it chooses is what `direct` and `irag` use. RAG puts the texts that the same embedder ranks
-first into the context of the base model.
+first into the context of the base model. A baseline adapter gets the question as the base model does.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
 
 import numpy as np
 
 from vllm_mega.bank.reader import BankSnapshot
 from vllm_mega.config import GateSettings
+from vllm_mega.evaluation import report
 from vllm_mega.evaluation.data import Item
-from vllm_mega.evaluation.report import Gate as GateFigures
-from vllm_mega.evaluation.report import NullRoute, Recall, Way
-from vllm_mega.evaluation.scoring import is_exact, score
+from vllm_mega.evaluation.judge import Judge, judged
+from vllm_mega.evaluation.model import OFF, How, Model, Reply, always, chosen, only
+from vllm_mega.evaluation.scoring import Gold, is_exact, score
 from vllm_mega.gate.embedder import Embedder
-from vllm_mega.gate.gate import Decision, Gate, Hit, Query
-from vllm_mega.prompts import Message, irag_messages, question_prompt, user
+from vllm_mega.gate.gate import Decision, Gate, Hit, Query, alone
+from vllm_mega.prompts import Message, about_prompt, irag_messages, question_prompt, recall_prompt, user
+from vllm_mega.training.texts import subject
 
 ANSWER_TOKENS = 96
 RECALL_TOKENS = 256
-OFF: Mapping[str, Any] = {"mode": "off"}
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model said."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
-class Model(Protocol):
-    """What answers."""
-
-    def ask(
-        self, conversations: Sequence[list[Message]], mega: Sequence[Mapping[str, Any]], max_tokens: int
-    ) -> list[Reply]:
-        """Greedy answers; `mega` is the request field of that name, for each conversation."""
-        ...
+LATENCY_QUESTIONS = 5
+TIMED = ("base", "rag_top1", "direct", "irag", "joint_lora")
 
 
 @dataclass(frozen=True)
@@ -66,6 +53,8 @@ class Asked:
 
 Progress = Callable[[str], None]
 """Told what is done next."""
+Request = tuple[list[Message], How]
+Ways = dict[str, Callable[[Asked], Request]]
 
 
 def gate_questions(items: Sequence[Item], gate: Gate, settings: GateSettings) -> list[Asked]:
@@ -79,63 +68,116 @@ def gate_questions(items: Sequence[Item], gate: Gate, settings: GateSettings) ->
     return found
 
 
-def gate_figures(asked: Sequence[Asked]) -> GateFigures:
+def gate_figures(asked: Sequence[Asked]) -> report.Gate:
     """How often the right memory is the best."""
     ranks = np.array([one.rank for one in asked])
-    return GateFigures(
+    others = [[hit.score or 0.0 for hit in one.ranked if hit.id != one.item.id] for one in asked]
+    return report.Gate(
         questions=len(asked),
         top1=float((ranks == 1).mean()),
         mrr=float((1 / ranks).mean()),
         closed=float(np.mean([not one.decision.mixture for one in asked])),
+        right_scores=[one.ranked[one.rank - 1].score or 0.0 for one in asked],
+        wrong_scores=[max(scores) for scores in others if scores],
     )
 
 
-def answer_questions(
-    asked: Sequence[Asked], snapshot: BankSnapshot, model: Model, progress: Progress
-) -> dict[str, Way]:
-    """Every way of answering questions that have an answer, by name; RAG finds its texts in `snapshot`."""
+def question_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
+    """Every way to ask a question; RAG finds its texts in `snapshot`, `adapters` are the baselines'."""
 
-    def in_context(one: Asked, count: int) -> list[Message]:
-        texts = (snapshot.text(hit.entry).text for hit in one.ranked[:count])
-        return irag_messages(one.question, "\n\n".join(texts))
+    def in_context(count: int) -> Callable[[Asked], Request]:
+        return lambda one: (irag_messages(one.question, context(snapshot, one.ranked[:count])), OFF)
 
-    def plain(one: Asked) -> list[Message]:
-        return user(question_prompt(one.question))
+    def plain(how: Callable[[Asked], How]) -> Callable[[Asked], Request]:
+        return lambda one: (user(question_prompt(one.question)), how(one))
 
-    ways: dict[str, Callable[[Asked], tuple[list[Message], Mapping[str, Any]]]] = {
-        "base": lambda one: (plain(one), OFF),
-        "rag_top1": lambda one: (in_context(one, 1), OFF),
-        "rag_top3": lambda one: (in_context(one, 3), OFF),
-        "direct": lambda one: (plain(one), chosen(one.decision)),
+    return {
+        "base": plain(always(OFF)),
+        "rag_top1": in_context(1),
+        "rag_top3": in_context(3),
+        "direct": plain(lambda one: chosen(one.decision)),
         "irag": lambda one: (user(one.question), chosen(one.decision, "irag")),
-        "top1_adapter": lambda one: (plain(one), only(one.ranked[0].id)),
+        "top1_adapter": plain(lambda one: only(one.ranked[0].id)),
+        **{name: plain(always(path)) for name, path in adapters.items()},
     }
+
+
+def context(snapshot: BankSnapshot, hits: Sequence[Hit]) -> str:
+    """The texts of some memories, as RAG puts them before a question."""
+    return "\n\n".join(snapshot.text(hit.entry).text for hit in hits)
+
+
+def answer_questions(
+    asked: Sequence[Asked], ways: Ways, model: Model, judge: Judge | None, progress: Progress
+) -> dict[str, report.Way]:
+    """Every question that has an answer, asked in every way."""
     found = {}
     for name, way in ways.items():
         progress(f"answering: {name}")
         requests = [way(one) for one in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], ANSWER_TOKENS)
-        scores = [score(reply.text, one.gold) for one, reply in zip(asked, replies, strict=True)]
-        found[name] = Way(
-            strict=float(np.mean([s.strict for s in scores])),
-            lenient=float(np.mean([s.lenient for s in scores])),
-            tokens=float(np.mean([len(reply.token_ids) for reply in replies])),
-            answers=[reply.text for reply in replies],
-        )
+        verdicts = None
+        if judge is not None:
+            pairs = zip(asked, replies, strict=True)
+            verdicts = [judged(judge, one.question, one.gold, reply.text) for one, reply in pairs]
+        found[name] = counted(replies, [one.gold for one in asked], verdicts)
     return found
 
 
-def recall_memories(asked: Sequence[Asked], model: Model, embedder: Embedder) -> Recall:
-    """Reconstruct the memory behind every question."""
-    mega = [chosen(one.decision, "recall") for one in asked]
-    replies = model.ask([user(one.question) for one in asked], mega, RECALL_TOKENS)
-    got = embedder.embed([reply.text for reply in replies])
-    want = embedder.embed([one.item.text for one in asked])
-    exact = [is_exact(reply.text, one.item.text) for one, reply in zip(asked, replies, strict=True)]
-    return Recall(float((got * want).sum(axis=1).mean()), float(np.mean(exact)))
+def counted(
+    replies: Sequence[Reply], golds: Sequence[Sequence[Gold]], verdicts: Sequence[bool] | None = None
+) -> report.Way:
+    """The rates of one way of answering; `verdicts` are the judge's."""
+    scores = [score(reply.text, gold) for reply, gold in zip(replies, golds, strict=True)]
+    return report.Way(
+        strict=float(np.mean([s.strict for s in scores])),
+        lenient=float(np.mean([s.lenient for s in scores])),
+        tokens=float(np.mean([len(reply.token_ids) for reply in replies])),
+        answers=[reply.text for reply in replies],
+        judge=None if verdicts is None else float(np.mean(verdicts)),
+    )
 
 
-def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model: Model) -> NullRoute:
+def recall_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
+    """Every way to have a memory reconstructed; in mode `recall` the engine puts the question itself."""
+
+    def named(path: Path) -> Callable[[Asked], Request]:
+        # One adapter for all memories must be told which.
+        return lambda one: (user(about_prompt(subject(one.item.memory))), path)
+
+    def in_context(one: Asked) -> Request:
+        return user(f"{context(snapshot, one.ranked[:1])}\n\n{recall_prompt(one.question)}"), OFF
+
+    return {
+        "base": lambda one: (user(recall_prompt(one.question)), OFF),
+        "rag_top1": in_context,
+        report.OURS: lambda one: (user(one.question), chosen(alone(one.decision), "recall")),
+        "top1_adapter": lambda one: (user(one.question), only(one.ranked[0].id, "recall")),
+        **{name: named(path) for name, path in adapters.items()},
+    }
+
+
+def recall_memories(
+    asked: Sequence[Asked], ways: Ways, model: Model, embedder: Embedder, progress: Progress
+) -> dict[str, report.Recall]:
+    """Reconstruct the memory behind every question, in every way."""
+    found = {}
+    for name, way in ways.items():
+        progress(f"recalling: {name}")
+        requests = [way(one) for one in asked]
+        replies = model.ask([r[0] for r in requests], [r[1] for r in requests], RECALL_TOKENS)
+        found[name] = recalled(replies, [one.item.text for one in asked], embedder)
+    return found
+
+
+def recalled(replies: Sequence[Reply], texts: Sequence[str], embedder: Embedder) -> report.Recall:
+    """How near the replies are to the texts that they should be."""
+    got, want = embedder.embed([reply.text for reply in replies]), embedder.embed(texts)
+    exact = [is_exact(reply.text, text) for reply, text in zip(replies, texts, strict=True)]
+    return report.Recall(float((got * want).sum(axis=1).mean()), float(np.mean(exact)))
+
+
+def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model: Model) -> report.NullRoute:
     """Whether prompts that no memory is about reach the untouched base model."""
     decisions = gate.decide([Query(prompt, settings=settings) for prompt in prompts])
     shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.mixture]
@@ -143,21 +185,23 @@ def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model
     mine, base = (
         model.ask([user(prompt) for prompt in shut], [mega] * len(shut), ANSWER_TOKENS) for mega in ({}, OFF)
     )
-    return NullRoute(
+    return report.NullRoute(
         prompts=len(prompts),
         opened=1 - len(shut) / len(prompts),
         identical=[a.token_ids for a in mine] == [b.token_ids for b in base],
         opened_prompts=[p for p, decision in zip(prompts, decisions, strict=True) if decision.mixture],
+        scores=[decision.best_score or 0.0 for decision in decisions],
     )
 
 
-def chosen(decision: Decision, mode: str = "adapter") -> Mapping[str, Any]:
-    """The request field that asks for the gate's own choice."""
-    if not decision.mixture:
-        return OFF
-    return {"mode": mode, "memories": [{"id": hit.id, "weight": hit.weight} for hit in decision.hits]}
-
-
-def only(memory_id: str) -> Mapping[str, Any]:
-    """The request field that asks for one memory with its whole weight."""
-    return {"mode": "adapter", "memories": [{"id": memory_id, "weight": 1.0}]}
+def latency(asked: Sequence[Asked], ways: Ways, model: Model) -> dict[str, float]:
+    """Milliseconds from question to whole answer, one request at a time: the median of a handful, by way."""
+    found = {}
+    for name in (name for name in TIMED if name in ways):
+        seconds = []
+        for messages, how in map(ways[name], asked[:LATENCY_QUESTIONS]):
+            started = time.perf_counter()
+            model.ask([messages], [how], ANSWER_TOKENS)
+            seconds.append(time.perf_counter() - started)
+        found[name] = round(1000 * statistics.median(seconds), 1)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,8 @@ from vllm_mega.bank.layout import MemoryEntry
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
-from vllm_mega.gate.embedder import Embedder
-from vllm_mega.gate.selection import Scores, ranking, select, similarity
+from vllm_mega.gate.embedder import Embedder, Vectors
+from vllm_mega.gate.selection import Links, Scores, ranking, select, similarity
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
 
 
@@ -24,6 +24,8 @@ class Query:
     text: str
     namespace: str = DEFAULT_NAMESPACE
     settings: GateSettings = field(default_factory=GateSettings)
+    dialogue: str | None = None
+    """The conversation that the text belongs to; a score is then the mean of both cosines."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Hit:
     id: str
     title: str
     score: float | None
-    """Cosine with the query; None: a client has named the memory, nothing was compared."""
+    """Cosine with the query, not raised by links; None: a client has named the memory."""
     weight: float
     """A multiple of 1/64; 0: not used."""
     entry: MemoryEntry
@@ -52,6 +54,15 @@ class Decision:
     """Of the bank that was asked."""
 
 
+def alone(decision: Decision) -> Decision:
+    """The heaviest memory of `decision` with the whole weight: a blend recites nothing word for word."""
+    if len(decision.hits) < 2:
+        return decision
+    hit = replace(decision.hits[0], weight=1.0)
+    one = next(c for c in decision.mixture.components if c.adapter == hit.entry.adapter)
+    return replace(decision, mixture=Mixture([(one.adapter, one.path, 1.0)]), hits=(hit,))
+
+
 @dataclass(frozen=True)
 class _Shelf:
     """The memories of one namespace."""
@@ -60,6 +71,8 @@ class _Shelf:
     ids: list[str]
     keys: npt.NDArray[np.float32]
     """[N, D]"""
+    links: Links
+    """Those that lead to a memory of the shelf."""
 
 
 class Gate:
@@ -80,10 +93,9 @@ class Gate:
             BankError: the bank cannot be read, or is another embedder's.
         """
         snapshot = self._reader.snapshot()
-        embedded = self._embedder.embed([query.text for query in queries])
         return [
             _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vector)[0]
-            for query, vector in zip(queries, embedded, strict=True)
+            for query, vector in zip(queries, query_vectors(self._embedder, queries), strict=True)
         ]
 
     def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
@@ -94,7 +106,8 @@ class Gate:
         """
         snapshot = self._reader.snapshot()
         shelf = self._shelf(snapshot, query.namespace)
-        decision, scores = _decide(snapshot, shelf, query.settings, self._embedder.embed([query.text])[0])
+        (vector,) = query_vectors(self._embedder, [query])
+        decision, scores = _decide(snapshot, shelf, query.settings, vector)
         weights = {hit.id: hit.weight for hit in decision.hits}
         order = ranking(scores, shelf.ids)
         return decision, tuple(
@@ -135,17 +148,38 @@ class Gate:
         if shelf is None:
             rows = snapshot.rows(namespace)
             entries = [snapshot.manifest.memories[row] for row in rows]
-            shelf = _Shelf(entries, [entry.id for entry in entries], snapshot.keys[rows])
+            shelf = _Shelf(entries, [entry.id for entry in entries], snapshot.keys[rows], _links(entries))
             if entries:  # clients may ask for any number of namespaces that nobody has
                 shelves[namespace] = shelf
         return shelf
+
+
+def query_vectors(embedder: Embedder, queries: Sequence[Query]) -> Vectors:
+    """What is compared with the keys: float32 [n, D]; all texts are embedded in one call.
+
+    A query in a dialogue gets the mean of two unit vectors, which is shorter than 1 the more they differ:
+    its scores are means of two cosines, and what only one of them is about has to be twice as near.
+    """
+    texts = [query.text for query in queries]
+    talks = {n: query.dialogue for n, query in enumerate(queries) if query.dialogue not in (None, query.text)}
+    embedded = embedder.embed([*texts, *map(str, talks.values())])
+    vectors = embedded[: len(texts)].copy()
+    for n, talk in zip(talks, embedded[len(texts) :], strict=True):
+        vectors[n] = (vectors[n] + talk) / 2
+    return vectors
+
+
+def _links(entries: Sequence[MemoryEntry]) -> Links:
+    """By position in `entries`; links to what is not there lead nowhere."""
+    at = {entry.id: n for n, entry in enumerate(entries)}
+    return {n: [at[link] for link in e.links if link in at] for n, e in enumerate(entries) if e.links}
 
 
 def _decide(
     snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vector: npt.NDArray[np.float32]
 ) -> tuple[Decision, Scores]:
     scores = similarity(shelf.keys, vector)
-    chosen = select(scores, shelf.ids, settings)
+    chosen = select(scores, shelf.ids, settings, shelf.links)
     hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
     return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
 

@@ -1,4 +1,4 @@
-"""Scores to weights: threshold, the best K, softmax, steps of 1/64. Pure; no text, no bank.
+"""Scores to weights: threshold, links, the best K, softmax, steps of 1/64. Pure; no text, no bank.
 
 Scores are rounded before anything is decided: embedders give a text the same key only up to the last
 bits, and two memories that are equally good must be equal here, whatever those bits say. What is
@@ -7,7 +7,8 @@ equal is ordered by id, so that equal queries give equal mixtures, and those sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,13 @@ from vllm_mega.mixture import WEIGHT_STEPS
 SCORE_DECIMALS = 4
 
 Scores = npt.NDArray[np.float64]
+Links = Mapping[int, Sequence[int]]
+"""Position of a memory to the positions of those that it links to."""
+NO_LINKS: Links = MappingProxyType({})
 
 
 def similarity(keys: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Scores:
-    """Cosine of every key [N, D] with the query [D], all of unit length: [N], rounded.
+    """Product of every key [N, D] with the query [D]: [N], rounded. Of unit vectors it is the cosine.
 
     One query at a time: the product of two matrices may sum in another order when it has other rows.
     """
@@ -38,7 +42,9 @@ def ranking(scores: Scores, ids: Sequence[str], limit: int | None = None) -> lis
     return sorted(candidates.tolist(), key=lambda i: (-scores[i], ids[i]))[:limit]
 
 
-def select(scores: Scores, ids: Sequence[str], settings: GateSettings) -> list[tuple[int, int]]:
+def select(
+    scores: Scores, ids: Sequence[str], settings: GateSettings, links: Links = NO_LINKS
+) -> list[tuple[int, int]]:
     """The memories to use: (position in `scores`, weight in steps of 1/64), heaviest first.
 
     The steps sum to 64; where no score reaches the threshold the list is empty (null route).
@@ -47,13 +53,35 @@ def select(scores: Scores, ids: Sequence[str], settings: GateSettings) -> list[t
         scores: [N], as `similarity` gives them.
         ids: of the N memories.
         settings: best `top_k` of those that reach `threshold`, softmax with `beta` (paper, "Gate").
+        links: followed one step from each of those, with `link_share`.
     """
     best = [i for i in ranking(scores, ids, settings.top_k) if scores[i] >= settings.threshold]
     if not best:
         return []
+    scores, best = _with_linked(scores, best, ids, settings, links)
     odds = np.exp(settings.beta * (scores[best] - scores[best[0]]))
     steps = apportion(odds / odds.sum(), WEIGHT_STEPS)
     return [(i, n) for i, n in zip(best, steps, strict=True) if n]
+
+
+def _with_linked(
+    scores: Scores, best: list[int], ids: Sequence[str], settings: GateSettings, links: Links
+) -> tuple[Scores, list[int]]:
+    """The scores, raised by links from `best`, and the best of `best` and those that it links to.
+
+    A link raises a score and lowers none. What is linked needs not reach the threshold: that is for what
+    the query itself brings up.
+    """
+    linked = {j: i for i in reversed(best) for j in links.get(i, ())}
+    if not linked or not settings.link_share:
+        return scores, best
+    raised = scores.copy()
+    for j, i in linked.items():
+        share = min(settings.link_share * scores[i], scores[i])  # what is linked never wins, below 0 neither
+        raised[j] = max(scores[j], round(share, SCORE_DECIMALS))
+    candidates = sorted({*best, *linked})
+    order = ranking(raised[candidates], [ids[i] for i in candidates], settings.top_k)
+    return raised, [candidates[n] for n in order]
 
 
 def apportion(shares: Scores, total: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Compiles the CPU kernel for the machine that it runs on, once, and loads it.
+"""Compiles CPU kernels for the machine that they run on, once, and loads them.
 
 A plain shared library without PyTorch's headers: it compiles in seconds, and a call from Python costs
 about a microsecond, which counts when a decode step makes a hundred of them.
@@ -46,13 +46,7 @@ def functions() -> dict[torch.dtype, Callable[..., int]]:
     Raises:
         KernelError: no compiler, or it refuses; says what to install.
     """
-    path = compiled()
-    # OpenMP's symbols are undefined in the library, so that they become those of PyTorch's own runtime, or
-    # of the one that was preloaded: two runtimes would fight for the cores.
-    try:
-        lib = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    except OSError as error:
-        raise KernelError(f"the CPU kernel {path} cannot be loaded: {error}") from error
+    lib = loaded()
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     found = {torch.float32: lib.mega_add_mixture_float32, torch.bfloat16: lib.mega_add_mixture_bfloat16}
     for function in found.values():
@@ -61,12 +55,28 @@ def functions() -> dict[torch.dtype, Callable[..., int]]:
     return dict(found)
 
 
-def compiled() -> Path:
-    """The shared library, compiled now if this machine has not got it yet.
+def loaded(source: Path | None = None) -> ctypes.CDLL:
+    """The library of `source` (None: the kernel of this package).
 
     Raises:
         KernelError: see `functions`.
     """
+    path = compiled(source)
+    # OpenMP's symbols are undefined in the library, so that they become those of PyTorch's own runtime, or
+    # of the one that was preloaded: two runtimes would fight for the cores.
+    try:
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    except OSError as error:
+        raise KernelError(f"the CPU kernel {path} cannot be loaded: {error}") from error
+
+
+def compiled(source: Path | None = None) -> Path:
+    """The shared library of `source`, compiled now if this machine has not got it yet.
+
+    Raises:
+        KernelError: see `functions`.
+    """
+    source = source or SOURCE
     compiler = shlex.split(os.environ.get("CXX", "")) or ["g++" if shutil.which("g++") else "clang++"]
     if not shutil.which(compiler[0]):
         raise KernelError(
@@ -74,13 +84,13 @@ def compiled() -> Path:
             "install g++ or clang++, or name a C++ compiler in CXX"
         )
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    key = repr([SOURCE.read_text(), FLAGS, compiler, version, _processor()])
-    path = home() / "kernels" / f"mixture-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    key = repr([source.read_text(), FLAGS, compiler, version, _processor()])
+    path = home() / "kernels" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as work:
             built = Path(work) / path.name
-            _run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{built}.o"])
+            _run([*compiler, *FLAGS, "-c", str(source), "-o", f"{built}.o"])
             _run([*compiler, "-shared", f"{built}.o", "-o", str(built)])
             built.replace(path)  # several processes may build at once: the last one wins, all are equal
     return path

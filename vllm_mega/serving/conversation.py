@@ -10,6 +10,7 @@ from vllm_mega.errors import RequestError
 
 Message = Mapping[str, Any]
 TEXT_PARTS = ("text", "input_text")
+SPEAKERS = ("user", "assistant")
 
 
 def message_text(message: Message) -> str:
@@ -29,6 +30,16 @@ def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
     """
     texts = [message_text(message).strip() for message in messages if _is_user(message)]
     return "\n".join(text for text in texts[-window:] if text) or None
+
+
+def dialogue_text(messages: Sequence[Message], count: int) -> str | None:
+    """The last `count` messages of user and assistant, newest first; None when that is but one.
+
+    Newest first, for embedders read the beginning of a long text. Without names: who said it is no topic.
+    """
+    texts = [message_text(message).strip() for message in messages if message.get("role") in SPEAKERS]
+    spoken = [text for text in texts if text][::-1][:count]
+    return "\n".join(spoken) if len(spoken) > 1 else None
 
 
 def prompt_text(prompt: object) -> str:
@@ -81,19 +92,32 @@ def question_of(messages: Sequence[Message]) -> str:
     return text
 
 
-def recall_tokens(max_model_len: int) -> int:
-    """How long the recital may be that irag puts into the context: room must be left for all else."""
-    return min(256, max_model_len // 4)
+def recall_tokens(max_model_len: int, recitals: int = 1) -> int:
+    """How long each recital may be that irag puts into the context: room must be left for all else."""
+    return min(256, max_model_len // (2 * max(2, recitals)))
 
 
 def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Mode `recall`: the conversation, its last question asking to reconstruct the memory."""
+    """Mode `recall`: the conversation, its last question asking for what was memorized."""
     return replace_question(messages, recall_request(messages))
 
 
 def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
-    """First step of mode `irag`: the bare request to reconstruct, as memories are trained to hear it."""
-    return prompts.user(prompts.recall_prompt(question_of(messages)))
+    """The bare request to recite, as memories are trained to hear it.
+
+    Which memory, the adapter knows. So the recital does not depend on the question: no words of it slip in,
+    and all questions about one memory share its prefix cache.
+
+    Raises:
+        RequestError: there is no question that it could stand for.
+    """
+    question_of(messages)
+    return prompts.user(prompts.MEMORY_PROMPT)
+
+
+def context_of(recitals: Sequence[str]) -> str:
+    """The recitals as the context of mode `irag` has them, best first."""
+    return "\n\n".join(recitals)
 
 
 def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:

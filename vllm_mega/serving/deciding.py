@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from vllm_mega.config import MegaSettings
 from vllm_mega.errors import MegaError, MixtureError
-from vllm_mega.gate.gate import Decision, Gate, Query
-from vllm_mega.mixture import EMPTY
+from vllm_mega.gate.gate import Decision, Gate, Query, alone
+from vllm_mega.mixture import EMPTY, Mixture
+from vllm_mega.serving.conversation import Message, dialogue_text, user_text
 from vllm_mega.serving.schemas import FIELD, Plan
 
 NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 """Nothing was compared: memory is off, or there is no text."""
+
+RECALL_SHARE = 0.25
+"""Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,14 @@ class Ask:
     plan: Plan
     text: str | None
     """What the gate compares; None or blank: nothing."""
+    dialogue: str | None = None
+    """The conversation around it, which the gate compares as well; None: there is none."""
+
+    @classmethod
+    def about(cls, plan: Plan, messages: Sequence[Message], settings: MegaSettings) -> Self:
+        """The last user messages, and what the conversation is about; see `MegaSettings`."""
+        text = user_text(messages, settings.window)
+        return cls(plan, text, dialogue_text(messages, settings.dialogue))
 
 
 def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | MegaError]:
@@ -35,7 +48,23 @@ def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | MegaE
     gated = [ask for ask in asks if _compares(ask)]
     answers = iter(_gated(gate, gated))
     found = [next(answers) if _compares(ask) else _ungated(gate, ask) for ask in asks]
-    return [_checked(answer, slots) for answer in found]
+    return [_checked(_for_mode(ask.plan, answer), slots) for ask, answer in zip(asks, found, strict=True)]
+
+
+def recitals(decision: Decision) -> list[Mixture]:
+    """What the first pass of mode `irag` recites, each in a request of its own, best first.
+
+    A blend of adapters recites none of its memories word for word, so each one that matters is recited
+    alone, with the weight that it was trained at. A mixture of one memory is taken as it is; so is one
+    in which none matters enough.
+    """
+    total = sum(max(hit.weight, 0.0) for hit in decision.hits)
+    components = {component.adapter: component for component in decision.mixture.components}
+    if len(components) < 2:
+        return [decision.mixture]
+    heavy = [hit.entry.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
+    alone = [components[adapter] for adapter in dict.fromkeys(heavy) if adapter in components]
+    return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or [decision.mixture]
 
 
 def describe(plan: Plan, decision: Decision, recalled: str | None = None) -> dict[str, Any]:
@@ -62,7 +91,9 @@ def _gated(gate: Gate, asks: Sequence[Ask]) -> Sequence[Decision | MegaError]:
     if not asks:
         return []
     try:
-        return gate.decide([Query(ask.text or "", ask.plan.namespace, ask.plan.gate) for ask in asks])
+        return gate.decide(
+            [Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue) for ask in asks]
+        )
     except MegaError as error:
         return [error] * len(asks)
 
@@ -75,6 +106,13 @@ def _ungated(gate: Gate, ask: Ask) -> Decision | MegaError:
         return gate.explicit(plan.namespace, [(memory.id, memory.weight) for memory in plan.memories])
     except MegaError as error:
         return error
+
+
+def _for_mode(plan: Plan, answer: Decision | MegaError) -> Decision | MegaError:
+    """Mode `recall` reconstructs one memory, unless the client gives the mixture itself."""
+    if isinstance(answer, MegaError) or plan.mode != "recall" or not plan.asks_gate:
+        return answer
+    return alone(answer)
 
 
 def _checked(answer: Decision | MegaError, slots: int) -> Decision | MegaError:

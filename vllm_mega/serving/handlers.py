@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, Mod
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
+from vllm_mega.mixture import Mixture
 from vllm_mega.serving import conversation
-from vllm_mega.serving.deciding import Ask, describe
+from vllm_mega.serving.deciding import Ask, describe, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
@@ -152,8 +155,8 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
             plan = self._plan(request)
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
-            text = conversation.user_text(request.messages, self.mega.settings.window)
-            decision, lora_request = await self.mega.route(Ask(plan, text))
+            ask = Ask.about(plan, request.messages, self.mega.settings)
+            decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):
                 return await self._answer(plan, decision, request, raw_request)
         except MegaError as error:
@@ -164,21 +167,28 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
         if decision.mixture and plan.mode == "recall":
             request = _with_messages(request, conversation.recall_messages(request.messages))
         elif decision.mixture and plan.mode == "irag":
-            recall = await super().create_chat_completion(self._recall_of(request))
-            if isinstance(recall, ErrorResponse):
-                return recall
-            recalled = recall.choices[0].message.content or ""
+            mixtures = recitals(decision)
+            # Each a request of its own; the engine runs them in one batch.
+            recalls = [self._recite(self._recall_of(request, len(mixtures)), m) for m in mixtures]
+            replies = await asyncio.gather(*recalls)
+            if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
+                return refusal
+            recalled = conversation.context_of([r.choices[0].message.content or "" for r in replies])
             request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
         answer = await super().create_chat_completion(request, raw_request)
         return self._annotated(answer, describe(plan, decision, recalled))
 
-    def _recall_of(self, request: Any) -> ChatCompletionRequest:
-        """The first step of irag: recite what the memory holds, greedily, as it was trained."""
+    async def _recite(self, recall: ChatCompletionRequest, mixture: Mixture) -> Any:
+        with _calling(Call(recall.model, to_lora_request(mixture))):
+            return await super().create_chat_completion(recall)
+
+    def _recall_of(self, request: Any, recitals: int) -> ChatCompletionRequest:
+        """The first step of irag: recite what a memory holds, greedily, as it was trained."""
         return ChatCompletionRequest(
             model=request.model,
             messages=conversation.recall_request(request.messages),
             temperature=0.0,
-            max_completion_tokens=conversation.recall_tokens(self.model_config.max_model_len),
+            max_completion_tokens=conversation.recall_tokens(self.model_config.max_model_len, recitals),
             priority=request.priority,
             cache_salt=request.cache_salt,
             chat_template=request.chat_template,

@@ -36,6 +36,8 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Mode | None = None
     top_k: int | None = None
     threshold: float | None = None
+    beta: float | None = None
+    link_share: float | None = None
     namespace: str | None = None
     memories: tuple[MemoryWeight, ...] | None = None
 
@@ -44,12 +46,19 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check_name(self.namespace, "namespace")
         if self.memories is None:
             return
-        if self.top_k is not None or self.threshold is not None:
-            raise ValueError("memories gives the mixture itself: top_k and threshold do not go with it")
+        if self.gate:
+            given = ", ".join(self.gate)
+            raise ValueError(f"memories gives the mixture itself: {given} do not go with it")
         ids = [memory.id for memory in self.memories]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
             raise ValueError(f"memories names {', '.join(twice)} more than once")
+
+    @property
+    def gate(self) -> dict[str, float]:
+        """What it asks of the gate, by the names of `GateSettings`."""
+        asked = {name: getattr(self, name) for name in GateSettings.__struct_fields__}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -87,16 +96,11 @@ def make_plan(value: object, settings: MegaSettings) -> Plan:
     """What the field `value` means on a server with these settings.
 
     Raises:
-        RequestError: see `parse_mega`; also a top_k or threshold that the gate refuses.
+        RequestError: see `parse_mega`; also a number that the gate refuses.
     """
     request = parse_mega(value)
-    asked = {
-        name: number
-        for name, number in (("top_k", request.top_k), ("threshold", request.threshold))
-        if number is not None
-    }
     try:
-        gate = msgspec.structs.replace(settings.gate, **asked)
+        gate = msgspec.structs.replace(settings.gate, **request.gate)
     except ConfigError as error:
         name = str(error).partition(" ")[0]
         raise RequestError(f"{FIELD}.{error}", f"{FIELD}.{name}") from error

@@ -5,30 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from vllm_mega.errors import ModelError
 from vllm_mega.prompts import Message
 from vllm_mega.training.texts import Example
 
-IGNORE = -100
+DECISIVE = 3
+"""So many tokens at the start of a sentence decide which one it becomes ..."""
+EMPHASIS = 3.0
+"""... and weigh so much; all that follow are easy to guess."""
 
 
 class Encoded(NamedTuple):
-    """Token ids of prompt and answer; the answer ends with the end token."""
+    """An example as token ids."""
 
     prompt: list[int]
     answer: list[int]
-
-
-class Batch(NamedTuple):
-    """Encoded examples, padded on the right: under causal attention, padding needs no mask."""
-
-    ids: Tensor
-    """int64 [N, T]"""
-    labels: Tensor
-    """int64 [N, T]: the token that should come next where that is part of an answer, else -100."""
+    """Ends with the end token, unless the example is cut short."""
+    weights: list[float]
+    """Of each token of the answer, in the loss."""
 
 
 def encode(tokenizer: Any, example: Example, end_ids: Sequence[int]) -> Encoded:
@@ -45,7 +39,16 @@ def encode(tokenizer: Any, example: Example, end_ids: Sequence[int]) -> Encoded:
         raise ModelError("the model's chat template changes the prompt when an answer follows it")
     answer = whole[len(prompt) :]
     end = next((i for i, token in enumerate(answer) if token in end_ids), len(answer))
-    return Encoded(prompt, [*answer[:end], answer[end] if end < len(answer) else end_ids[0]])
+    answer = [*answer[:end], answer[end] if end < len(answer) else end_ids[0]]
+    weights = _weights(tokenizer.convert_ids_to_tokens(answer[:-1]))
+    return Encoded(prompt, answer[: example.limit], [*weights, EMPHASIS][: example.limit])
+
+
+def _weights(tokens: Sequence[str]) -> list[float]:
+    """Of the tokens of an answer, without its end: the beginnings of sentences count more."""
+    starts = [0] + [n + 1 for n, token in enumerate(tokens) if token[-1:] in ".!?"]
+    decisive = {start + n for start in starts for n in range(DECISIVE)}
+    return [EMPHASIS if n in decisive else 1.0 for n in range(len(tokens))]
 
 
 def _render(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
@@ -55,15 +58,3 @@ def _render(tokenizer: Any, messages: list[Message], *, add_generation_prompt: b
         messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
     )
     return list(out["input_ids"])
-
-
-def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
-    """One batch of all `items`; the last token of an answer is predicted, never read."""
-    rows = [(item.prompt + item.answer[:-1], len(item.prompt) - 1, item.answer) for item in items]
-    width = max(len(ids) for ids, _, _ in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    labels = torch.full((len(rows), width), IGNORE)
-    for n, (row, start, answer) in enumerate(rows):
-        ids[n, : len(row)] = torch.tensor(row)
-        labels[n, start : start + len(answer)] = torch.tensor(answer)
-    return Batch(ids, labels)

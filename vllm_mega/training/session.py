@@ -1,9 +1,13 @@
-"""Training many memories into a bank, one commit each: killed at any moment, the next run goes on."""
+"""Training many memories into a bank, one commit for those that were trained side by side.
+
+Killed at any moment, the next run goes on, and in the end the bank is that of a run that nobody killed.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,13 @@ from vllm_mega.bank.identity import memory_id, text_digest
 from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, NewMemory
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.bank.writer import BankWriter, StagedMemory
-from vllm_mega.gate.embedder import Embedder, load_embedder
+from vllm_mega.gate.embedder import Embedder, Vectors, load_embedder
 from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, resolve_model
 from vllm_mega.training.export import export
+from vllm_mega.training.job import Fit
+from vllm_mega.training.lora import layer_index
+from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.trainer import Fit, Trainer
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class TrainReport:
     seconds: float = 0.0
 
 
+MakeFitter = Callable[[Path, TrainSettings], Fitter]
+"""What trains, made of the checkpoint and the settings."""
+
 Progress = Callable[[int, int, Trained | None], None]
 """Called with (memories done, memories to train, the last one): once before the first, then after each."""
 
@@ -54,6 +63,7 @@ def train(
     embedder: str | None = None,
     settings: TrainSettings | None = None,
     progress: Progress = lambda _done, _total, _last: None,
+    fitter: MakeFitter = LocalFitter,
 ) -> TrainReport:
     """Train an adapter for every memory that `bank` does not have yet, or has with other content.
 
@@ -64,6 +74,7 @@ def train(
         embedder: makes the keys; None: the bank's, or else the default.
         settings: None: the defaults.
         progress: is told after each memory.
+        fitter: what trains, made of the checkpoint and the settings when there is something to train.
 
     Raises:
         BankError: the bank cannot be written, or was made for another base model or embedder.
@@ -82,10 +93,12 @@ def train(
         report = TrainReport(skipped=len(memories) - len(missing))
         if missing:
             progress(0, len(missing), None)
-            job = _Job(writer, Trainer(path, settings), keys, base, linear_shapes(path))
-            for done, memory in enumerate(missing, start=1):
-                report.trained.append(job.add(memory))
-                progress(done, len(missing), report.trained[-1])
+            adding = _Adding(writer, settings, keys, base, linear_shapes(path))
+            with closing(fitter(path, settings).fit(missing)) as fits:
+                for some in fits:
+                    for one in adding.add([(missing[n], fit) for n, fit in some]):
+                        report.trained.append(one)
+                        progress(len(report.trained), len(missing), one)
     report.seconds = time.perf_counter() - started
     return report
 
@@ -102,27 +115,30 @@ def _is_there(snapshot: BankSnapshot, memory: NewMemory, settings: TrainSettings
 
 
 @dataclass(frozen=True)
-class _Job:
-    """All that it takes to train a memory and add it."""
+class _Adding:
+    """All that it takes to add trained memories."""
 
     writer: BankWriter
-    trainer: Trainer
+    settings: TrainSettings
     keys: Embedder
     base: BaseModelInfo
     shapes: dict[str, tuple[int, int]]
 
-    def add(self, memory: NewMemory) -> Trained:
-        """Train `memory` and commit it."""
-        trainer = self.trainer
-        fit = trainer.fit(memory)
+    def add(self, fits: Sequence[tuple[NewMemory, Fit]]) -> list[Trained]:
+        """Commit memories, all or none."""
+        keys = self.keys.embed([memory.text for memory, _ in fits])
+        staged = [self._stage(*one, key) for one, key in zip(fits, keys, strict=True)]
+        entries = self.writer.add(staged, self.shapes)
+        return [
+            Trained(e.namespace, e.id, fit.steps, fit.loss, fit.recalled, fit.seconds, e.adapter_bytes)
+            for e, (_, fit) in zip(entries, fits, strict=True)
+        ]
+
+    def _stage(self, memory: NewMemory, fit: Fit, key: Vectors) -> StagedMemory:
         folder = self.writer.stage()
-        export(folder, fit.tensors, self.base.name, trainer.settings, trainer.stack.layers)
-        key = self.keys.embed([memory.text])[0]
-        item = StagedMemory(memory, folder, key, _record(trainer.settings, fit))
-        (entry,) = self.writer.add([item], self.shapes)
-        return Trained(
-            entry.namespace, entry.id, fit.steps, fit.loss, fit.recalled, fit.seconds, entry.adapter_bytes
-        )
+        layers = sorted({layer_index(name) for name in fit.tensors})
+        export(folder, fit.tensors, self.base.name, self.settings, layers)
+        return StagedMemory(memory, folder, key, _record(self.settings, fit))
 
 
 def _record(settings: TrainSettings, fit: Fit) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_mega.errors import ConfigError
 
-RECIPE = 1
+RECIPE = 2
 """Version of texts and loop: raised when the same settings would give other adapters."""
 
 AdapterDtype = Literal["bfloat16", "float32"]
@@ -24,17 +24,19 @@ def _require(condition: bool, message: str) -> None:
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shape of an adapter and how it is trained."""
 
-    rank: int = 2
+    rank: int = 4
     alpha: float | None = None
     """The adapter is scaled by alpha / rank; None: alpha is the rank, the scale 1."""
     modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     """Last name parts of the linear layers that get an adapter."""
-    layers: int = 20
+    layers: int = 10
     """How many layers, counted from the top; a model that has fewer gets all."""
     learning_rate: float = 1e-2
-    max_steps: int = 32
-    batch: int = 6
+    max_steps: int = 28
+    batch: int = 8
     """Examples a step."""
+    jobs: int = 8
+    """Adapters that are trained side by side."""
     seed: int = 0
     dtype: AdapterDtype = "bfloat16"
     """Of the exported tensors. Training computes in the model's own type either way."""
@@ -57,6 +59,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
         _require(1 <= self.max_steps <= 10_000, f"max_steps must be 1..10000, got {self.max_steps}")
         _require(2 <= self.batch <= 256, f"batch must be 2..256, got {self.batch}")
+        _require(1 <= self.jobs <= 256, f"jobs must be 1..256, got {self.jobs}")
         _require(0 <= self.seed < 2**63, f"seed must be 0..2**63-1, got {self.seed}")
 
     @property
@@ -66,5 +69,6 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides an adapter beside its memory and the base model."""
-        return hashlib.sha256(msgspec.json.encode([RECIPE, self])).hexdigest()
+        """SHA-256 of all that decides an adapter, but for rounding, beside its memory and the base model."""
+        one_by_one = msgspec.structs.replace(self, jobs=1)
+        return hashlib.sha256(msgspec.json.encode([RECIPE, one_by_one])).hexdigest()

@@ -1,0 +1,77 @@
+"""Attention over packed rows against a dense softmax in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vllm_mega.training import attention, fused_kernels
+from vllm_mega.training.encoding import Encoded
+from vllm_mega.training.packing import Pack, pack, pool
+
+
+def encoded(prompt: list[int], answer: int) -> Encoded:
+    return Encoded(prompt, list(range(answer)), [1.0] * answer)
+
+
+def row(kind: str) -> Pack:
+    """Two adapters; their examples are of different lengths."""
+    start = list(range(100, 109)) if kind == "prefix" else []
+    ends = ([1, 2, 3], [4] * 20, [5, 6, 7], [8])
+    pools = [pool([encoded(start + end, 1 + n) for n, end in enumerate(ends)]) for _ in range(2)]
+    if kind == "one token":
+        return pack([pool([encoded([1], 1)])], [0], [0], [[0]])
+    return pack(pools, [0, 1], [0, len(pools[0].ids)], [[0, 1, 2, 3], [3, 1]])
+
+
+def visible(packed: Pack) -> Tensor:
+    """bool [T, T]: who sees whom."""
+    seen = torch.zeros(len(packed.source), len(packed.source), dtype=torch.bool)
+    for one in packed.segments:
+        segments, width, keys = one.mask.shape
+        queries, looked = one.queries.view(segments, width), one.keys.view(segments, keys)
+        real = torch.zeros(segments * width, dtype=torch.bool).index_fill_(0, one.rows, value=True)
+        for e, q in real.view(segments, width).nonzero().tolist():
+            seen[queries[e, q], looked[e][one.mask[e, q] == 0]] = True
+    return seen
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float) -> Tensor:
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = (q @ k.transpose(-1, -2) * scaling).masked_fill(~seen, float("-inf"))
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["prefix", "no prefix", "one token"])
+@pytest.mark.parametrize("size", [12, 64])
+def test_packed_is_dense(
+    size: int, kind: str, dtype: torch.dtype, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernels:
+        monkeypatch.setattr(fused_kernels, "usable", lambda *_: False)
+    torch.manual_seed(0)
+    packed = row(kind)
+    tokens = len(packed.source)
+    seen = visible(packed)
+    assert (len(packed.segments) > 1) == (kind != "one token")
+    assert seen.diagonal().all()
+    # Views of what the projections write, and one that is no such view.
+    inputs = [torch.randn(1, tokens, heads, size).transpose(1, 2) for heads in (6, 2)]
+    inputs.append(torch.randn(1, 2, tokens, size))
+    found, expected = [], []
+    for results, kind_ in ((found, dtype), (expected, torch.float64)):
+        q, k, v = (x.to(dtype).to(kind_).requires_grad_() for x in inputs)
+        if kind_ == torch.float64:
+            out = dense(q, k, v, seen, 0.3)
+        else:
+            out, _ = attention.packed_attention(None, q, k, v, None, scaling=0.3, packed=packed.segments)
+        up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        results += [out.detach(), *torch.autograd.grad(out, (q, k, v), up.to(kind_))]
+    for a, b in zip(found, expected, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            a.double(), b, rtol=tolerance, atol=tolerance * float(b.abs().max()) + 1e-9
+        )

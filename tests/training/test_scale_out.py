@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.training.test_session import adapters
+from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
+from vllm_mega.bank.verify import verify
+from vllm_mega.errors import ConfigError, ModelError, TrainingError
+from vllm_mega.models import linear_shapes
+from vllm_mega.training.ray_cluster import RayCluster
+from vllm_mega.training.scale_out import ATTEMPTS, Chunks, LocalFitter, RayFitter, chunks
+from vllm_mega.training.session import train
+from vllm_mega.training.settings import TrainSettings
+
+QUICK = msgspec.structs.replace(SETTINGS, max_steps=4)
+LONG = msgspec.structs.replace(SETTINGS, max_steps=60, jobs=2)
+MEMORIES = [
+    msgspec.structs.replace(memory, id=f"{memory.id}-{n}", text=f"{memory.text} {word}")
+    for n, word in enumerate(("red", "copper", "nights"))
+    for memory in (KETTLE, LAMP, BELL)
+]
+
+
+def test_chunks_are_runs_in_order() -> None:
+    assert chunks(5, 2) == [range(2), range(2, 4), range(4, 5)]
+    assert chunks(4, 4) == [range(4)]
+    assert chunks(0, 4) == []
+
+
+def test_a_lost_chunk_comes_next_and_not_for_ever() -> None:
+    left = Chunks([KETTLE, LAMP, BELL], 2)
+    assert len(left) == 2
+    chunk = left.take()
+    for _ in range(ATTEMPTS - 1):
+        left.lost(chunk, "killed")
+        assert left.take() == chunk
+    with pytest.raises(TrainingError, match=r"memories: kettle, lamp.*The last one: killed"):
+        left.lost(chunk, "killed")
+    assert left.take() == range(2, 3)
+    assert len(left) == 0
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ConfigError, match=r"pip install 'vllm-mega\[ray\]'"):
+        RayCluster(2)
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1 worker, got 0"):
+        RayCluster(0)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    """Workers share two cores or more: each has as many threads as the local run, which has one."""
+    run = partial(train, memories=MEMORIES, model=str(tiny), embedder=f"base:{tiny}", settings=LONG)
+    run(tmp_path / "local", fitter=LocalFitter)
+    fitters: list[RayFitter] = []
+
+    def on_ray(path: Path, settings: TrainSettings) -> RayFitter:
+        fitters.append(RayFitter(path, settings, cluster=RayCluster(2)))
+        return fitters[0]
+
+    def kill(done: int, _total: int, _last: object) -> None:
+        if done == 1:
+            os.kill(fitters[0].pids[0], signal.SIGKILL)
+
+    report = run(tmp_path / "ray", fitter=on_ray, progress=kill)
+    assert len(report.trained) == len(MEMORIES)
+    assert len(fitters[0].pids) == 3, "one more than workers: it stands in for the dead one"
+    assert adapters(tmp_path / "ray") == adapters(tmp_path / "local")
+    assert verify(tmp_path / "ray", linear_shapes(tiny)) == []
+
+
+@pytest.mark.slow
+def test_what_a_worker_raises_is_raised_here(tiny: Path) -> None:
+    fitter = RayFitter(tiny, msgspec.structs.replace(QUICK, modules=("fc1",)), cluster=RayCluster(1))
+    with pytest.raises(ModelError, match="fc1"), closing(fitter.fit(MEMORIES)) as fits:
+        list(fits)

@@ -1,0 +1,117 @@
+"""The model behind `vllm-mega eval`: vLLM in this process, as `MegaLLM` runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_mega.bank.adapter import adapter_digest
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
+from vllm_mega.evaluation.model import OFF, How, Likelihood, Reply, Text
+from vllm_mega.mixture import EMPTY, Mixture
+from vllm_mega.prompts import Message
+
+
+class Engine:
+    """See `vllm_mega.evaluation.model.Model`."""
+
+    def __init__(
+        self, bank: Path, model: str | None, embedder: str | None, gate: GateSettings, rank: int
+    ) -> None:
+        """Start it; `rank`: the largest of any baseline's adapter, 0 if there is none."""
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm_mega.offline import MegaLLM
+        from vllm_mega.serving.launch import slot_rank
+
+        self._snapshot = BankReader(bank).snapshot()
+        largest = max(rank, *(entry.rank for entry in self._snapshot.manifest.memories))
+        settings = {"gate": msgspec.to_builtins(gate), "embedder": embedder}
+        # A cached beginning is added up in another order: in bfloat16 that could change a token.
+        self._llm = MegaLLM(
+            bank,
+            model,
+            settings=settings,
+            max_model_len=2048,
+            enable_prefix_caching=False,
+            max_lora_rank=slot_rank(largest),
+        )
+
+    def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
+        """See `Model.ask`."""
+        from vllm_mega.offline import DEFAULT_SAMPLING
+
+        greedy = DEFAULT_SAMPLING.clone()
+        greedy.max_tokens = max_tokens
+        plain = [n for n, one in enumerate(how) if isinstance(one, Path)]
+        gated = {n: one for n, one in enumerate(how) if not isinstance(one, Path)}
+        bar = len(conversations) > 1
+        outputs: dict[int, Any] = {}
+        if gated:
+            some = [conversations[n] for n in gated]
+            answers = self._llm.chat(some, greedy, mega=[*gated.values()], use_tqdm=bar)
+            outputs.update(zip(gated, (answer.output for answer in answers), strict=True))
+        if plain:
+            loras = [self._request(how[n]) for n in plain]
+            some = [conversations[n] for n in plain]
+            outputs.update(zip(plain, self._llm.llm.chat(some, greedy, bar, loras), strict=True))
+        replies = (outputs[n].outputs[0] for n in range(len(conversations)))
+        return [Reply(reply.text.strip(), tuple(reply.token_ids)) for reply in replies]
+
+    def likelihoods(self, texts: Sequence[Text], how: Sequence[How]) -> list[Likelihood]:
+        """See `Model.likelihoods`: the engine tells the probabilities of the tokens that it is given."""
+        from vllm_mega.offline import DEFAULT_SAMPLING
+
+        scoring = DEFAULT_SAMPLING.clone()
+        scoring.max_tokens, scoring.prompt_logprobs = 1, 0
+        tokenizer = self._llm.llm.get_tokenizer()
+        ids = [tokenizer.encode(text.before + text.text) for text in texts]
+        begin = [max(1, len(tokenizer.encode(text.before))) if text.before else 1 for text in texts]
+        outputs = self._llm.llm.generate(
+            [{"prompt_token_ids": one} for one in ids],
+            scoring,
+            use_tqdm=True,
+            lora_request=[self._request(one) for one in how],
+        )
+        return [
+            counted(output.prompt_logprobs, one, start)
+            for output, one, start in zip(outputs, ids, begin, strict=True)
+        ]
+
+    def _request(self, how: How) -> Any:
+        """How vLLM is asked; an adapter alone with weight 1 is what a plain LoRA request computes."""
+        from vllm_mega.engine.adapters import to_lora_request
+
+        return to_lora_request(self._mixture(how))
+
+    def _mixture(self, how: How) -> Mixture:
+        if isinstance(how, Path):
+            return Mixture([(_digest(how), str(how.absolute()), 1.0)])
+        if how is OFF:
+            return EMPTY
+        entries = [
+            (self._snapshot.get(DEFAULT_NAMESPACE, one["id"]), one["weight"]) for one in how["memories"]
+        ]
+        return Mixture(
+            (entry.adapter, str(self._snapshot.folder(entry)), weight) for entry, weight in entries
+        )
+
+
+_digest = cache(adapter_digest)
+
+
+def counted(logprobs: Sequence[Mapping[int, Any] | None], ids: Sequence[int], start: int) -> Likelihood:
+    """The log-probabilities of `ids` from position `start` on, added up.
+
+    Args:
+        logprobs: for each position those of some tokens, that of the text among them; None: the first.
+        ids: the tokens of the text.
+        start: at least 1.
+    """
+    some = [float(logprobs[n][token].logprob) for n, token in enumerate(ids) if n >= start]  # type: ignore[index]
+    return Likelihood(sum(some), len(some))

@@ -1,0 +1,211 @@
+"""What one LoRA for all memories can do: trained on one memory after the other, or on all at once.
+
+`sequential_lora` has the shape of one memory's adapter and the same recipe, as in the paper: each memory is
+trained until it is known, from where the one before has left the tensors. `joint_lora` sees all examples of
+all memories at once; it gets their ranks together (64 at most) and their steps together, so that neither
+room nor reading time is what it lacks.
+
+An adapter appears by a rename, with a record of what it was made of, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vllm_mega.bank import files
+from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.layout import ADAPTER_WEIGHTS, BaseModelInfo, NewMemory
+from vllm_mega.evaluation.forgetting import counts
+from vllm_mega.evaluation.model import JOINT, SEQUENTIAL, Baselines
+from vllm_mega.evaluation.report import Baseline
+from vllm_mega.output import write_json
+from vllm_mega.prompts import about_prompt, user
+from vllm_mega.training.export import export
+from vllm_mega.training.job import Fit, Job, memory_job
+from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.texts import subject
+
+RECORD = "baseline.json"
+MAX_RANK = 64
+MAX_STEPS = 10_000
+
+
+class Fitter(Protocol):
+    """What of the trainer is used."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """That get adapters."""
+        ...
+
+    def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
+        """Train one adapter for each of `jobs`."""
+        ...
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What stands beside an adapter."""
+
+    digest: str
+    """Of base model, settings and memories in their order."""
+    steps: int = 0
+    """Altogether, those of the memories before included."""
+    seconds: float = 0.0
+    loss: float = 0.0
+    """Of the last step."""
+
+    def after(self, fit: Fit, digest: str) -> _Record:
+        """That of the adapter when it has been trained once more."""
+        return _Record(digest, self.steps + fit.steps, self.seconds + fit.seconds, fit.loss)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What to train, and where it goes."""
+
+    folder: Path
+    """Made if it is not there."""
+    memories: Sequence[NewMemory]
+    base: BaseModelInfo
+    settings: TrainSettings
+    """Of the memories themselves."""
+    make_trainer: Callable[[TrainSettings], Fitter]
+    """Called only where there is something to train: it loads a model."""
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    """Told of memories learnt, and how many there are; the joint adapter counts as all of them."""
+
+
+def joint_settings(settings: TrainSettings, memories: int) -> TrainSettings:
+    """Those of one adapter for `memories` memories whose own adapters have `settings`; see above.
+
+    Adam moves every one of the ranks by the learning rate, so with more of them it is smaller, by the square
+    root of their number.
+    """
+    rank = max(settings.rank, min(MAX_RANK, settings.rank * memories))
+    return msgspec.structs.replace(
+        settings,
+        rank=rank,
+        alpha=None if settings.alpha is None else settings.alpha * rank / settings.rank,
+        learning_rate=settings.learning_rate * math.sqrt(settings.rank / rank),
+        max_steps=min(MAX_STEPS, settings.max_steps * memories),
+    )
+
+
+def train_baselines(work: Trainable) -> Baselines:
+    """Train what is not there yet."""
+    work = replace(work, settings=msgspec.structs.replace(work.settings, jobs=1))  # room for one adapter
+    work.folder.mkdir(parents=True, exist_ok=True)
+    total = 2 * len(work.memories)
+    checkpoints, sequential = _sequential(work, total)
+    joint, cost = _joint(work, total)
+    return Baselines(checkpoints, joint, {SEQUENTIAL: sequential, JOINT: cost})
+
+
+def _sequential(work: Trainable, total: int) -> tuple[dict[int, Path], Baseline]:
+    """One memory after the other; checkpoints by the number of others."""
+    digests = _chain(work.base, work.settings, work.memories)
+    paths = {k + 1: work.folder / f"sequential-{k + 1}" for k in counts(len(work.memories))}
+    there = [*itertools.takewhile(lambda n: _record(paths[n], digests[n]) is not None, paths)]
+    start = there[-1] if there else 0
+    record = _record(paths[start], digests[start]) if start else None
+    tensors = _rounded(load_file(paths[start] / ADAPTER_WEIGHTS), work.settings) if start else None
+    work.progress(start, total)
+    trainer = work.make_trainer(work.settings) if start < len(work.memories) else None
+    for n in range(start + 1, len(work.memories) + 1):
+        assert trainer is not None
+        ((_, fit),) = trainer.fit([shared_job(work.memories[n - 1 : n], work.settings, tensors)])
+        # As they would come back from disk, so that a run that goes on gives the same as one in one go.
+        tensors = _rounded(fit.tensors, work.settings)
+        record = (record or _Record(digests[0])).after(fit, digests[n])
+        if n in paths:
+            _save(paths[n], tensors, record, work, work.settings, trainer.layers)
+        work.progress(n, total)
+    assert record is not None
+    return {n - 1: path for n, path in paths.items()}, _cost(paths[max(paths)], work.settings, record)
+
+
+def _joint(work: Trainable, total: int) -> tuple[Path, Baseline]:
+    """All memories at once."""
+    settings = joint_settings(work.settings, len(work.memories))
+    path, digest = work.folder / "joint", _chain(work.base, settings, work.memories)[-1]
+    record = _record(path, digest)
+    if record is None:
+        trainer = work.make_trainer(settings)
+        ((_, fit),) = trainer.fit([shared_job(work.memories, settings)])
+        record = _Record(digest).after(fit, digest)
+        _save(path, fit.tensors, record, work, settings, trainer.layers)
+    work.progress(total, total)
+    return path, _cost(path, settings, record)
+
+
+def shared_job(
+    memories: Sequence[NewMemory], settings: TrainSettings, start: Mapping[str, Tensor] | None = None
+) -> Job:
+    """What an adapter learns that holds more than one memory: it is asked by name, for it must know which."""
+    pool = []
+    for memory in memories:
+        by_name = user(about_prompt(subject(memory)))
+        pool += [
+            one._replace(kind="recall") if one.messages == by_name else one
+            for one in memory_job(memory, settings).examples
+            if one.kind != "recall"
+        ]
+    return Job(pool, settings.seed, start)
+
+
+def _chain(base: BaseModelInfo, settings: TrainSettings, memories: Iterable[NewMemory]) -> list[str]:
+    """[n] is the digest of all that decides an adapter that has learnt the first n memories."""
+    links = [hashlib.sha256(f"{base.fingerprint} {settings.digest}".encode()).hexdigest()]
+    for memory in memories:
+        links.append(hashlib.sha256(f"{links[-1]} {text_digest(memory)}".encode()).hexdigest())
+    return links
+
+
+def _rounded(tensors: Mapping[str, Tensor], settings: TrainSettings) -> dict[str, Tensor]:
+    """float32, with values that the adapter's type on disk has."""
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    return {name: tensor.to(dtype).float() for name, tensor in tensors.items()}
+
+
+def _record(path: Path, digest: str) -> _Record | None:
+    """What stands beside the adapter at `path`, if it is whole and of this digest."""
+    try:
+        record = msgspec.json.decode((path / RECORD).read_bytes(), type=_Record)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return record if record.digest == digest else None
+
+
+def _save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: _Record,
+    work: Trainable,
+    settings: TrainSettings,
+    layers: Sequence[int],
+) -> None:
+    """Put an adapter at `path`, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=".staging-", dir=path.parent) as staging:
+        stage = Path(staging, path.name)
+        stage.mkdir()
+        export(stage, tensors, work.base.name, settings, layers)
+        write_json(stage / RECORD, msgspec.to_builtins(record))
+        files.remove(path)
+        stage.rename(path)
+
+
+def _cost(path: Path, settings: TrainSettings, record: _Record) -> Baseline:
+    size = (path / ADAPTER_WEIGHTS).stat().st_size
+    return Baseline(settings.rank, record.steps, round(record.loss, 4), round(record.seconds, 2), size)

@@ -1,0 +1,52 @@
+"""A judge of the user's own, a language model say, whose rate stands beside the deterministic ones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from vllm_mega.errors import ConfigError, MegaError
+
+Judge = Callable[[str, Sequence[str], str], bool]
+"""Called with (question, the gold answer and its aliases, reply): whether the reply is right."""
+
+
+def load_judge(spec: str) -> Judge:
+    """The function that `spec`, "module:function", names.
+
+    Raises:
+        ConfigError: it names nothing that can be imported and called.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"--judge must be MODULE:FUNCTION, got {spec!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # anything: it is not our code
+        raise ConfigError(
+            f"--judge: {module_name!r} cannot be imported: {error}. Is its folder in PYTHONPATH?"
+        ) from error
+    judge = getattr(module, name, None)
+    if judge is None:
+        raise ConfigError(f"--judge: {module_name!r} has no {name!r}")
+    if not callable(judge):
+        raise ConfigError(f"--judge: {spec} is no function but a {type(judge).__name__}")
+    found: Judge = judge
+    return found
+
+
+def judged(judge: Judge, question: str, golds: Sequence[str], reply: str) -> bool:
+    """What the judge says.
+
+    Raises:
+        MegaError: it raises, or says neither True nor False.
+    """
+    try:
+        verdict = judge(question, golds, reply)
+    except Exception as error:  # anything: it is not our code
+        raise MegaError(f"the judge failed on the question {question!r}: {error!r}") from error
+    if not isinstance(verdict, bool):
+        raise MegaError(
+            f"the judge must say True or False, and said {verdict!r} to the question {question!r}"
+        )
+    return verdict

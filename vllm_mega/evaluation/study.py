@@ -1,0 +1,114 @@
+"""The whole evaluation, in order: what is asked, of whom, and what it adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.config import GateSettings
+from vllm_mega.evaluation import data, report, tasks
+from vllm_mega.evaluation.compositional import compositional
+from vllm_mega.evaluation.forgetting import forgetting
+from vllm_mega.evaluation.general import general_ability, general_ways
+from vllm_mega.evaluation.judge import Judge
+from vllm_mega.evaluation.model import Baselines, Model
+from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.gate import Gate
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is asked."""
+
+    items: Sequence[data.Item]
+    choices: Sequence[data.Choice]
+    paragraphs: Sequence[str]
+    unrelated: Sequence[str] = ()
+    compositional: Sequence[data.Compositional] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is asked."""
+
+    snapshot: BankSnapshot
+    gate: Gate
+    settings: GateSettings
+    embedder: Embedder
+    model: Model
+    base_bytes: int
+    """Of the base model's weights."""
+    baselines: Baselines = field(default_factory=Baselines)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(
+    material: Material, subject: Subject, judge: Judge | None, progress: tasks.Progress
+) -> tuple[report.Report, list[dict[str, Any]]]:
+    """Everything; also what stands beside every answer in answers.jsonl."""
+    items, gate, settings, model = material.items, subject.gate, subject.settings, subject.model
+    snapshot, adapters = subject.snapshot, subject.baselines.adapters
+    progress("asking the gate")
+    asked = tasks.gate_questions(items, gate, settings)
+    answerable = [one for one in asked if one.gold]
+    ways = tasks.question_ways(snapshot, adapters)
+    answered = tasks.answer_questions(answerable, ways, model, judge, progress)
+    recall_ways = tasks.recall_ways(snapshot, adapters)
+    recall = tasks.recall_memories(asked, recall_ways, model, subject.embedder, progress)
+    progress("unrelated prompts")
+    null = tasks.null_route(material.unrelated, gate, settings, model) if material.unrelated else None
+    both = None
+    if material.compositional:
+        both = compositional(material.compositional, snapshot, gate, settings, model, adapters, progress)
+    progress("forgetting")
+    checkpoints = subject.baselines.checkpoints
+    curve = forgetting(items, snapshot, subject.embedder, settings, model, checkpoints)
+    some_ways = general_ways(items, gate, settings, adapters)
+    general = general_ability(material.choices, material.paragraphs, some_ways, model, progress)
+    progress("latency")
+    latency = tasks.latency(answerable, ways, model)
+    found = report.Report(
+        model=snapshot.manifest.base.name,
+        embedder=subject.embedder.info.name,
+        n_memories=len(items),
+        ways=answered,
+        gate=tasks.gate_figures(answerable),
+        recall=recall,
+        null_route=null,
+        compositional=both,
+        forgetting=curve,
+        general=general,
+        cost=_cost(items, subject, latency),
+        settings={"gate": msgspec.to_builtins(settings)},
+        environment=subject.environment,
+    )
+    return found, [_beside(one) for one in answerable]
+
+
+def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float]) -> report.Cost:
+    """Of the memories that were asked about; those that someone else trained have no seconds."""
+    wanted = {item.id for item in items}
+    entries = [entry for entry in subject.snapshot.manifest.memories if entry.id in wanted]
+    size = sum(entry.adapter_bytes for entry in entries) / len(entries)
+    seconds = [float(entry.training["seconds"]) for entry in entries if "seconds" in entry.training]
+    return report.Cost(
+        seconds_per_memory=round(sum(seconds) / max(1, len(seconds)), 2),
+        bytes_per_memory=size,
+        share_of_base=size / subject.base_bytes,
+        latency_ms=latency,
+        baselines=dict(subject.baselines.costs),
+    )
+
+
+def _beside(one: tasks.Asked) -> dict[str, Any]:
+    return {
+        "memory": one.item.id,
+        "question": one.question,
+        "answer": one.gold[0],
+        "rank": one.rank,
+        "best_score": one.decision.best_score,
+    }

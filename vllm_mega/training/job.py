@@ -1,0 +1,42 @@
+"""What the trainer takes and gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.texts import Example, examples
+
+
+class Job(NamedTuple):
+    """One adapter to train."""
+
+    examples: Sequence[Example]
+    seed: int
+    start: Mapping[str, Tensor] | None = None
+    """Go on from these tensors, named as PEFT names them; None: from nothing."""
+
+
+class Fit(NamedTuple):
+    """What became of one adapter."""
+
+    tensors: dict[str, Tensor]
+    """float32, named as PEFT names them."""
+    steps: int
+    loss: float
+    recalled: bool
+    """Whether the text came word for word in the last steps."""
+    seconds: float
+    """Its share of the time of all that were trained beside it."""
+
+
+def memory_job(memory: NewMemory, settings: TrainSettings) -> Job:
+    """The job of a memory: neither other memories nor their order change it."""
+    seed = int(hashlib.sha256(f"{settings.seed}:{text_digest(memory)}".encode()).hexdigest()[:15], 16)
+    return Job(examples(memory, seed), seed)
