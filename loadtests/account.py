@@ -21,6 +21,8 @@ _PRODUCTS = {
     "addmv",
 }
 _ATTENTION = ("scaled_dot_product", "softmax", "_Attend", "flash_attention", "index_add")
+_FUSED = ("_RMSNorm", "_SwiGLU", "_Rotary")
+"""Kernels of the trainer's own: no operations of torch happen within."""
 _ELEMENT_WISE = {
     "add", "sub", "mul", "div", "neg", "pow", "rsqrt", "mean", "sum", "silu", "silu_backward", "sigmoid",
     "exp", "log", "copy", "fill", "zero", "cat", "where", "clone", "sin", "cos", "sqrt", "clamp",
@@ -38,6 +40,8 @@ def kind(name: str, parents: Iterable[str] = ()) -> str:
             return "attention"
         if "Optimizer" in each or "adam" in each.lower() or "foreach" in each:
             return "optimizer"
+    if any(part in name for part in _FUSED):
+        return "element-wise"
     bare = name.removeprefix("aten::").removeprefix("mkldnn::").rstrip("_")
     if bare in _PRODUCTS:
         return "matrix products"

@@ -73,3 +73,9 @@ def test_a_path_that_we_did_not_write_is_refused(path):
 def test_plain_paths_are_told_apart():
     assert is_mixture_path(Mixture([(A, "/x", 1.0)]).path)
     assert not is_mixture_path("/x")
+
+
+def test_scaled():
+    mixture = Mixture([(A, "/x", 0.5), (B, "/y", 1 / 64)])
+    assert mixture.scaled(0.25) == Mixture([(A, "/x", 0.125)])
+    assert mixture.scaled(1.0) == mixture

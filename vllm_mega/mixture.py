@@ -81,6 +81,10 @@ class Mixture:
             if n
         )
 
+    def scaled(self, share: float) -> Mixture:
+        """The same components with `share` of their weights; what rounds to 0 is gone."""
+        return Mixture((c.adapter, c.path, c.weight * share) for c in self.components)
+
     def __len__(self) -> int:
         return len(self.components)
 

@@ -20,7 +20,7 @@ from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_model
 from vllm_mega.serving import conversation, launch
 from vllm_mega.serving.conversation import Message
-from vllm_mega.serving.deciding import Ask, decide, describe, recitals
+from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
 from vllm_mega.serving.opening import open_gate
 from vllm_mega.serving.schemas import Plan, make_plan
 
@@ -120,6 +120,7 @@ class MegaLLM:
                 messages[i] = conversation.recall_messages(messages[i])
             elif how == "irag":
                 messages[i] = conversation.informed_messages(messages[i], recalled[i])
+                loras[i] = to_lora_request(reading(decisions[i]))
         outputs = self.llm.chat(messages, sampling_params, use_tqdm, loras) if messages else []
         return [
             MegaAnswer(output.outputs[0].text, describe(plans[i], decisions[i], recalled.get(i)), output)

@@ -85,7 +85,7 @@ def test_recall_in_every_way(who: Subject, tmp_path: Path) -> None:
     assert found["joint_lora"].exact == pytest.approx(1 / 3)
     texts = {how if isinstance(how, Path) else how["mode"]: text for text, how in model.asked}
     assert "Reconstruct the entire story" in texts["off"]
-    assert "Reconstruct the entire story" in texts[adapter]
+    assert texts[adapter].startswith("Tell me about ")
     assert "Reconstruct" not in texts["recall"]  # the engine puts that question itself
 
 

@@ -34,6 +34,7 @@ def test_more_than_there_are_titles_is_refused() -> None:
         ("aten::_softmax", [], "attention"),
         ("aten::_log_softmax", [], "element-wise"),
         ("aten::mul_", [], "element-wise"),
+        ("_RMSNormBackward", [], "element-wise"),
         ("aten::mul_", ["Optimizer.step#Adam.step"], "optimizer"),
         ("aten::_fused_adam_", [], "optimizer"),
         ("aten::topk", [], "other"),

@@ -12,7 +12,7 @@ from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError
 from vllm_mega.gate.gate import Decision, Hit
 from vllm_mega.mixture import EMPTY, Mixture
-from vllm_mega.serving.deciding import NULL_ROUTE, Ask, decide, describe, recitals
+from vllm_mega.serving.deciding import NULL_ROUTE, Ask, decide, describe, reading, recitals
 from vllm_mega.serving.schemas import make_plan
 
 SETTINGS = MegaSettings(bank="bank", gate=GateSettings(top_k=2))
@@ -150,5 +150,26 @@ def test_other_mixtures_are_recited_as_they_are(weights: dict[str, float]) -> No
     assert recitals(decision) == [decision.mixture]
 
 
+def test_the_second_pass_leans_a_quarter() -> None:
+    assert reading(decision_of({"a": 0.75, "b": 0.25})) == Mixture(
+        [("a" * 64, "/bank/a", 0.1875), ("b" * 64, "/bank/b", 0.0625)]
+    )
+    assert reading(decision_of({"a": 0.01})) == EMPTY
+
+
 def test_a_recital_of_the_base_model_is_none() -> None:
     assert recitals(NULL_ROUTE) == [EMPTY]
+
+
+def test_recall_takes_the_best_memory_alone_but_leaves_a_given_mixture() -> None:
+    gate: Any = FakeGate()
+    blend = decision_of({"a": 0.75, "b": 0.25})
+    gate.decide = lambda queries: [blend] * len(queries)
+    gate.explicit = lambda *_: blend
+    given = [{"id": "a", "weight": 0.75}, {"id": "b", "weight": 0.25}]
+    asks = [ask("x", mode="recall"), ask("x", mode="adapter"), ask("x", mode="recall", memories=given)]
+    recall, direct, explicit = decide(gate, asks, 4)
+    assert isinstance(recall, Decision)
+    assert recall.mixture == Mixture([("a" * 64, "/bank/a", 1.0)])
+    assert [(hit.id, hit.weight) for hit in recall.hits] == [("a", 1.0)]
+    assert direct == explicit == blend

@@ -54,7 +54,7 @@ async def test_a_server_recites_each_in_a_request_of_its_own(
         value = await chat._answer(PLAN, BOTH, request, None)
     first, second, last = stock
     assert [used for used, _ in stock[:2]] == ["a1", "b1"]
-    assert last[0].split() == ["a0.59375", "b0.40625"], "the answer comes from the mixture"
+    assert last[0].split() == ["a0.15625", "b0.09375"], "the answer comes from a quarter of the mixture"
     assert first[1].request_id != second[1].request_id
     assert [r.max_completion_tokens for _, r in (first, second)] == [100, 100]
     assert value["recalled"] == "Text of a1.\n\nText of b1."

@@ -155,3 +155,15 @@ def test_modules_that_the_model_lacks_leave_no_half_memory(tmp_path: Path, tiny:
     with pytest.raises(ModelError, match="fc1"):
         run(tmp_path / "bank", tiny, ALL, msgspec.structs.replace(QUICK, modules=("fc1",)))
     assert adapters(tmp_path / "bank") == {}
+
+
+def test_changed_links_are_set_without_training(tmp_path: Path, tiny: Path) -> None:
+    run(tmp_path, tiny, ALL)
+    linked = msgspec.structs.replace(KETTLE, links=("lamp",))
+    report = run(tmp_path, tiny, (linked, LAMP))
+    assert not report.trained
+    entry = BankReader(tmp_path).snapshot().get("default", "kettle")
+    assert entry.links == ("lamp",)
+    generation = BankReader(tmp_path).snapshot().manifest.generation
+    run(tmp_path, tiny, (linked,))
+    assert BankReader(tmp_path).snapshot().manifest.generation == generation

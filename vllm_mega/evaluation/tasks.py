@@ -28,6 +28,8 @@ from vllm_mega.prompts import Message, about_prompt, irag_messages, question_pro
 from vllm_mega.training.texts import subject
 
 ANSWER_TOKENS = 96
+NULL_TOKENS = 32
+"""Are enough to see whether an answer is the base model's."""
 RECALL_TOKENS = 256
 LATENCY_QUESTIONS = 5
 TIMED = ("base", "rag_top1", "direct", "irag", "joint_lora")
@@ -181,9 +183,10 @@ def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model
     """Whether prompts that no memory is about reach the untouched base model."""
     decisions = gate.decide([Query(prompt, settings=settings) for prompt in prompts])
     shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.mixture]
-    # Twice in the same order: in bfloat16 the shape of a batch decides about the last bits of all in it.
+    # One at a time: in bfloat16 the shape of a batch decides about the last bits of all in it, and when
+    # requests join a batch is a matter of time.
     mine, base = (
-        model.ask([user(prompt) for prompt in shut], [mega] * len(shut), ANSWER_TOKENS) for mega in ({}, OFF)
+        [model.ask([user(prompt)], [mega], NULL_TOKENS)[0] for prompt in shut] for mega in ({}, OFF)
     )
     return report.NullRoute(
         prompts=len(prompts),

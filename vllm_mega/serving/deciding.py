@@ -20,6 +20,11 @@ RECALL_SHARE = 0.25
 """Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
 
 
+READING_SHARE = 0.25
+"""Of the mixture's weights, in the second pass of mode `irag`: the model reads the recalled text, and the
+adapters only lean towards answering with one sentence of it. Measured in docs/training-log.md."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """What one request wants to know from the gate."""
@@ -65,6 +70,11 @@ def recitals(decision: Decision) -> list[Mixture]:
     heavy = [hit.entry.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
     alone = [components[adapter] for adapter in dict.fromkeys(heavy) if adapter in components]
     return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or [decision.mixture]
+
+
+def reading(decision: Decision) -> Mixture:
+    """What answers in the second pass of mode `irag`, where the recalled text stands in the context."""
+    return decision.mixture.scaled(READING_SHARE)
 
 
 def describe(plan: Plan, decision: Decision, recalled: str | None = None) -> dict[str, Any]:

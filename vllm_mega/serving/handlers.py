@@ -24,7 +24,7 @@ from vllm_mega.errors import MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.serving import conversation
-from vllm_mega.serving.deciding import Ask, describe, recitals
+from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
@@ -175,6 +175,9 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
                 return refusal
             recalled = conversation.context_of([r.choices[0].message.content or "" for r in replies])
             request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
+            with _calling(Call(request.model, to_lora_request(reading(decision)))):
+                answer = await super().create_chat_completion(request, raw_request)
+            return self._annotated(answer, describe(plan, decision, recalled))
         answer = await super().create_chat_completion(request, raw_request)
         return self._annotated(answer, describe(plan, decision, recalled))
 

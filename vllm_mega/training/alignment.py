@@ -63,4 +63,6 @@ def directions(x: Tensor, dy: Tensor, rank: int, seed: int) -> Tensor:
         q = torch.linalg.qr(gradient.T @ q).Q
     turned: Tensor = torch.linalg.svd(gradient @ q, full_matrices=False).Vh
     best = turned @ q.T
+    # A singular vector has no sign of its own: its largest part is positive, whatever rounding says.
+    best *= best.gather(1, best.abs().argmax(1, keepdim=True)).sign()
     return torch.nn.functional.pad(best[:rank], (0, 0, 0, max(0, rank - len(best))))

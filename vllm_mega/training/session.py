@@ -99,6 +99,7 @@ def train(
                     for one in adding.add([(missing[n], fit) for n, fit in some]):
                         report.trained.append(one)
                         progress(len(report.trained), len(missing), one)
+        _link(writer, memories)
     report.seconds = time.perf_counter() - started
     return report
 
@@ -112,6 +113,14 @@ def _is_there(snapshot: BankSnapshot, memory: NewMemory, settings: TrainSettings
         and entry.text_digest == text_digest(memory)
         and entry.training.get("digest") == settings.digest
     )
+
+
+def _link(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
+    """Links that changed since a memory was trained: they are in no adapter."""
+    there = {entry.key: entry.links for entry in writer.snapshot.manifest.memories}
+    links = {(memory.namespace, memory_id(memory)): memory.links for memory in memories if memory.links}
+    if changed := {key: new for key, new in links.items() if there[key] != new}:
+        writer.link(changed)
 
 
 @dataclass(frozen=True)
