@@ -200,7 +200,7 @@ def _environment() -> dict[str, Any]:
     return {
         "versions": {
             "vllm_mega": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
         "machine": {"cores": len(os.sched_getaffinity(0)), "cpu": torch.backends.cpu.get_cpu_capability()},
