@@ -39,6 +39,10 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     output = tmp_path / "report"
     arguments = _arguments(output)
     arguments[2] = str(some)
+    prompts = (EXAMPLES / "unrelated.jsonl").read_text().splitlines(keepends=True)
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(prompts[:6]))
+    arguments[arguments.index("--unrelated") + 1] = str(few)
     command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", "--judge", "operator:contains"]
     for _ in range(2):  # the second run finds memories and baselines trained
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)

@@ -125,9 +125,9 @@ class Questions:
             words = content_words(self._parts[n]) or words
         count = min(len(words), chance.choice((1, 2, 2, 3, 3, 4, 5)))
         first = chance.randrange(len(words) - count + 1)
-        places = range(first, first + count)
+        places: Sequence[int] = range(first, first + count)
         if chance.random() < 0.5:
-            places = sorted(chance.sample(range(len(words)), count))  # type: ignore[assignment]
+            places = sorted(chance.sample(range(len(words)), count))
         picked = [words[place].lower() if chance.random() < 0.5 else words[place] for place in places]
         frame = chance.choice(_FRAMES[chance.choice(self._kinds[n])])
         half = (count + 1) // 2 if "{v}" in frame else count
