@@ -64,7 +64,7 @@ def test_modes(results: dict[str, Any]) -> None:
     recall, irag, adapter = results["modes"]
     assert [answer[1]["mode"] for answer in results["modes"]] == ["recall", "irag", "adapter"]
     assert [used(answer)[0] for answer in results["modes"]] == ["bakery"] * 3
-    assert adapter[2] < recall[2] < irag[2]
+    assert max(adapter[2], recall[2]) < irag[2]
     assert irag[1]["recalled"]
     assert all("recalled" not in answer[1] for answer in (recall, adapter))
 

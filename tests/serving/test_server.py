@@ -130,7 +130,7 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     question = ASKED["comet"]
     plain, recall, irag = (ask(client, question, mega={"mode": m}) for m in ("adapter", "recall", "irag"))
     assert used(plain) == used(recall) == used(irag)
-    assert plain.usage.prompt_tokens < recall.usage.prompt_tokens < irag.usage.prompt_tokens
+    assert max(plain.usage.prompt_tokens, recall.usage.prompt_tokens) < irag.usage.prompt_tokens
     assert irag.mega["recalled"]
     assert "recalled" not in recall.mega
     said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True))

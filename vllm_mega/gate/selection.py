@@ -79,9 +79,8 @@ def _with_linked(
     for j, i in linked.items():
         share = min(settings.link_share * scores[i], scores[i])  # what is linked never wins, below 0 neither
         raised[j] = max(scores[j], round(share, SCORE_DECIMALS))
-    candidates = sorted({*best, *linked})
-    order = ranking(raised[candidates], [ids[i] for i in candidates], settings.top_k)
-    return raised, [candidates[n] for n in order]
+    order = sorted({*best, *linked}, key=lambda i: (-raised[i], i not in best, ids[i]))
+    return raised, order[: settings.top_k]
 
 
 def apportion(shares: Scores, total: int) -> list[int]:
