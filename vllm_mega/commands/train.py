@@ -18,8 +18,9 @@ example:
   vllm-mega train --bank bank --input memories.jsonl
 
 A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tags", "paraphrases" (texts) and
-"qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Every memory is in the bank
-as soon as it is trained; a run that was stopped goes on with the memories that are missing."""
+"qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Memories that are trained
+side by side (--jobs) are in the bank as soon as all of them are; a run that was stopped goes on with the
+memories that are missing."""
 
 _SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "jobs", "seed", "dtype")
 
