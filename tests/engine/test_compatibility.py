@@ -166,7 +166,8 @@ def _quantized(model: Path, folder: Path) -> Path:
     group = {
         "targets": ["Linear"],
         "weights": {**scheme, "strategy": "channel", "dynamic": False},
-        "input_activations": {**scheme, "strategy": "token", "dynamic": True},
+        # Symmetric ones would go to another kernel where the processor has AMX.
+        "input_activations": {**scheme, "symmetric": False, "strategy": "token", "dynamic": True},
     }
     quantization = {
         "quant_method": "compressed-tensors",

@@ -74,3 +74,8 @@ def subject(folder: Path, adapters: Mapping[Path, str] | None = None, **rest: An
     return Subject(
         reader.snapshot(), Gate(reader, embedder), SETTINGS, embedder, model, base_bytes=10**6, **rest
     )
+
+
+def contained(_question: str, golds: Sequence[str], reply: str) -> bool:
+    """A judge."""
+    return any(gold in reply for gold in golds)

@@ -43,7 +43,7 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(prompts[:6]))
     arguments[arguments.index("--unrelated") + 1] = str(few)
-    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", "--judge", "operator:contains"]
+    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", "--judge", "tests.evaluation.fakes:contained"]
     for _ in range(2):  # the second run finds memories and baselines trained
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -25,6 +25,7 @@ def test_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("..json:loads", "cannot be imported"),
         ("json:no_such", "'json' has no 'no_such'"),
         ("json:__doc__", "is no function but a str"),
+        ("operator:contains", "must take the question, the gold answers and the reply"),
     ],
 )
 def test_what_is_no_judge_is_refused(spec: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 
 from vllm_mega.errors import ConfigError, MegaError
@@ -15,7 +16,7 @@ def load_judge(spec: str) -> Judge:
     """The function that `spec`, "module:function", names.
 
     Raises:
-        ConfigError: it names nothing that can be imported and called.
+        ConfigError: it names nothing that can be imported, or called with three arguments.
     """
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
@@ -32,7 +33,21 @@ def load_judge(spec: str) -> Judge:
     if not callable(judge):
         raise ConfigError(f"--judge: {spec} is no function but a {type(judge).__name__}")
     found: Judge = judge
+    _check_arguments(spec, found)
     return found
+
+
+def _check_arguments(spec: str, judge: Judge) -> None:
+    try:
+        signature = inspect.signature(judge)
+    except ValueError:  # some that are written in C do not tell
+        return
+    try:
+        signature.bind("", (), "")
+    except TypeError as error:
+        raise ConfigError(
+            f"--judge: {spec}{signature} must take the question, the gold answers and the reply: {error}"
+        ) from error
 
 
 def judged(judge: Judge, question: str, golds: Sequence[str], reply: str) -> bool:

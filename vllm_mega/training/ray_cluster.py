@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from vllm_mega.errors import ConfigError, MegaError, TrainingError
 
 STORE_BYTES = 256 * 2**20
 """Where Ray keeps results on their way: a fit is about a megabyte, and there is one chunk a worker."""
+
+
+LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Set to 0, Ray binds to loopback. (Told `_node_ip_address="127.0.0.1"`, Ray 2.60 looks for an address that
+others can reach, and binds to all interfaces.)"""
 
 
 class WorkerLostError(Exception):
@@ -32,7 +38,7 @@ class RayCluster:
             address: of a running Ray cluster, "auto" for this machine's; None: one of our own, on loopback.
 
         Raises:
-            ConfigError: no worker at all, or Ray is not installed.
+            ConfigError: no worker at all, or Ray is not installed, or was imported before us.
         """
         if workers < 1:
             raise ConfigError(f"there must be at least 1 worker, got {workers}")
@@ -71,9 +77,7 @@ class RayCluster:
 
     def _check(self) -> None:
         if self.address is None and not ip_address(self._ray.util.get_node_ip_address()).is_loopback:
-            raise ConfigError(
-                "Ray was imported before and would listen on all interfaces; train in a process of its own"
-            )
+            raise ConfigError("Ray would listen on all interfaces, not on loopback alone")
         if self.workers > self._cores:
             raise ConfigError(f"{self.workers} workers need as many cores, the cluster has {self._cores}")
 
@@ -113,9 +117,12 @@ def _import_ray(address: str | None) -> Any:
     # Ray would tell its makers about each run.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
-        # Read while Ray is imported: it binds to loopback. (Told `_node_ip_address="127.0.0.1"`, Ray 2.60
-        # looks for an address that others can reach, and binds to all interfaces.)
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # These are read while Ray is imported, and never again.
+        if "ray" in sys.modules and os.environ.get(LOOPBACK_ONLY) != "0":
+            raise ConfigError(
+                "Ray was imported before and would listen on all interfaces; train in a process of its own"
+            )
+        os.environ[LOOPBACK_ONLY] = "0"
         # Else it would write a token into the home directory.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
