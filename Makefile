@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer loadtest clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-shapes loadtest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ bench-residency: $(READY)  ## more memories than slots: time to the first token;
 
 bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
 	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json
+
+bench-shapes: $(READY)  ## quality against bytes: ranks, layers, modules, types; out/shapes.json and .png
+	$(BIN)/python -m loadtests.shapes --output out/shapes.json \
+	  --questions vllm_mega/examples/questions.jsonl
 
 loadtest: $(READY)  ## `vllm bench serve` against the real server, 5 minutes; out/loadtest.json
 	$(BIN)/python -m loadtests.serve --output out/loadtest.json

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.evaluation.fakes import contained
 from vllm_mega import cli
 from vllm_mega.commands._eval_engine import counted
 from vllm_mega.commands.eval import EXAMPLES
@@ -43,7 +44,8 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(prompts[:6]))
     arguments[arguments.index("--unrelated") + 1] = str(few)
-    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", "--judge", "tests.evaluation.fakes:contained"]
+    judge = ["--judge", f"{contained.__module__}:{contained.__name__}"]
+    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", *judge]
     for _ in range(2):  # the second run finds memories and baselines trained
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-2000:]

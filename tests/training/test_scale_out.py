@@ -69,7 +69,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_a_ray_that_would_listen_to_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     monkeypatch.delenv(LOOPBACK_ONLY, raising=False)
-    with pytest.raises(ConfigError, match="imported before .* process of its own"):
+    with pytest.raises(ConfigError, match=r"imported before .* process of its own"):
         RayCluster(2)
 
 

@@ -86,9 +86,14 @@ def draw(report: Report) -> dict[str, Plot]:
 
 
 def _drawn(name: str, caption: str, report: Report, into: Callable[[Axes, Report], None]) -> Plot:
+    return Plot(name, caption, **pictures(lambda axes: into(axes, report)))
+
+
+def pictures(into: Callable[[Axes], None]) -> dict[str, bytes]:
+    """What `into` draws, as "svg" and as "png"."""
     with _axes() as (axes, save):
-        into(axes, report)
-        return Plot(name, caption, save("svg"), save("png"))
+        into(axes)
+        return {kind: save(kind) for kind in ("svg", "png")}
 
 
 @contextmanager

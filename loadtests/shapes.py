@@ -1,0 +1,302 @@
+"""Quality against the size of a memory: python -m loadtests.shapes --output out/shapes.json
+
+The same memories are trained in adapters of several shapes, a namespace for each in one bank, and one engine
+is asked about all of them: what is recalled, what is answered. The gate is left out, for it sees no adapter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from loadtests.machine import Machine, default_dtype, this_machine
+from vllm_mega.bank.layout import MemoryEntry
+from vllm_mega.bank.reader import BankReader
+from vllm_mega.commands._eval_engine import Engine
+from vllm_mega.commands.eval import EXAMPLES
+from vllm_mega.config import GateSettings
+from vllm_mega.errors import ConfigError, MegaError
+from vllm_mega.evaluation import data, plots, tasks
+from vllm_mega.evaluation.model import OFF, How, Model, Reply, only
+from vllm_mega.gate.embedder import Embedder, load_embedder
+from vllm_mega.models import resolve_model
+from vllm_mega.output import write_json, write_whole
+from vllm_mega.prompts import irag_messages, question_prompt, user
+from vllm_mega.training.session import Trained, train
+from vllm_mega.training.settings import AdapterDtype, TrainSettings
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+GROUPS = {"mlp": MLP, "attention": ATTENTION, "all": (*ATTENTION, *MLP)}
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """Of an adapter."""
+
+    rank: int
+    layers: int
+    modules: str
+    """One of `GROUPS`, or names of linear layers with + between."""
+    dtype: AdapterDtype = "bfloat16"
+
+    @property
+    def name(self) -> str:
+        """For people, and as a namespace."""
+        return f"r{self.rank}-l{self.layers}-{self.modules.replace('+', '-')}-{self.dtype}"
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The default training, in this shape."""
+        modules = GROUPS.get(self.modules) or tuple(self.modules.split("+"))
+        return TrainSettings(rank=self.rank, layers=self.layers, modules=modules, dtype=self.dtype)
+
+
+SHAPES = (
+    *(Shape(rank, 10, "mlp") for rank in (1, 2, 4, 8, 16)),
+    *(Shape(rank, layers, "mlp") for rank, layers in ((4, 5), (8, 5), (2, 20), (4, 20))),
+    Shape(4, 10, "attention"),
+    Shape(4, 10, "all"),
+    Shape(6, 10, "up_proj+down_proj"),
+    Shape(12, 10, "down_proj"),
+    Shape(4, 10, "mlp", "float32"),
+)
+"""Around the default one, with other ranks, depths, layers and types; several are of its size."""
+
+RANKS = (10, "mlp")
+"""Layers and modules of the shapes that differ in rank alone: the line in the plot."""
+
+
+class Point(msgspec.Struct, frozen=True):
+    """What adapters of one shape are worth."""
+
+    shape: Shape
+    bytes_per_memory: float
+    share_of_base: float
+    seconds_per_memory: float
+    """Until the last memory of a round was done, by the memories of the round; the slowest round."""
+    steps: float
+    exact: float
+    """Part of the memories that are recalled word for word."""
+    recall_cosine: float
+    direct: float
+    """Part of the questions answered in one sentence."""
+    irag: float
+
+
+class Result(msgspec.Struct):
+    """What the output file says."""
+
+    machine: Machine
+    memories: int
+    questions: int
+    rag: float
+    """The base model with the right text in its context."""
+    points: list[Point]
+
+
+def shape(spec: str) -> Shape:
+    """From the command line: RANK,LAYERS,MODULES[,DTYPE].
+
+    Raises:
+        ArgumentTypeError: it is not that.
+    """
+    fields = dict(zip(Shape.__struct_fields__, spec.split(","), strict=False))
+    try:
+        found = msgspec.convert(fields, Shape, strict=False)  # numbers come as text
+        found.settings  # noqa: B018 refuses bad values
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise argparse.ArgumentTypeError(f"{spec}: {error}") from error
+    return found
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; leaves through SystemExit for --help and mistakes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.shapes",
+        description="Train memories in adapters of several shapes, ask about them, draw the curve.",
+        epilog="About 3 minutes for 24 memories in one shape of 10 layers on 2 cores. A run that was stopped "
+        "finds in --bank what it has trained.",
+    )
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="the JSON file to write (out/shapes.json); .svg, .png beside",
+    )
+    add("--bank", type=Path, help="folder of the bank, kept (default: OUTPUT without its ending)")
+    add("--data", type=Path, default=EXAMPLES / "memories.jsonl", help="memories, as for `vllm-mega eval`")
+    add("--questions", type=Path, help="more questions, as for `vllm-mega eval`")
+    add("--limit", type=int, help="only the first LIMIT memories")
+    add(
+        "--shapes",
+        nargs="+",
+        type=shape,
+        default=SHAPES,
+        metavar="RANK,LAYERS,MODULES[,DTYPE]",
+        help=f"MODULES: {', '.join(GROUPS)}, or names with + between (default: {len(SHAPES)} shapes)",
+    )
+    args = parser.parse_args(argv)
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit must be at least 1")
+    return args
+
+
+def train_all(bank: Path, items: Sequence[data.Item], shapes: Sequence[Shape]) -> None:
+    """What the bank does not have yet."""
+    for n, one in enumerate(shapes):
+        memories = [msgspec.structs.replace(item.memory, namespace=one.name) for item in items]
+        with tqdm(desc=f"{n + 1}/{len(shapes)} {one.name}", unit=" memories", leave=False) as bar:
+
+            def progress(_done: int, total: int, last: Trained | None, bar: Any = bar) -> None:
+                bar.total = total
+                bar.update(last is not None)
+
+            train(bank, memories, settings=one.settings, progress=progress)
+
+
+def ask(items: Sequence[data.Item], one: Shape, model: Model) -> tuple[list[Reply], list[Reply], list[Reply]]:
+    """Each memory recalled, each question answered directly, and with irag."""
+
+    def memory(item: data.Item, mode: str) -> How:
+        return {**only(item.id, mode), "namespace": one.name}
+
+    asked = [(item, qa.question) for item in items for qa in item.qa]
+    recall = [memory(item, "recall") for item in items]
+    direct = [memory(item, "adapter") for item, _ in asked]
+    irag = [memory(item, "irag") for item, _ in asked]
+    return (
+        model.ask([user(item.text) for item in items], recall, tasks.RECALL_TOKENS),
+        model.ask([user(question_prompt(text)) for _, text in asked], direct, tasks.ANSWER_TOKENS),
+        model.ask([user(text) for _, text in asked], irag, tasks.ANSWER_TOKENS),
+    )
+
+
+def point(
+    one: Shape,
+    items: Sequence[data.Item],
+    entries: Sequence[MemoryEntry],
+    replies: tuple[Sequence[Reply], Sequence[Reply], Sequence[Reply]],
+    embedder: Embedder,
+    base: int,
+) -> Point:
+    """From `replies`, those of `ask`, to figures; `entries`: the bank's; `base`: bytes of the base model."""
+    recall, direct, irag = replies
+    remembered = tasks.recalled(recall, [item.text for item in items], embedder)
+    size = statistics.mean(entry.adapter_bytes for entry in entries)
+    return Point(
+        one,
+        size,
+        size / base,
+        max(entry.training["seconds"] for entry in entries),
+        statistics.mean(entry.training["steps"] for entry in entries),
+        remembered.exact,
+        remembered.cosine,
+        tasks.counted(direct, golds(items)).strict,
+        tasks.counted(irag, golds(items)).strict,
+    )
+
+
+def golds(items: Sequence[data.Item]) -> list[tuple[str, ...]]:
+    """What right answers contain, question after question."""
+    return [(qa.answer, *qa.aliases) for item in items for qa in item.qa]
+
+
+def measure(args: argparse.Namespace, console: Console) -> Result:
+    """Train what is missing, and ask."""
+    items = data.read_items(args.data, args.limit)
+    if args.questions:
+        items = data.add_questions(items, args.questions)
+    if not golds(items):
+        raise ConfigError(f"{args.data} has no questions: give them there as qa, or with --questions")
+    machine = this_machine(default_dtype())
+    bank = args.bank or args.output.with_suffix("")
+    train_all(bank, items, args.shapes)
+    base = sum(file.stat().st_size for file in resolve_model().glob("*.safetensors"))
+    embedder, model = load_embedder(), Engine(bank, None, None, GateSettings(), 0)
+    manifest = BankReader(bank).snapshot().manifest
+    found = []
+    for n, one in enumerate(args.shapes):
+        console.print(f"asking {n + 1}/{len(args.shapes)}: {one.name}")
+        entries = [entry for entry in manifest.memories if entry.namespace == one.name]
+        found.append(point(one, items, entries, ask(items, one, model), embedder, base))
+    context = [irag_messages(qa.question, item.text) for item in items for qa in item.qa]
+    rag = model.ask(context, [OFF] * len(context), tasks.ANSWER_TOKENS)
+    return Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, found)
+
+
+def table(result: Result) -> Table:
+    """A row for each shape, the smallest first."""
+    title = (
+        f"{result.memories} memories, {result.questions} questions; RAG with the right text {result.rag:.1%}"
+    )
+    shown = Table(title=title, title_justify="left")
+    for name in ("adapter", "% of base", "s a memory", "steps", "exact", "direct", "irag"):
+        shown.add_column(name, justify="left" if name == "adapter" else "right")
+    for one in sorted(result.points, key=lambda one: one.bytes_per_memory):
+        rates = (f"{100 * rate:.0f} %" for rate in (one.exact, one.direct, one.irag))
+        costs = f"{100 * one.share_of_base:.2f}", f"{one.seconds_per_memory:.1f}", f"{one.steps:.0f}"
+        shown.add_row(one.shape.name, *costs, *rates)
+    return shown
+
+
+def drawing(result: Result) -> Callable[[Any], None]:
+    """Quality against bytes, a point for each shape and rate; a line along `RANKS`."""
+
+    def into(axes: Any) -> None:
+        rates: tuple[tuple[str, str, Callable[[Point], float]], ...] = (
+            ("recalled word for word", plots.JOINT, lambda one: one.exact),
+            ("direct", plots.OURS, lambda one: one.direct),
+            ("irag", plots.RAG, lambda one: one.irag),
+        )
+        ranks = [one for one in result.points if (one.shape.layers, one.shape.modules) == RANKS]
+        for label, color, rate in rates:
+            for some, style in ((result.points, "o"), (ranks, "-")):
+                xs, ys = ([100 * value(one) for one in some] for value in (_share, rate))
+                axes.plot(xs, ys, style, color=color, label=label if style == "o" else None, alpha=0.8)
+        axes.axhline(100 * result.rag, color=plots.GREY, linestyle="--", label="RAG, right text")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("bytes a memory, % of the base model")
+        axes.set_ylabel("%")
+        axes.set_ylim(-3, 106)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+
+    return into
+
+
+def _share(one: Point) -> float:
+    return one.share_of_base
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit code."""
+    args, console = arguments(argv), Console()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        plots.require_matplotlib()
+        result = measure(args, console)
+        for kind, picture in plots.pictures(drawing(result)).items():
+            write_whole(args.output.with_suffix(f".{kind}"), picture)
+        write_json(args.output, result)
+    except MegaError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    console.print(table(result))
+    console.print(f"written: {args.output}, {args.output.with_suffix('.png')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
