@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,10 +26,10 @@ from rich.table import Table
 from loadtests.bank import write_adapter
 from loadtests.engine_child import Figure, Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
+from loadtests.program import run
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.errors import MegaError
 from vllm_mega.models import DEFAULT_MODEL, linear_shapes, resolve_model
-from vllm_mega.output import write_json
 from vllm_mega.serving.launch import this_environment
 from vllm_mega.training.settings import TrainSettings
 
@@ -178,7 +179,6 @@ def jobs(args: argparse.Namespace, made: dict[str, list[tuple[str, str]]]) -> li
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """Start all engines, let them take turns, and put the figures together."""
     machine, log = this_machine(args.dtype), args.output.with_suffix(".log")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     pairs: dict[Key, list[Pair]] = {}
     with adapters(args.adapters) as made, ExitStack() as stack:
@@ -262,18 +262,8 @@ def table(result: Result) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
-    args, console = arguments(argv), Console()
-    try:
-        result = measure(args, console)
-        write_json(args.output, result)
-    except MegaError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(table(result))
-    console.print(f"written: {args.output}")
-    return 0
+    args = arguments(argv)
+    return run(args.output, partial(measure, args), table)
 
 
 if __name__ == "__main__":

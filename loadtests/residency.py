@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,10 +26,9 @@ from loadtests.bank import write_adapter
 from loadtests.engine import Child
 from loadtests.engine_child import Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
+from loadtests.program import run
 from vllm_mega.bank.adapter import adapter_digest
-from vllm_mega.errors import MegaError
 from vllm_mega.models import linear_shapes, resolve_model
-from vllm_mega.output import write_json
 from vllm_mega.training.settings import TrainSettings
 
 
@@ -137,8 +137,17 @@ def table(result: Result) -> Table:
     return shown
 
 
+def measure(args: argparse.Namespace, console: Console) -> Result:
+    """Run the replays; what the engines say goes beside the output."""
+    log = args.output.with_suffix(".log")
+    log.write_bytes(b"")
+    machine = this_machine(args.dtype)
+    outcomes = [replay(what, args.dtype, args.rounds, log, console) for what in REPLAYS]
+    return Result(machine, args.rounds, outcomes)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the replays; the exit code."""
+    """Run the benchmark; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.residency",
         description="Replay 16 memories on 8 slots and 1,000 on 32, and compare the time to the first token "
@@ -148,23 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, required=True, help="the JSON file to write (out/residency.json)")
     add("--rounds", type=int, default=2, help="turns of every replay (default: 2)")
     add("--dtype", default=default_dtype(), help="the type to compute in (default here: %(default)s)")
-    args, console = parser.parse_args(argv), Console()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    log = args.output.with_suffix(".log")
-    log.write_bytes(b"")
-    try:
-        machine = this_machine(args.dtype)
-        outcomes = [replay(what, args.dtype, args.rounds, log, console) for what in REPLAYS]
-        result = Result(machine, args.rounds, outcomes)
-        write_json(args.output, result)
-    except MegaError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(table(result))
-    console.print(f"written: {args.output}")
-    return 0
+    args = parser.parse_args(argv)
+    return run(args.output, partial(measure, args), table)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,18 @@ from rich.table import Table
 from tqdm import tqdm
 
 from loadtests.machine import Machine, default_dtype, this_machine
+from loadtests.program import run
 from vllm_mega.bank.layout import MemoryEntry
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.commands._eval_engine import Engine
 from vllm_mega.commands.eval import EXAMPLES
 from vllm_mega.config import GateSettings
-from vllm_mega.errors import ConfigError, MegaError
+from vllm_mega.errors import ConfigError
 from vllm_mega.evaluation import data, plots, tasks
 from vllm_mega.evaluation.model import OFF, How, Model, Reply, only
 from vllm_mega.gate.embedder import Embedder, load_embedder
 from vllm_mega.models import resolve_model
-from vllm_mega.output import write_json, write_whole
+from vllm_mega.output import write_whole
 from vllm_mega.prompts import irag_messages, question_prompt, user
 from vllm_mega.training.session import Trained, train
 from vllm_mega.training.settings import AdapterDtype, TrainSettings
@@ -212,7 +215,8 @@ def golds(items: Sequence[data.Item]) -> list[tuple[str, ...]]:
 
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
-    """Train what is missing, and ask."""
+    """Train what is missing, ask, and draw."""
+    plots.require_matplotlib()
     items = data.read_items(args.data, args.limit)
     if args.questions:
         items = data.add_questions(items, args.questions)
@@ -222,16 +226,19 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     bank = args.bank or args.output.with_suffix("")
     train_all(bank, items, args.shapes)
     base = sum(file.stat().st_size for file in resolve_model().glob("*.safetensors"))
-    embedder, model = load_embedder(), Engine(bank, None, None, GateSettings(), 0)
-    manifest = BankReader(bank).snapshot().manifest
-    found = []
-    for n, one in enumerate(args.shapes):
-        console.print(f"asking {n + 1}/{len(args.shapes)}: {one.name}")
-        entries = [entry for entry in manifest.memories if entry.namespace == one.name]
-        found.append(point(one, items, entries, ask(items, one, model), embedder, base))
+    embedder, manifest = load_embedder(), BankReader(bank).snapshot().manifest
     context = [irag_messages(qa.question, item.text) for item in items for qa in item.qa]
-    rag = model.ask(context, [OFF] * len(context), tasks.ANSWER_TOKENS)
-    return Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, found)
+    found = []
+    with closing(Engine(bank, None, None, GateSettings(), 0)) as model:
+        for n, one in enumerate(args.shapes):
+            console.print(f"asking {n + 1}/{len(args.shapes)}: {one.name}")
+            entries = [entry for entry in manifest.memories if entry.namespace == one.name]
+            found.append(point(one, items, entries, ask(items, one, model), embedder, base))
+        rag = model.ask(context, [OFF] * len(context), tasks.ANSWER_TOKENS)
+    result = Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, found)
+    for kind, picture in plots.pictures(drawing(result)).items():
+        write_whole(args.output.with_suffix(f".{kind}"), picture)
+    return result
 
 
 def table(result: Result) -> Table:
@@ -280,22 +287,8 @@ def _share(one: Point) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
-    args, console = arguments(argv), Console()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        plots.require_matplotlib()
-        result = measure(args, console)
-        for kind, picture in plots.pictures(drawing(result)).items():
-            write_whole(args.output.with_suffix(f".{kind}"), picture)
-        write_json(args.output, result)
-    except MegaError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(table(result))
-    console.print(f"written: {args.output}, {args.output.with_suffix('.png')}")
-    return 0
+    args = arguments(argv)
+    return run(args.output, partial(measure, args), table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,10 +28,10 @@ from loadtests.invented import invent
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.peak import Product, products
 from loadtests.plain_peft import RANK, ROWS, STEPS, TOKENS, PlainLoop, plain_loop
+from loadtests.program import run
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
 from vllm_mega.models import resolve_model
-from vllm_mega.output import write_json
 from vllm_mega.training.memories import read_memories
 from vllm_mega.training.scale_out import LocalFitter
 from vllm_mega.training.session import Trained, train
@@ -254,20 +255,9 @@ def _at_most(minutes: float) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code."""
-    args, console = arguments(argv), Console()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _at_most(args.minutes):
-            result = measure(args, console)
-        write_json(args.output, result)
-    except MegaError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(table(result))
-    console.print(f"written: {args.output}")
-    return 0
+    args = arguments(argv)
+    with _at_most(args.minutes):
+        return run(args.output, partial(measure, args), table)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def main(bank: Path, out: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
     refused("broken", [ASKED["tortoise"]])
     chat("after", [ASKED["lighthouse"]])
+    llm.close()
     out.write_text(json.dumps(results))
 
 

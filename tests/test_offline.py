@@ -35,18 +35,27 @@ def results(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, A
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
     environment["OMP_NUM_THREADS"] = "1"
+    environment["TMPDIR"] = str(folder / "temporary")
+    (folder / "temporary").mkdir()
     command = [sys.executable, "-m", "tests.offline_session", folder / "bank", folder / "out.json"]
     run = subprocess.run(
         command, cwd=repo, env=environment, capture_output=True, text=True, check=False, timeout=400
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     answers: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    answers["left"] = [path.name for path in (folder / "temporary").glob("vllm-mega-*")]
+    answers["said"] = run.stdout + run.stderr
     answers["expected"] = [describe(plan, decision) for decision in expected]  # type: ignore[arg-type]
     return answers
 
 
 def used(answer: Any) -> list[str]:
     return [memory["id"] for memory in answer[1]["memories"]]
+
+
+def test_it_ends_quietly_and_leaves_no_file(results: dict[str, Any]) -> None:
+    assert "exited unexpectedly" not in results["said"]
+    assert results["left"] == []
 
 
 def test_mixtures_are_those_of_a_server(results: dict[str, Any]) -> None:

@@ -56,9 +56,9 @@ class MegaLLM:
 
     Example::
 
-        llm = MegaLLM("bank", settings={"mode": "irag"}, enforce_eager=True)
-        for answer in llm.chat(["Who built the lighthouse?"]):
-            print(answer.text, answer.mega["memories"])
+        with MegaLLM("bank", settings={"mode": "irag"}, enforce_eager=True) as llm:
+            for answer in llm.chat(["Who built the lighthouse?"]):
+                print(answer.text, answer.mega["memories"])
     """
 
     def __init__(
@@ -82,6 +82,16 @@ class MegaLLM:
         os.environ.update(environment)
         self.llm = LLM(str(path), **{**llm_kwargs, **options})
         self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
+
+    def close(self) -> None:
+        """End the engine's processes, instead of leaving them to the end of this one."""
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def __enter__(self) -> MegaLLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def chat(
         self,

@@ -92,6 +92,7 @@ def test_workers_hear_announcements_and_skip_what_they_have(tmp_path: Path):
         announcer.announce((component(1), component(2)))
         time.sleep(0.02)
     announcer.close()
+    assert not list(tmp_path.iterdir())
     assert set(read) == {"/adapters/2"}
 
 

@@ -42,6 +42,10 @@ class Engine:
             max_lora_rank=slot_rank(largest),
         )
 
+    def close(self) -> None:
+        """Stop it."""
+        self._llm.close()
+
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
         """See `Model.ask`."""
         from vllm_mega.offline import DEFAULT_SAMPLING

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,17 +177,18 @@ def _measure(
     weights = resolve_model(snapshot.manifest.base.name).glob("*.safetensors")
     baselines = baselines or Baselines()
     _tell("starting the engine")
-    subject = Subject(
-        snapshot,
-        Gate(BankReader(bank, embedder=embedder.info), embedder),
-        settings,
-        embedder,
-        Engine(bank, args.model, args.embedder, settings, baselines.largest_rank),
-        sum(file.stat().st_size for file in weights),
-        baselines,
-        _environment(),
-    )
-    return measure(material, subject, judge, _tell)
+    with closing(Engine(bank, args.model, args.embedder, settings, baselines.largest_rank)) as engine:
+        subject = Subject(
+            snapshot,
+            Gate(BankReader(bank, embedder=embedder.info), embedder),
+            settings,
+            embedder,
+            engine,
+            sum(file.stat().st_size for file in weights),
+            baselines,
+            _environment(),
+        )
+        return measure(material, subject, judge, _tell)
 
 
 def _environment() -> dict[str, Any]:

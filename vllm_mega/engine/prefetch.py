@@ -35,6 +35,7 @@ class Announcer:
     """The engine core's end. Any thread may announce."""
 
     def __init__(self, address: str) -> None:
+        self._file = Path(address.removeprefix("ipc://"))
         self._lock = threading.Lock()
         self._socket: Any = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -49,6 +50,7 @@ class Announcer:
     def close(self) -> None:
         """Stop announcing."""
         self._socket.close()
+        self._file.unlink(missing_ok=True)  # a thread of ZeroMQ's would, if the process lived long enough
 
 
 class Loader:
