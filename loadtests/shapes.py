@@ -74,8 +74,8 @@ SHAPES = (
 )
 """Around the default one, with other ranks, depths, layers and types; several are of its size."""
 
-RANKS = (10, "mlp")
-"""Layers and modules of the shapes that differ in rank alone: the line in the plot."""
+RANKS = (10, "mlp", "bfloat16")
+"""What the shapes in the plot's line have in common: they differ in rank alone."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -265,14 +265,17 @@ def drawing(result: Result) -> Callable[[Any], None]:
             ("direct", plots.OURS, lambda one: one.direct),
             ("irag", plots.RAG, lambda one: one.irag),
         )
-        ranks = [one for one in result.points if (one.shape.layers, one.shape.modules) == RANKS]
+        ranks = [one for one in result.points if msgspec.structs.astuple(one.shape)[1:] == RANKS]
+        ranks.sort(key=_share)
         for label, color, rate in rates:
             for some, style in ((result.points, "o"), (ranks, "-")):
                 xs, ys = ([100 * value(one) for one in some] for value in (_share, rate))
                 axes.plot(xs, ys, style, color=color, label=label if style == "o" else None, alpha=0.8)
         axes.axhline(100 * result.rag, color=plots.GREY, linestyle="--", label="RAG, right text")
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ticks = [100 * _share(one) for one in ranks or result.points]
+        axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+        axes.set_xticks([], minor=True)
         axes.set_xlabel("bytes a memory, % of the base model")
         axes.set_ylabel("%")
         axes.set_ylim(-3, 106)

@@ -13,9 +13,10 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
 from vllm_mega.training.export import export
+from vllm_mega.training.frozen import _compute_dtype
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.trainer import Trainer, _compute_dtype
+from vllm_mega.training.trainer import Trainer
 
 MEMORY = NewMemory(
     title="The clock of Brindlemoor",

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ from vllm_mega.errors import TrainingError
 from vllm_mega.training import schedule
 from vllm_mega.training.alignment import aligning
 from vllm_mega.training.encoding import Encoded, encode
+from vllm_mega.training.frozen import FrozenModel
 from vllm_mega.training.job import Fit, Job
 from vllm_mega.training.loss import Candidates
 from vllm_mega.training.packing import Pack, Pool, pack, pool
-
-if TYPE_CHECKING:
-    from vllm_mega.training.trainer import Trainer
 
 SURE = 0.5
 """A token counts as known above this probability: then no other is as likely, by some margin."""
@@ -74,15 +72,15 @@ class _Learner:
 class Round:
     """Trains `jobs` side by side; a job that is learnt leaves the round."""
 
-    def __init__(self, trainer: Trainer, jobs: Sequence[Job]) -> None:
+    def __init__(self, model: FrozenModel, jobs: Sequence[Job]) -> None:
         """Encode the examples, and run the layers below all adapters once for all of them."""
-        self.trainer = trainer
-        self.settings = trainer.settings
+        self.model = model
+        self.settings = model.settings
         self.started = time.perf_counter()
         self.learners = [
             _Learner(
                 job,
-                [encode(trainer.tokenizer, example, trainer.end_ids) for example in job.examples],
+                [encode(model.tokenizer, example, model.end_ids) for example in job.examples],
                 self.settings.batch,
             )
             for job in jobs
@@ -99,7 +97,7 @@ class Round:
         Raises:
             TrainingError: a loss that is not finite.
         """
-        stack, settings = self.trainer.stack, self.settings
+        stack, settings = self.model.stack, self.settings
         for n, learner in enumerate(self.learners):
             if learner.job.start is None:
                 stack.reset(n, learner.job.seed)
@@ -124,13 +122,13 @@ class Round:
         learner = self.learners[n]
         seconds = (time.perf_counter() - self.started) / len(self.learners)
         loss = learner.window[-1].loss
-        return Fit(self.trainer.stack.tensors(n), step, loss, learner.recalled(), seconds)
+        return Fit(self.model.stack.tensors(n), step, loss, learner.recalled(), seconds)
 
     def _step(self, step: int, live: Sequence[int]) -> set[int]:
         """Leave the gradients of one step in the adapters; the jobs that turn out to be learnt."""
         chosen = {n: next(self.learners[n].steps) for n in live}
         row = self._pack(chosen)
-        self.trainer.stack.assign(row.jobs)
+        self.model.stack.assign(row.jobs)
         hidden = self._above(row)
         weights = self._weights(row, chosen)
         if step == 1:
@@ -143,7 +141,7 @@ class Round:
         learnt = self._note(step, row, chosen, logp, weights, leaf.detach())
         fresh = [n for n in live if self.learners[n].job.start is None]
         seeds = [learner.job.seed for learner in self.learners]
-        with aligning(self.trainer.stack, row.jobs, fresh, seeds) if step == 1 else nullcontext():
+        with aligning(self.model.stack, row.jobs, fresh, seeds) if step == 1 else nullcontext():
             hidden.backward(leaf.grad)
         self._count(row)
         return learnt
@@ -199,7 +197,7 @@ class Round:
             for n, learner in enumerate(self.learners)
             for members in learner.members
         ]
-        return pack(self.pools, self.owners, self.offsets, wanted).to(self.trainer.device)
+        return pack(self.pools, self.owners, self.offsets, wanted).to(self.model.device)
 
     def _weights(self, row: Pack, chosen: Mapping[int, list[int]]) -> Tensor:
         """Of every label; those of a job sum to 1: float32 [L]."""
@@ -217,7 +215,7 @@ class Round:
     def _candidates(self, hidden: Tensor, row: Pack) -> Candidates:
         labels = [token for one in self.pools for answer in one.labels for token in answer]
         found = Candidates(
-            self.trainer.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
+            self.model.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
         )
         found.discover(hidden)
         return found
@@ -225,22 +223,22 @@ class Round:
     @torch.no_grad()
     def _below(self) -> Tensor:
         """Of every token of every pool, what enters the first layer with adapters: [tokens, D]."""
-        self.trainer.stack.assign(None)
+        self.model.stack.assign(None)
         parts = []
         for one in self.pools:
-            row = pack([one], [0], [0], [range(len(one.rests))]).to(self.trainer.device)
-            ids = torch.tensor(one.ids, device=self.trainer.device)
-            parts.append(self.trainer.split.below(ids, row.positions, row.segments))
-            self.trainer.flops += self.trainer.split.flops_below(len(one.ids))
+            row = pack([one], [0], [0], [range(len(one.rests))]).to(self.model.device)
+            ids = torch.tensor(one.ids, device=self.model.device)
+            parts.append(self.model.split.below(ids, row.positions, row.segments))
+            self.model.flops += self.model.split.flops_below(len(one.ids))
         return torch.cat(parts)
 
     def _above(self, row: Pack) -> Tensor:
         """Of every labelled token, what enters the head: [L, D]."""
-        return self.trainer.split.above(self.hidden[row.source], row.positions, row.segments)[row.labelled]
+        return self.model.split.above(self.hidden[row.source], row.positions, row.segments)[row.labelled]
 
     def _count(self, row: Pack) -> None:
-        trainer = self.trainer
-        trainer.flops += trainer.split.flops_above(len(row.source))
-        trainer.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
-        wide = sum(lora.A.numel() + lora.B.numel() for lora in trainer.stack.modules.values())
-        trainer.flops += 6.0 * len(row.source) * wide
+        model = self.model
+        model.flops += model.split.flops_above(len(row.source))
+        model.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
+        wide = sum(lora.A.numel() + lora.B.numel() for lora in model.stack.modules.values())
+        model.flops += 6.0 * len(row.source) * wide
