@@ -130,6 +130,18 @@ def test_our_configuration_gets_our_scheduler_and_keeps_compilation():
     assert config.parallel_config.worker_extension_cls == upstream.WORKER_EXTENSION
 
 
+def test_only_an_extension_that_is_not_ours_is_told(caplog: pytest.LogCaptureFixture):
+    def config(extension: str) -> None:
+        platform_config(
+            parallel_config=SimpleNamespace(worker_extension_cls=extension, pipeline_parallel_size=1)
+        )
+
+    config(upstream.WORKER_EXTENSION)
+    assert not caplog.records
+    config("other.Extension")
+    assert "other.Extension, so /mega/metrics has nothing to tell" in caplog.text
+
+
 def test_a_stock_configuration_is_left_to_stock():
     from vllm.config import CompilationMode
 

@@ -151,7 +151,7 @@ def _configure(vllm_config: Any) -> None:
     if vllm_config.model_config.enable_sleep_mode:
         raise ConfigError("vllm_mega does not support sleep mode: slots would wake up empty")
     extension = vllm_config.parallel_config.worker_extension_cls
-    if extension:
+    if extension and extension != WORKER_EXTENSION:  # vLLM asks in every process, with what we have set
         logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
     else:
         vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
