@@ -26,6 +26,8 @@ from vllm_mega.serving.schemas import Plan, make_plan
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]
+PATIENCE = 30.0
+"""Seconds that the engine has to end; it takes about 5, after which vLLM would kill it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class MegaLLM:
 
     def close(self) -> None:
         """End the engine's processes, instead of leaving them to the end of this one."""
-        self.llm.llm_engine.engine_core.shutdown()
+        self.llm.llm_engine.engine_core.shutdown(timeout=PATIENCE)
 
     def __enter__(self) -> MegaLLM:
         return self
