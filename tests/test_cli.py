@@ -160,7 +160,7 @@ def test_module_is_the_command() -> None:
 
 
 def test_the_commands_of_the_readme_parse(repo: Path) -> None:
-    readme = (repo / "README.md").read_text(encoding="utf-8")
+    readme = (repo / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in readme.splitlines() if line.startswith("vllm-mega ")]
     lines += re.findall(r"`(vllm-mega \w+ -[^`]*)`", readme)
     assert len(lines) >= 6
