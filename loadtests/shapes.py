@@ -112,7 +112,10 @@ def shape(spec: str) -> Shape:
     Raises:
         ArgumentTypeError: it is not that.
     """
-    fields = dict(zip(Shape.__struct_fields__, spec.split(","), strict=False))
+    parts = spec.split(",")
+    if not 3 <= len(parts) <= 4:
+        raise argparse.ArgumentTypeError(f"{spec}: it must be RANK,LAYERS,MODULES[,DTYPE]")
+    fields = dict(zip(Shape.__struct_fields__, parts, strict=False))
     try:
         found = msgspec.convert(fields, Shape, strict=False)  # numbers come as text
         found.settings  # noqa: B018 refuses bad values

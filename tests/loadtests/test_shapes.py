@@ -35,7 +35,8 @@ def test_shapes_are_read() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--shapes", "4,10"], "missing required field `modules`"),
+        (["--shapes", "4,10"], "it must be RANK,LAYERS,MODULES[,DTYPE]"),
+        (["--shapes", "4,10,mlp,float32,8"], "it must be RANK"),
         (["--shapes", "four,10,mlp"], "Expected `int`"),
         (["--shapes", "0,10,mlp"], "rank must be 1..512, got 0"),
         (["--shapes", "4,10,mlp,int4"], "Invalid enum value 'int4'"),
