@@ -32,7 +32,7 @@ def test_identical_means_every_token_and_no_memory() -> None:
     assert not Unrelated("p", Reply("Paris", (1, 2)), Reply("Paris", (1, 3))).identical
 
 
-def test_judge_counts_only_irag_as_answered() -> None:
+def test_judge_counts_both_ways_as_answered() -> None:
     result = judge(
         asked=[
             asked(irag="He drinks it. It is cold tea."),
@@ -43,11 +43,11 @@ def test_judge_counts_only_irag_as_answered() -> None:
         unrelated=[Unrelated("p", reply("Paris"), reply("Paris"))],
         seconds={"train": 1.234},
     )
-    assert result == Result(1, 3, 1, 0, 1, 1, 1, True, {"train": 1.2})
+    assert result == Result(1, 3, 2, 1, 1, 1, 1, 1, True, {"train": 1.2})
 
 
 def good() -> Result:
-    return Result(10, 10, 8, 8, 0, 0, 8, True, {})
+    return Result(10, 10, 8, 8, 0, 0, 0, 8, True, {})
 
 
 def test_enough_is_enough() -> None:

@@ -43,7 +43,8 @@ def test_good_answers_end_well(invented: Path, tmp_path: Path, capsys: pytest.Ca
     assert set(seconds) == {"train", "start server", "ask", "recall", "null route"}
     assert written == {
         "memories": 1, "asked": 1, "answered": 1, "answered_in_one_sentence": 1,
-        "answered_direct": 0, "answered_base": 0, "recall_exact": 1, "null_route_identical": True,
+        "answered_direct": 0, "answered_irag": 1, "answered_base": 0,
+        "recall_exact": 1, "null_route_identical": True,
     }  # fmt: skip
     out = capsys.readouterr().out
     assert "A memory (1.00)" in out

@@ -12,8 +12,8 @@ example:
   vllm-mega demo --output out
 
 Writes out/bank (the next run reuses it), out/server.log and out/demo.json. Exit code 0 means: at least 80 %
-of the questions about memories were answered (irag), at least 80 % of the memories were recalled word for
-word, and unrelated prompts were answered token by token as by the base model."""
+of the questions about memories were answered (directly or with irag), at least 80 % of the memories were
+recalled word for word, and unrelated prompts were answered token by token as by the base model."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,11 @@ class Asked(msgspec.Struct, frozen=True):
         """Whether the words of the answer stand in the reply."""
         return contains(reply.text, self.answer)
 
+    @property
+    def right(self) -> list[Reply]:
+        """The replies with memory, direct and with irag, that have the answer."""
+        return [reply for reply in (self.direct, self.irag) if self.fine(reply)]
+
 
 class Recalled(msgspec.Struct, frozen=True):
     """One memory, and what the model gave when asked to reconstruct it."""
@@ -68,11 +73,12 @@ class Result(msgspec.Struct, frozen=True):
     memories: int
     asked: int
     answered: int
-    """Of the questions asked with irag (recall, then answer): the reply contains the answer."""
+    """Directly or with irag: one of the two replies contains the answer, or both do."""
     answered_in_one_sentence: int
     """Of those, in at most one sentence, as the paper counts; a recited memory does not."""
     answered_direct: int
-    """Of the same questions, asked without the recall."""
+    answered_irag: int
+    """Recall first, then answer."""
     answered_base: int
     """Of the same questions, asked to the base model, which cannot know."""
     recall_exact: int
@@ -108,9 +114,10 @@ def judge(
     return Result(
         memories=len(recalled),
         asked=len(asked),
-        answered=sum(one.fine(one.irag) for one in asked),
-        answered_in_one_sentence=sum(one.fine(one.irag) and in_one_sentence(one.irag.text) for one in asked),
+        answered=sum(bool(one.right) for one in asked),
+        answered_in_one_sentence=sum(any(in_one_sentence(r.text) for r in one.right) for one in asked),
         answered_direct=sum(one.fine(one.direct) for one in asked),
+        answered_irag=sum(one.fine(one.irag) for one in asked),
         answered_base=sum(one.fine(one.base) for one in asked),
         recall_exact=sum(one.exact for one in recalled),
         null_route_identical=bool(unrelated) and all(one.identical for one in unrelated),

@@ -104,9 +104,10 @@ def _serve_and_ask(console: Console, output: Path, examples: Material, seconds: 
 
 def _sum_up(console: Console, result: Result) -> None:
     n = result.asked
-    console.print(f"\nquestions answered with irag:      {result.answered} of {n}")
+    console.print(f"\nquestions answered, either way:    {result.answered} of {n}")
     console.print(f"  of these in one sentence:        {result.answered_in_one_sentence} of {n}")
     console.print(f"  directly:                        {result.answered_direct} of {n}")
+    console.print(f"  with irag (recall, then answer): {result.answered_irag} of {n}")
     console.print(f"  by the base model, as a control: {result.answered_base} of {n}")
     console.print(f"memories recalled word for word:   {result.recall_exact} of {result.memories}")
     console.print(f"unrelated prompts as base model:   {'yes' if result.null_route_identical else 'NO'}")
