@@ -31,7 +31,7 @@ from vllm_mega.errors import ConfigError
 from vllm_mega.evaluation import data, plots, tasks
 from vllm_mega.evaluation.model import OFF, How, Model, Reply, only
 from vllm_mega.gate.embedder import Embedder, load_embedder
-from vllm_mega.models import resolve_model
+from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.output import write_whole
 from vllm_mega.prompts import irag_messages, question_prompt, user
 from vllm_mega.training.session import Trained, train
@@ -118,7 +118,7 @@ def shape(spec: str) -> Shape:
     fields = dict(zip(Shape.__struct_fields__, parts, strict=False))
     try:
         found = msgspec.convert(fields, Shape, strict=False)  # numbers come as text
-        found.settings  # noqa: B018 refuses bad values
+        _ = found.settings  # refuses bad values
     except (msgspec.ValidationError, ConfigError) as error:
         raise argparse.ArgumentTypeError(f"{spec}: {error}") from error
     return found
@@ -228,7 +228,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     machine = this_machine(default_dtype())
     bank = args.bank or args.output.with_suffix("")
     train_all(bank, items, args.shapes)
-    base = sum(file.stat().st_size for file in resolve_model().glob("*.safetensors"))
+    base = weight_bytes(resolve_model())
     embedder, manifest = load_embedder(), BankReader(bank).snapshot().manifest
     context = [irag_messages(qa.question, item.text) for item in items for qa in item.qa]
     found = []

@@ -31,7 +31,7 @@ from loadtests.plain_peft import RANK, ROWS, STEPS, TOKENS, PlainLoop, plain_loo
 from loadtests.program import run
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
-from vllm_mega.models import resolve_model
+from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.training.memories import read_memories
 from vllm_mega.training.scale_out import LocalFitter
 from vllm_mega.training.session import Trained, train
@@ -196,7 +196,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
                     console.print(f"plain PEFT, {loop.dtype}: {loop.seconds:.2f} s per memory")
     few = msgspec.structs.replace(fitter.settings, max_steps=PROFILED_STEPS)
     kinds, longest = account(lambda: list(LocalFitter(path, few).fit(memories)))
-    base = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    base = weight_bytes(path)
     return Result(
         **msgspec.structs.asdict(figures(memories, turns, loops, gemm, base)),
         machine=machine,

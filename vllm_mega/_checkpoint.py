@@ -115,6 +115,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the model in `folder` (see `weight_files`)."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
 def tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the checkpoint in `folder`, by name; only headers are read."""
     return {name: tensor for file in weight_files(folder) for name, tensor in _header(file)}

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vllm_mega._checkpoint import fingerprint, is_whole, linear_shapes
+from vllm_mega._checkpoint import fingerprint, is_whole, linear_shapes, weight_bytes
 from vllm_mega._recipes import make_minilm, make_smollm2
 from vllm_mega.errors import ModelError
 from vllm_mega.home import home
@@ -22,6 +22,7 @@ __all__ = [
     "resolve_embedder",
     "resolve_model",
     "stable_name",
+    "weight_bytes",
 ]
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"

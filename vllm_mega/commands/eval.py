@@ -170,11 +170,11 @@ def _measure(
     from vllm_mega.evaluation.study import Subject, measure
     from vllm_mega.gate.embedder import load_embedder
     from vllm_mega.gate.gate import Gate
-    from vllm_mega.models import resolve_model
+    from vllm_mega.models import resolve_model, weight_bytes
 
     snapshot = BankReader(bank).snapshot()
     embedder = load_embedder(args.embedder or snapshot.manifest.embedder.name)
-    weights = resolve_model(snapshot.manifest.base.name).glob("*.safetensors")
+    base_bytes = weight_bytes(resolve_model(snapshot.manifest.base.name))
     baselines = baselines or Baselines()
     _tell("starting the engine")
     with closing(Engine(bank, args.model, args.embedder, settings, baselines.largest_rank)) as engine:
@@ -184,7 +184,7 @@ def _measure(
             settings,
             embedder,
             engine,
-            sum(file.stat().st_size for file in weights),
+            base_bytes,
             baselines,
             _environment(),
         )
