@@ -1,8 +1,13 @@
-"""Where an adapter starts: A along the directions in which its first gradient is largest.
+"""Where an adapter starts, and in which units it moves: both follow from its first gradient.
 
 With B = 0, the first step moves B by the gradient of W, seen through A. A random A of rank 2 to 8 shows next
 to nothing of it, and training spends its first steps turning A. So A starts as the right singular vectors of
 that gradient (as in LoRA-GA, arXiv 2407.05000, but with B = 0, so that the model is untouched).
+
+Adam moves every number by about the step size, whatever the model; how far that moves the model depends on
+how large its numbers are. So A and B move in units of their layer (see `lora`), taken from the job's own tokens:
+A in what all columns of W together make of them, B in the size of W x. Models that compute the same with
+other numbers (scaled norms, split neurons, layers that add nothing) are trained alike.
 """
 
 from __future__ import annotations
@@ -16,6 +21,9 @@ from torch import Tensor
 
 from vllm_mega.training.lora import LoraLinear, LoraStack
 
+START = 1.0
+"""The size of A x at the start, root mean square."""
+_TINY = torch.finfo(torch.float32).tiny
 _MORE = 4
 """Directions beyond the rank that the search carries along: it converges faster."""
 _TURNS = 2
@@ -23,20 +31,26 @@ _TURNS = 2
 
 @contextmanager
 def aligning(stack: LoraStack, jobs: Tensor, fresh: Sequence[int], seeds: Sequence[int]) -> Iterator[None]:
-    """A backward pass within turns A of the jobs `fresh`, before it takes the gradients.
+    """A backward pass within sets the units of all jobs and turns A of the `fresh`, then takes gradients.
 
     Args:
         stack: the adapters.
         jobs: int64 [T], ascending: the job of every token of the row that is passed back.
-        fresh: jobs that start from nothing.
+        fresh: jobs that start from nothing; others keep their A and B.
         seeds: of every job.
     """
     bounds = torch.searchsorted(jobs, torch.arange(stack.jobs + 1, device=jobs.device)).tolist()
 
     def witness(lora: LoraLinear, x: Tensor, dy: Tensor) -> None:
-        for job in fresh:
-            rows = slice(bounds[job], bounds[job + 1])
-            lora.of(job)[0].detach().copy_(directions(x[rows], dy[rows], lora.rank, seeds[job]))
+        for job in range(stack.jobs):
+            tokens = slice(bounds[job], bounds[job + 1])
+            if bounds[job] == bounds[job + 1]:
+                continue
+            a, b = lora.of(job)
+            set_units(lora, job, x[tokens], stack.settings.scaling)
+            lora.put(job, a, b)
+            if job in fresh:
+                start(lora, job, x[tokens], dy[tokens], seeds[job])
 
     for lora in stack.modules.values():
         lora.witness = partial(witness, lora)
@@ -45,6 +59,28 @@ def aligning(stack: LoraStack, jobs: Tensor, fresh: Sequence[int], seeds: Sequen
     finally:
         for lora in stack.modules.values():
             lora.witness = None
+
+
+@torch.no_grad()
+def set_units(lora: LoraLinear, job: int, x: Tensor, scaling: float) -> None:
+    """The units of one job, from its tokens x [T, I]."""
+    rows = lora.rows(job)
+    lora.reading[rows] = 1.0 / (x.float().abs() @ lora.columns).mean().clamp_min(_TINY)
+    lora.writing[rows] = _rms(lora.base(x)) / scaling
+
+
+@torch.no_grad()
+def start(lora: LoraLinear, job: int, x: Tensor, dy: Tensor, seed: int) -> None:
+    """A of one job along its gradient dy^T x, so long that A x has the size START; x [T, I], dy [T, O]."""
+    units = lora.columns * lora.reading[lora.rows(job)][:1]
+    seen = x * units.to(x.dtype)
+    a = directions(seen, dy, lora.rank, seed)
+    low = (seen.float() @ a.T).square().mean(0).sqrt().mean()
+    lora.A[lora.rows(job)] = a * (START / low.clamp_min(_TINY))
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.float().square().mean().sqrt()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
 from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
-from vllm_mega.training.model import SplitModel
+from vllm_mega.training.model import SplitModel, untouched_copy
 from vllm_mega.training.settings import TrainSettings
 
 
@@ -43,9 +44,10 @@ class FrozenModel:
             raise ModelError(f"cannot load the model at {path}: {error}") from error
         self.model.to(self.device).eval()
         self.settings = settings
+        self.untouched = untouched_copy(self.model)
         self.stack = LoraStack(self.model, settings, settings.jobs)
+        fused.install(self.model, self.untouched, _some_text(self.tokenizer, self.device))
         self.split = SplitModel(self.model, self.stack.layers[0])
-        fused.install(self.model)
         self.end_ids = _end_ids(self.model, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
@@ -60,6 +62,12 @@ def _compute_dtype(device: torch.device) -> torch.dtype | str:
     """The model's own type, but float32 on x86 CPUs without AVX-512: bfloat16 products crawl there."""
     slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     return torch.float32 if slow else "auto"
+
+
+def _some_text(tokenizer: Any, device: torch.device) -> torch.Tensor:
+    """A text that is nobody's memory, int64 [T]."""
+    text = (files("vllm_mega.examples") / "plain_text.txt").read_text(encoding="utf-8")
+    return torch.tensor(tokenizer(text)["input_ids"], device=device)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -107,7 +107,7 @@ inline Floats exponential(Floats x) {
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
 template <typename T>
-void rms_norm(const T* x, const T* weight, T* y, float* rstd, int64_t rows, int64_t size, double eps) {
+void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t size, double eps) {
 #pragma omp parallel for if (rows * size > kSerial)
   for (int64_t n = 0; n < rows; ++n) {
     const T* in = x + n * size;
@@ -125,7 +125,8 @@ void rms_norm(const T* x, const T* weight, T* y, float* rstd, int64_t rows, int6
 }
 
 template <typename T>
-void rms_norm_grad(const T* dy, const T* x, const T* weight, const float* rstd, T* dx, int64_t rows, int64_t size) {
+void rms_norm_grad(const T* dy, const T* x, const float* weight, const float* rstd, T* dx, int64_t rows,
+                   int64_t size) {
 #pragma omp parallel for if (rows * size > kSerial)
   for (int64_t n = 0; n < rows; ++n) {
     const T *grad = dy + n * size, *in = x + n * size;
@@ -286,10 +287,11 @@ void scatter_add(const T* block, const int64_t* index, float* row, int64_t token
 }  // namespace
 
 #define MEGA_EXPORT(T, name)                                                                                      \
-  void mega_rms_norm_##name(const T* x, const T* w, T* y, float* rstd, int64_t rows, int64_t size, double eps) {  \
+  void mega_rms_norm_##name(const T* x, const float* w, T* y, float* rstd, int64_t rows, int64_t size,            \
+                            double eps) {                                                                         \
     rms_norm(x, w, y, rstd, rows, size, eps);                                                                     \
   }                                                                                                               \
-  void mega_rms_norm_grad_##name(const T* dy, const T* x, const T* w, const float* rstd, T* dx, int64_t rows,     \
+  void mega_rms_norm_grad_##name(const T* dy, const T* x, const float* w, const float* rstd, T* dx, int64_t rows, \
                                  int64_t size) {                                                                  \
     rms_norm_grad(dy, x, w, rstd, dx, rows, size);                                                                \
   }                                                                                                               \

@@ -1,17 +1,17 @@
 """Fused kernels in a loaded model: norms, the SiLU-gated product and rotary embeddings, forth and back.
 
-`install` looks for modules by what they look like and then by what they compute: a module whose output on
-random numbers is not that of the kernel stays as it is. Whatever the kernels cannot take at run time
-(another device, another type, weights that are trained) goes the model's own way too.
+`install` looks for modules by what they look like, and lets a kernel stand in only where it computes what the
+module computes (see `fused_check`): with the module's own weights, on what it is given for real text, in its
+own type. Otherwise the module stays as it is. Whatever the kernels cannot take at run time (another device,
+another type) goes the model's own way too. Objects of the given model are changed, never classes or modules.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
-from types import ModuleType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,19 +19,22 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vllm_mega.training import fused_kernels as kernels
+from vllm_mega.training.fused_check import Seen, agrees, exact_copy, inputs_of
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Any]
+Maker = Callable[[Any, Any, Seen], Forward | None]
+"""Of a module, the same module untouched and its inputs: what it can compute instead; None: it stays."""
 _ROTARY = "apply_rotary_pos_emb"
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x [..., D], weight [D] -> [..., D]; the weight is frozen."""
+    """x [..., D], scale float32 [D] -> [..., D]; the scale is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
         x = x.contiguous()
-        y, rstd = kernels.rms_norm(x, weight, eps)
-        ctx.save_for_backward(x, weight, rstd)
+        y, rstd = kernels.rms_norm(x, scale, eps)
+        ctx.save_for_backward(x, scale, rstd)
         return y
 
     @staticmethod
@@ -69,56 +72,73 @@ class _Rotary(torch.autograd.Function):
         return kernels.rotary(grads[0], *ctx.saved_tensors, inverse=True), None, None
 
 
-def install(model: nn.Module) -> ExitStack:
+def install(model: nn.Module, untouched: nn.Module, ids: Tensor) -> ExitStack:
     """Let `model` compute with the kernels until the result is closed (or left, as a context).
 
-    Before any tokens are assigned to adapters: modules are tried on a few random tokens.
+    Args:
+        model: before any tokens are assigned to adapters, its weights frozen.
+        untouched: the same model, in which nothing was changed: what the kernels are compared with.
+        ids: int64 [T], some real text.
     """
     undo = ExitStack()
-    for module in model.modules():
-        forward = _forward_of(module)
+    makers = {name: maker for name, module in model.named_modules() if (maker := _maker(module))}
+    for name, seen in inputs_of(untouched, ids, makers).items():
+        module = model.get_submodule(name)
+        forward = makers[name](module, untouched.get_submodule(name), seen)
         if forward is not None:
-            module.forward = forward  # of this object: its class stays what it is
+            module.forward = forward
             undo.callback(delattr, module, "forward")
-    for code in _rotary_modules(model):
-        original = getattr(code, _ROTARY)
-        setattr(code, _ROTARY, _rotary(original))
-        undo.callback(setattr, code, _ROTARY, original)
     return undo
 
 
-def _forward_of(module: nn.Module) -> Forward | None:
-    """What `module` can compute instead of its own forward; None: it stays."""
-    if "forward" in vars(module):  # somebody's patch, perhaps ours
-        return None
-    fused: Forward | None = None
-    if type(module).__name__.endswith("RMSNorm"):
-        fused = _norm(module)
-    elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        fused = _mlp(module)
+def _maker(module: nn.Module) -> Maker | None:
+    """How to let a kernel stand in for `module`, by what it looks like; None: there is no way."""
     weight = next(module.parameters(), None)
-    if fused is None or weight is None or not kernels.usable(weight.detach()):
-        return None
-    return fused if _same(module, fused, weight) else None
+    if "forward" in vars(module) or weight is None or not kernels.usable(weight):
+        return None  # somebody's patch, perhaps ours, or nothing for the kernels
+    if type(module).__name__.endswith("RMSNorm"):
+        return _norm
+    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return _mlp
+    if _ROTARY in getattr(getattr(type(module).forward, "__code__", None), "co_names", ()):
+        return _attention
+    return None
 
 
-def _norm(module: Any) -> Forward | None:
+def _norm(module: Any, untouched: Any, seen: Seen) -> Forward | None:
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not isinstance(weight, Tensor) or not isinstance(eps, float):
+    if not isinstance(weight, Tensor) or weight.requires_grad or not isinstance(eps, float):
         return None
-    original: Forward = module.forward
+    exact = exact_copy(untouched)
+    for scale in (weight.detach().float(), 1.0 + weight.detach().float()):  # as in Llama, as in Gemma
 
+        def fast(x: Tensor, scale: Tensor = scale) -> Tensor:
+            y: Tensor = _RMSNorm.apply(x, scale, eps)
+            return y
+
+        if agrees(fast, exact, seen.args[0]):
+            return _where_usable(fast, module.forward)
+    return None
+
+
+def _where_usable(fast: Forward, original: Forward) -> Forward:
     def forward(hidden_states: Tensor) -> Tensor:
-        if module.weight.requires_grad or not kernels.usable(hidden_states, module.weight):
-            return original(hidden_states)
-        y: Tensor = _RMSNorm.apply(hidden_states, module.weight, eps)
+        y: Tensor = (fast if kernels.usable(hidden_states) else original)(hidden_states)
         return y
 
     return forward
 
 
-def _mlp(module: Any) -> Forward:
+def _mlp(module: Any, untouched: Any, seen: Seen) -> Forward | None:
+    (x,) = seen.args
+    with torch.no_grad():
+        gate, up = untouched.gate_proj(x), untouched.up_proj(x)
+        plain = torch.equal(untouched.down_proj(untouched.act_fn(gate) * up), untouched(x))
+    act = exact_copy(untouched.act_fn)
+    if not plain or not agrees(_SwiGLU.apply, lambda gate, up: act(gate) * up, gate, up):
+        return None
+
     def forward(x: Tensor) -> Tensor:
         gate, up = module.gate_proj(x), module.up_proj(x)
         product = _SwiGLU.apply(gate, up) if kernels.usable(gate, up) else module.act_fn(gate) * up
@@ -128,55 +148,51 @@ def _mlp(module: Any) -> Forward:
     return forward
 
 
-@torch.no_grad()
-def _same(module: nn.Module, fused: Forward, weight: Tensor) -> bool:
-    """Whether both compute the same of random numbers, but for rounding."""
-    first = next((m.weight for m in module.modules() if isinstance(m, nn.Linear)), weight)
-    x = torch.randn(1, 3, first.shape[-1], generator=torch.Generator().manual_seed(0)).to(first.dtype)
-    trained = weight.requires_grad
-    weight.requires_grad = False
-    try:
-        return _close(fused(x), module(x))
-    except (RuntimeError, TypeError, ValueError):  # a module of another make: it wants other arguments
-        return False
-    finally:
-        weight.requires_grad = trained
+def _attention(module: Any, untouched: Any, seen: Seen) -> Forward | None:
+    """The module's own code, in which another function goes by the name of the rotary embedding."""
+    code = type(module).forward
+    original = code.__globals__[_ROTARY]
+    verdicts: list[bool] = []
+
+    def compared(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
+        plain = partial(_exactly, original, cos, sin, *args, **kwargs)
+        verdicts.append(
+            not args and not kwargs and _fits(q, cos, sin) and agrees(partial(_turned, cos, sin), plain, q, k)
+        )
+        return original(q, k, cos, sin, *args, **kwargs)
+
+    with torch.no_grad():
+        _rebound(code, compared)(untouched, *seen.args, **seen.kwargs)
+    if not verdicts or not all(verdicts):
+        return None
+
+    def fused(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        if not _fits(q, cos, sin) or not kernels.usable(q, k, cos, sin):
+            return original(q, k, cos, sin)
+        return _turned(cos, sin, q, k)
+
+    return MethodType(_rebound(code, fused), module)
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    tolerance = 4 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
-    return found.shape == expected.shape and bool(((found - expected).abs() <= tolerance).all())
+def _rebound(code: Any, rotary: Callable[..., Any]) -> FunctionType:
+    """The function `code`, for which the rotary embedding is `rotary`; the module that it is from stays."""
+    names = {**code.__globals__, _ROTARY: rotary}
+    copied = FunctionType(code.__code__, names, code.__name__, code.__defaults__, code.__closure__)
+    copied.__kwdefaults__ = code.__kwdefaults__
+    return copied
 
 
-def _rotary_modules(model: nn.Module) -> Iterator[ModuleType]:
-    """The modules of Python code whose rotary embedding the kernel can stand for."""
-    for name in sorted({type(module).__module__ for module in model.modules()}):
-        code = sys.modules[name]
-        original = getattr(code, _ROTARY, None)
-        if original is None or hasattr(original, "fused") or not kernels.usable(torch.empty(0)):
-            continue
-        q, k, cos, sin = (torch.randn(1, n, 3, 8) for n in (4, 2, 1, 1))
-        half = (cos[0, ..., :4].repeat(1, 1, 2), sin[0, ..., :4].repeat(1, 1, 2))
-        try:
-            pairs = zip(_rotary(original)(q, k, *half), original(q, k, *half), strict=True)
-            if all(_close(a, b) for a, b in pairs):
-                yield code
-        except (RuntimeError, TypeError, ValueError):  # another function of this name
-            continue
+def _fits(q: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether these are one row's: q [1, H, T, d], cos and sin [1, T, d]."""
+    return q.dim() == 4 and len(q) == 1 and cos.shape == sin.shape == (1, q.shape[2], q.shape[3])
 
 
-def _rotary(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    @wraps(original)
-    def fused(
-        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        known = q.dim() == 4 and len(q) == 1 and cos.shape == sin.shape == (1, q.shape[2], q.shape[3])
-        if args or kwargs or not known or cos.requires_grad or not kernels.usable(q, k, cos, sin):
-            return original(q, k, cos, sin, *args, **kwargs)
-        turns = cos[0].contiguous(), sin[0].contiguous()
-        # [1, H, T, d] is a view of what the projection wrote, [T, H, d]; so is what comes out.
-        a, b = (_Rotary.apply(x.squeeze(0).transpose(0, 1), *turns).transpose(0, 1)[None] for x in (q, k))
-        return a, b
+def _turned(cos: Tensor, sin: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    turns = cos[0].contiguous(), sin[0].contiguous()
+    # [1, H, T, d] is a view of what the projection wrote, [T, H, d]; so is what comes out.
+    a, b = (_Rotary.apply(x.squeeze(0).transpose(0, 1), *turns).transpose(0, 1)[None] for x in (q, k))
+    return a, b
 
-    fused.fused = True  # type: ignore[attr-defined]
-    return fused
+
+def _exactly(rotary: Callable[..., Any], cos: Tensor, sin: Tensor, q: Tensor, k: Tensor) -> Any:
+    return rotary(q, k, cos.to(q.dtype), sin.to(q.dtype))

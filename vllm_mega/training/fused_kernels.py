@@ -50,7 +50,7 @@ def _as_c(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | cty
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """[..., D], weight [D] -> x * rstd * weight, and rstd [...] in float32. Both contiguous."""
+    """[..., D], weight float32 [D] -> x * rstd * weight, and rstd [...] in float32. Both contiguous."""
     y, rstd = torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
     _call("rms_norm", x, x, weight, y, rstd, rstd.numel(), x.shape[-1], eps)
     return y, rstd

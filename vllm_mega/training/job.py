@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.texts import Example, examples
+
+Ending = Literal["learnt", "no step helps", "out of steps", "out of time"]
 
 
 class Job(NamedTuple):
@@ -31,7 +33,9 @@ class Fit(NamedTuple):
     steps: int
     loss: float
     recalled: bool
-    """Whether the text came word for word in the last steps."""
+    """Whether the untouched model decodes the text with this adapter, word for word (see `truth`)."""
+    ending: Ending
+    """Why its training ended."""
     seconds: float
     """Its share of the time of all that were trained beside it."""
 

@@ -6,6 +6,12 @@ A and B of all J jobs lie side by side, A as [J * R, I] and B as [J * R, O]. So 
 over all jobs, in which a mask [T, J * R] leaves each token those of its own job: with J * R far below I and
 O this costs a few per cent of W x, and nothing is gathered, padded or looped over. They are float32 and enter
 the products in the model's type, so that an adapter exported in that type computes what training saw.
+
+What the optimizer moves is A and B in the units of their layer, so that one step size fits every model (see
+`alignment`, which sets the units of a job when its first gradient is known):
+
+    A[j][:, i] = a[j][:, i] * columns[i] * reading[j]          columns[i] = norm of W[:, i]
+    B[j]       = b[j] * writing[j]
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from torch import Tensor, nn
 from vllm_mega.errors import ModelError
 from vllm_mega.training.settings import TrainSettings
 
+_TINY = torch.finfo(torch.float32).tiny
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 Witness = Callable[[Tensor, Tensor], None]
@@ -28,11 +35,11 @@ Witness = Callable[[Tensor, Tensor], None]
 
 
 class _LoraProduct(torch.autograd.Function):
-    """x [T, I], A [J R, I], B [J R, O] -> [T, O]."""
+    """x [T, I], a [J R, I], b [J R, O] -> [T, O]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, lora: LoraLinear) -> Tensor:
-        a, b = a.to(x.dtype), b.to(x.dtype)
+        a, b = lora.real_a().to(x.dtype), lora.real_b().to(x.dtype)
         low = lora.low(x, a)
         ctx.save_for_backward(x, a, b, low)
         ctx.lora = lora
@@ -46,15 +53,23 @@ class _LoraProduct(torch.autograd.Function):
         lora: LoraLinear = ctx.lora
         if lora.witness is not None:
             lora.witness(x, dy)
-            a = lora.A.detach().to(x.dtype)
+            a = lora.real_a().to(x.dtype)
             low = lora.low(x, a)
         dlow = lora.masked(dy @ b.T)
         dx = (dy @ lora.base.weight).addmm_(dlow, a) if ctx.needs_input_grad[0] else None
-        return dx, (dlow.T @ x).float(), (low.T @ dy).float(), None
+        da = (dlow.T @ x).float().mul_(lora.columns).mul_(lora.reading)
+        return dx, da, (low.T @ dy).float().mul_(lora.writing), None
 
 
 class LoraLinear(nn.Module):
     """A frozen linear layer and the adapters of J jobs."""
+
+    columns: Tensor
+    """float32 [I]: the norms of W's columns."""
+    reading: Tensor
+    """float32 [J * R, 1]: the unit of each job's A, beside `columns`."""
+    writing: Tensor
+    """float32 [J * R, 1]: the unit of each job's B."""
 
     def __init__(self, base: nn.Linear, jobs: int, rank: int) -> None:
         super().__init__()
@@ -64,6 +79,9 @@ class LoraLinear(nn.Module):
         device = base.weight.device
         self.A = nn.Parameter(torch.zeros(jobs * rank, base.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(jobs * rank, base.out_features, device=device))
+        self.register_buffer("columns", base.weight.detach().float().norm(dim=0), persistent=False)
+        for unit in ("reading", "writing"):
+            self.register_buffer(unit, torch.ones(jobs * rank, 1, device=device), persistent=False)
         self.mask: Tensor | None = None
         """[T, J * R]: alpha / rank where a token meets its own adapter, else 0. None: no adapters."""
         self.witness: Witness | None = None
@@ -85,10 +103,29 @@ class LoraLinear(nn.Module):
         assert self.mask is not None
         return low.mul_(self.mask)
 
+    def real_a(self) -> Tensor:
+        """A of all jobs as it multiplies x: float32 [J * R, I]."""
+        return self.A.detach() * self.columns * self.reading
+
+    def real_b(self) -> Tensor:
+        """B of all jobs, transposed: float32 [J * R, O]."""
+        return self.B.detach() * self.writing
+
     def of(self, job: int) -> tuple[Tensor, Tensor]:
-        """A [R, I] and B [O, R] of one job, views."""
-        rows = slice(job * self.rank, (job + 1) * self.rank)
-        return self.A[rows], self.B[rows].T
+        """A [R, I] and B [O, R] of one job, as they are exported."""
+        rows = self.rows(job)
+        return self.real_a()[rows], self.real_b()[rows].T
+
+    @torch.no_grad()
+    def put(self, job: int, a: Tensor, b: Tensor) -> None:
+        """A [R, I] and B [O, R] become those of one job; its units stay."""
+        rows = self.rows(job)
+        self.A[rows] = a / (self.columns * self.reading[rows]).clamp_min(_TINY)
+        self.B[rows] = b.T / self.writing[rows].clamp_min(_TINY)
+
+    def rows(self, job: int) -> slice:
+        """Where one job stands in A and B."""
+        return slice(job * self.rank, (job + 1) * self.rank)
 
 
 class LoraStack:
@@ -137,27 +174,29 @@ class LoraStack:
         for lora in self.modules.values():
             a, b = lora.of(job)
             new = torch.empty(a.shape).uniform_(-1.0, 1.0, generator=generator)
-            a.copy_(new.div_(math.sqrt(lora.base.in_features)))
-            b.zero_()
+            lora.put(job, new.div_(math.sqrt(lora.base.in_features)).to(a.device), torch.zeros_like(b))
 
     @torch.no_grad()
     def load(self, job: int, tensors: Mapping[str, Tensor]) -> None:
         """Put `tensors`, named as PEFT names them, into one adapter."""
         for name, lora in self.modules.items():
-            for part, tensor in zip("AB", lora.of(job), strict=True):
-                tensor.copy_(tensors[_peft_name(name, part)])
+            lora.put(job, *(tensors[peft_name(name, part)].to(lora.A.device) for part in "AB"))
 
     def tensors(self, job: int) -> dict[str, Tensor]:
         """Copies of all A [R, I] and B [O, R] of one job, float32, named as PEFT names them."""
         return {
-            _peft_name(name, part): tensor.detach().cpu().contiguous().clone()
+            peft_name(name, part): tensor.cpu().contiguous()
             for name, lora in self.modules.items()
             for part, tensor in zip("AB", lora.of(job), strict=True)
         }
 
 
-def _peft_name(module: str, part: str) -> str:
-    return f"base_model.model.{module}.lora_{part}.weight"
+PEFT_PREFIX = "base_model.model."
+
+
+def peft_name(module: str, part: str) -> str:
+    """The name of A or B of `module` in PEFT's files."""
+    return f"{PEFT_PREFIX}{module}.lora_{part}.weight"
 
 
 def layer_index(name: str) -> int:

@@ -2,7 +2,9 @@
 
 The vocabulary is the largest matrix of a small model. A memory's answers need few of its tokens: those that
 the answers have, and those that the model would rather say there. The others keep a probability next to
-nothing, so they are left out while training, and asked again before a memory counts as learnt.
+nothing, so they are left out of the loss. But what is left out is not pushed down, and may rise: so training
+looks again for tokens that have come near a label (`scan`), and no memory counts as learnt before all tokens
+were asked.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from torch import Tensor
 
 LIKELY = 4
 """Of every label's position: the tokens that the model finds likeliest take part."""
+NEAR = 2.0
+"""A token has come near a label when its logit is less than so much below."""
 ROWS = 1024
-"""Logits exist for so many labels at once."""
+"""Logits exist for so many labels at once ..."""
+COLUMNS = 8192
+"""... and, where all tokens are looked through, for so many tokens."""
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -52,13 +58,33 @@ class Candidates:
         self._place = torch.full((head.shape[0],), -1, device=head.device)
         self._tokens = always.new_empty(0)
         self._rows = head.new_empty(0, head.shape[1])
-        self._add(always)
+        self.add(always)
 
     @torch.no_grad()
     def discover(self, hidden: Tensor) -> None:
         """The likeliest tokens at `hidden` [L, D] take part from now on."""
         for rows in hidden.split(ROWS):
-            self._add((rows @ self.head.T).topk(min(LIKELY, len(self.head)), dim=-1).indices.flatten())
+            self.add((rows @ self.head.T).topk(min(LIKELY, len(self.head)), dim=-1).indices.flatten())
+
+    @torch.no_grad()
+    def scan(self, hidden: Tensor, labels: Tensor) -> int:
+        """For each label [L], the likeliest token that was left out takes part if it has come near.
+
+        Returns how many have. `hidden` [L, D]. One product with the whole head, looked at block by block.
+        """
+        limits = (hidden * self.head[labels]).sum(-1, dtype=torch.float32) - NEAR
+        best, tokens = limits.clone(), torch.full_like(labels, -1)
+        for start in range(0, len(self.head), COLUMNS):
+            block = hidden @ self.head[start : start + COLUMNS].T
+            inside = (self._tokens >= start) & (self._tokens < start + COLUMNS)
+            block.index_fill_(1, self._tokens[inside] - start, -torch.inf)
+            nearer = (block.amax(-1) > best).nonzero().flatten()
+            if len(nearer):
+                most, where = block[nearer].max(-1)
+                best[nearer], tokens[nearer] = most.float(), where + start
+        before = len(self)
+        self.add(tokens[tokens >= 0])
+        return len(self) - before
 
     def loss(self, hidden: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of weighted losses, and the log-probabilities of `labels`, float32 [L]."""
@@ -77,7 +103,8 @@ class Candidates:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def _add(self, tokens: Tensor) -> None:
+    def add(self, tokens: Tensor) -> None:
+        """`tokens`, int64, take part from now on."""
         new = tokens[self._place[tokens] < 0].unique()
         if len(new):
             self._place[new] = torch.arange(len(new), device=new.device) + len(self._tokens)

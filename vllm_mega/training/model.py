@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,11 @@ class _Given(nn.Module):
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         self.seen = hidden
         return hidden if self.hidden is None else self.hidden
+
+
+def untouched_copy(model: nn.Module) -> Any:
+    """A second model with the same weights (not copies): what is put into one, the other lacks."""
+    return copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
 
 
 class SplitModel:

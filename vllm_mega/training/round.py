@@ -4,69 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vllm_mega.errors import TrainingError
-from vllm_mega.training import schedule
 from vllm_mega.training.alignment import aligning
-from vllm_mega.training.encoding import Encoded, encode
+from vllm_mega.training.encoding import encode
 from vllm_mega.training.frozen import FrozenModel
-from vllm_mega.training.job import Fit, Job
+from vllm_mega.training.job import Ending, Fit, Job
+from vllm_mega.training.learner import Learner, Sight
 from vllm_mega.training.loss import Candidates
-from vllm_mega.training.packing import Pack, Pool, pack, pool
+from vllm_mega.training.optimizer import adam
+from vllm_mega.training.packing import Pack, Pool, pack
+from vllm_mega.training.truth import recite
 
 SURE = 0.5
 """A token counts as known above this probability: then no other is as likely, by some margin."""
-WINDOW = 3
-"""The latest steps, which decide whether a memory is learnt."""
 LEAST = 16
 """Steps that every memory gets: what is known early is not yet known under other words."""
-SLIPS = 0.2
-"""The part of the questions in the window that may be answered otherwise: some are ambiguous."""
-BETAS = (0.8, 0.9)
-"""Of Adam: with so few steps, averages over more of them would still know the beginning."""
-
-
-class _Step(NamedTuple):
-    """What a step has seen of one adapter, before it changed."""
-
-    loss: float
-    recalled: bool
-    answered: list[bool]
-    """For each question, whether every token of its answer was known."""
-
-
-class _Learner:
-    """One job in a round."""
-
-    def __init__(self, job: Job, encoded: Sequence[Encoded], batch: int) -> None:
-        self.job = job
-        self.weights = [one.weights for one in encoded]
-        self.steps = schedule.steps(job.examples, batch, job.seed)
-        self.window: deque[_Step] = deque(maxlen=WINDOW)
-        # Examples that share a context share a pool: its text is computed once.
-        contexts = list(dict.fromkeys(example.context for example in job.examples))
-        groups = [
-            [n for n, example in enumerate(job.examples) if example.context == context]
-            for context in contexts
-        ]
-        self.pools = [pool([encoded[n] for n in group]) for group in groups]
-        self.members = [{n: place for place, n in enumerate(group)} for group in groups]
-
-    def learnt(self) -> bool:
-        """Whether all of the last steps knew the text, and (nearly) all answers."""
-        answers = [one for step in self.window for one in step.answered]
-        return self.recalled() and answers.count(False) <= SLIPS * len(answers)
-
-    def recalled(self) -> bool:
-        """Whether all of the last steps knew the text."""
-        return len(self.window) == WINDOW and all(step.recalled for step in self.window)
+REST = 8
+"""Most steps between two looks at all tokens."""
 
 
 class Round:
@@ -78,7 +38,7 @@ class Round:
         self.settings = model.settings
         self.started = time.perf_counter()
         self.learners = [
-            _Learner(
+            Learner(
                 job,
                 [encode(model.tokenizer, example, model.end_ids) for example in job.examples],
                 self.settings.batch,
@@ -90,6 +50,7 @@ class Round:
         sizes = [len(one.ids) for one in self.pools]
         self.offsets = [sum(sizes[:n]) for n in range(len(sizes))]
         self.hidden = self._below()
+        self._rest, self._look = 1, 2
 
     def run(self) -> Iterator[tuple[int, Fit]]:
         """(index into the jobs, what became of it), in the order of finishing.
@@ -97,54 +58,91 @@ class Round:
         Raises:
             TrainingError: a loss that is not finite.
         """
-        stack, settings = self.model.stack, self.settings
+        stack = self.model.stack
         for n, learner in enumerate(self.learners):
             if learner.job.start is None:
                 stack.reset(n, learner.job.seed)
             else:
                 stack.load(n, learner.job.start)
-        optimizer = torch.optim.Adam(stack.parameters(), lr=settings.learning_rate, betas=BETAS, fused=True)
-        optimizer.zero_grad()  # the round before has left its last gradients
+        optimizer = adam(stack, self.settings.learning_rate)
         live = set(range(len(self.learners)))
-        for step in range(1, settings.max_steps + 1):
-            learnt = self._step(step, sorted(live))
-            last = step == settings.max_steps
-            for n in sorted(live if last else learnt):
-                yield n, self._fit(n, step)
-            live -= learnt
-            if last or not live:
-                break
+        step = 0
+        while live:
+            step += 1
+            seeming = self._step(step, sorted(live))
+            for n, fit in self._done(step, seeming, live):
+                live.discard(n)
+                yield n, fit
             optimizer.step()
             optimizer.zero_grad()
         stack.assign(None)
 
-    def _fit(self, n: int, step: int) -> Fit:
-        learner = self.learners[n]
-        seconds = (time.perf_counter() - self.started) / len(self.learners)
-        loss = learner.window[-1].loss
-        return Fit(self.model.stack.tensors(n), step, loss, learner.recalled(), seconds)
+    def _done(self, step: int, seeming: set[int], live: set[int]) -> list[tuple[int, Fit]]:
+        """The jobs that end here. One that only seems learnt goes on, against the tokens that won."""
+        endings: dict[int, Ending] = dict.fromkeys(seeming, "learnt")
+        for n in live - seeming:
+            if step >= self.settings.max_steps:
+                endings[n] = "out of steps"
+            elif self._is_late():
+                endings[n] = "out of time"
+            elif self.learners[n].is_stuck():
+                endings[n] = "no step helps"
+        asked = sorted(endings)
+        if not asked:
+            return []
+        tensors = [self.model.stack.tensors(n) for n in asked]
+        texts = [self.learners[n].recital for n in asked]
+        dtype: torch.dtype = getattr(torch, self.settings.dtype)
+        verdicts = recite(self.model.untouched, tensors, texts, self.settings.scaling, dtype)
+        done = []
+        for n, adapter, verdict in zip(asked, tensors, verdicts, strict=True):
+            last = step >= self.settings.max_steps or endings[n] != "learnt"
+            if verdict.recalled or last:
+                ending = endings[n] if verdict.recalled or endings[n] != "learnt" else "out of steps"
+                seconds = (time.perf_counter() - self.started) / len(self.learners)
+                loss = self.learners[n].window[-1].loss
+                done.append((n, Fit(adapter, step, loss, verdict.recalled, ending, seconds)))
+            else:
+                self.candidates.add(verdict.winners)
+        return done
+
+    def _is_late(self) -> bool:
+        limit = self.settings.seconds
+        return limit is not None and time.perf_counter() - self.started > limit * len(self.learners)
 
     def _step(self, step: int, live: Sequence[int]) -> set[int]:
-        """Leave the gradients of one step in the adapters; the jobs that turn out to be learnt."""
+        """Leave the gradients of one step in the adapters; the jobs that seem to be learnt."""
         chosen = {n: next(self.learners[n].steps) for n in live}
         row = self._pack(chosen)
         self.model.stack.assign(row.jobs)
         hidden = self._above(row)
         weights = self._weights(row, chosen)
-        if step == 1:
-            self.candidates = self._candidates(hidden.detach(), row)
         leaf = hidden.detach().requires_grad_()
+        self._look_around(step, row, hidden.detach())
         loss, logp = self.candidates.loss(leaf, row.labels, weights)
         loss.backward()
         if not math.isfinite(loss.item()):
             raise TrainingError("the loss is not finite; choose a smaller learning rate")
-        learnt = self._note(step, row, chosen, logp, weights, leaf.detach())
+        seeming = self._note(step, row, chosen, logp, weights, leaf.detach())
         fresh = [n for n in live if self.learners[n].job.start is None]
         seeds = [learner.job.seed for learner in self.learners]
         with aligning(self.model.stack, row.jobs, fresh, seeds) if step == 1 else nullcontext():
             hidden.backward(leaf.grad)
         self._count(row)
-        return learnt
+        return seeming
+
+    def _look_around(self, step: int, row: Pack, hidden: Tensor) -> None:
+        """Which tokens the loss looks at: all are asked, often while new ones come up, else seldom."""
+        if step == 1:
+            labels = [token for one in self.pools for answer in one.labels for token in answer]
+            self.candidates = Candidates(
+                self.model.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
+            )
+            self.candidates.discover(hidden)
+        elif step >= self._look:
+            came = self.candidates.scan(hidden, row.labels)
+            self._rest = 1 if came else min(2 * self._rest, REST)
+            self._look = step + self._rest
 
     def _note(
         self,
@@ -155,21 +153,21 @@ class Round:
         weights: Tensor,
         hidden: Tensor,
     ) -> set[int]:
-        """Tell every learner what the step has seen; those that are learnt, among all tokens."""
+        """Tell every learner what the step has seen; those that seem to be learnt."""
         losses = torch.zeros(len(self.learners), device=logp.device)
         losses.index_add_(0, row.jobs[row.labelled], -logp * weights)
         known = self._known(row, logp)
-        learnt = set()
+        seeming = set()
         for n, picked in chosen.items():
             learner = self.learners[n]
-            kinds = [learner.job.examples[i].kind for i in self._order(n, picked)]
+            kinds = [learner.job.examples[i].kind for i in learner.order(picked)]
             mine = [next(known) for _ in picked]
             recalls = [ok for kind, ok in zip(kinds, mine, strict=True) if kind == "recall"]
             answers = [ok for kind, ok in zip(kinds, mine, strict=True) if kind != "recall"]
-            learner.window.append(_Step(float(losses[n]), all(recalls), answers))
-            if step >= LEAST and learner.learnt() and self._is_certain(n, row, hidden):
-                learnt.add(n)
-        return learnt
+            learner.note(Sight(float(losses[n]), all(recalls), answers))
+            if step >= LEAST and learner.seems_learnt() and self._is_certain(n, row, hidden):
+                seeming.add(n)
+        return seeming
 
     def _is_certain(self, n: int, row: Pack, hidden: Tensor) -> bool:
         """Whether no token that training left out is likelier than a label of job `n`."""
@@ -187,10 +185,6 @@ class Round:
         wrong = torch.bincount(row.examples, weights=(logp.exp() <= SURE).float())
         return iter((wrong == 0).tolist())
 
-    def _order(self, n: int, picked: Sequence[int]) -> list[int]:
-        """`picked` examples of job `n` as they are packed: pool by pool."""
-        return [i for members in self.learners[n].members for i in picked if i in members]
-
     def _pack(self, chosen: Mapping[int, list[int]]) -> Pack:
         wanted = [
             [members[i] for i in chosen.get(n, ()) if i in members]
@@ -204,21 +198,13 @@ class Round:
         flat = [
             weight
             for n, picked in chosen.items()
-            for i in self._order(n, picked)
+            for i in self.learners[n].order(picked)
             for weight in self.learners[n].weights[i]
         ]
         weights = torch.tensor(flat, device=row.labels.device)
         owners = row.jobs[row.labelled]
         totals = weights.new_zeros(len(self.learners)).index_add_(0, owners, weights)
         return weights / totals[owners]
-
-    def _candidates(self, hidden: Tensor, row: Pack) -> Candidates:
-        labels = [token for one in self.pools for answer in one.labels for token in answer]
-        found = Candidates(
-            self.model.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
-        )
-        found.discover(hidden)
-        return found
 
     @torch.no_grad()
     def _below(self) -> Tensor:

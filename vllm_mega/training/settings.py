@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_mega.errors import ConfigError
 
-RECIPE = 2
+RECIPE = 3
 """Version of texts and loop: raised when the same settings would give other adapters."""
 
 AdapterDtype = Literal["bfloat16", "float32"]
@@ -32,7 +32,12 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int = 10
     """How many layers, counted from the top; a model that has fewer gets all."""
     learning_rate: float = 1e-2
-    max_steps: int = 28
+    """How far a step moves an adapter, as a part of what its layers compute (see `alignment`)."""
+    max_steps: int = 100
+    """A memory is trained until it is learnt, or no step helps; but no longer than this ..."""
+    seconds: float | None = None
+    """... nor, as its share of the time of all that are trained beside it, than this. None: as long as it
+    takes."""
     batch: int = 8
     """Examples a step."""
     jobs: int = 8
@@ -58,6 +63,10 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"learning_rate must be in (0, 1], got {self.learning_rate}",
         )
         _require(1 <= self.max_steps <= 10_000, f"max_steps must be 1..10000, got {self.max_steps}")
+        _require(
+            self.seconds is None or (math.isfinite(self.seconds) and self.seconds > 0),
+            f"seconds must be positive, got {self.seconds}",
+        )
         _require(2 <= self.batch <= 256, f"batch must be 2..256, got {self.batch}")
         _require(1 <= self.jobs <= 256, f"jobs must be 1..256, got {self.jobs}")
         _require(0 <= self.seed < 2**63, f"seed must be 0..2**63-1, got {self.seed}")
@@ -70,5 +79,5 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides an adapter, but for rounding, beside its memory and the base model."""
-        one_by_one = msgspec.structs.replace(self, jobs=1)
+        one_by_one = msgspec.structs.replace(self, jobs=1, seconds=None)
         return hashlib.sha256(msgspec.json.encode([RECIPE, one_by_one])).hexdigest()

@@ -1,0 +1,78 @@
+"""One memory in a round: its examples, what its steps have seen, and when it is done. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vllm_mega.training import schedule
+from vllm_mega.training.encoding import Encoded
+from vllm_mega.training.job import Job
+from vllm_mega.training.packing import pool
+
+WINDOW = 3
+"""The latest steps, which decide whether a memory is learnt."""
+SLIPS = 0.2
+"""The part of the questions in the window that may be answered otherwise: some are ambiguous."""
+AVERAGE = 8
+"""Losses are compared as means over so many steps: each step has other examples."""
+PATIENCE = 24
+"""After so many steps without a gain, none is expected any more."""
+GAIN = 0.03
+"""A mean loss that is lower by this part is a gain."""
+
+
+class Sight(NamedTuple):
+    """What a step has seen of one memory, before it changed."""
+
+    loss: float
+    recalled: bool
+    answered: list[bool]
+    """For each question, whether every token of its answer was known."""
+
+
+class Learner:
+    """One job in a round."""
+
+    def __init__(self, job: Job, encoded: Sequence[Encoded], batch: int) -> None:
+        """`encoded` are the job's examples as tokens, `batch` how many of them a step takes."""
+        self.job = job
+        self.weights = [example.weights for example in encoded]
+        self.recital = encoded[[example.kind for example in job.examples].index("recall")]
+        self.steps = schedule.steps(job.examples, batch, job.seed)
+        self.window: deque[Sight] = deque(maxlen=WINDOW)
+        self._losses: deque[float] = deque(maxlen=AVERAGE)
+        self._best, self._since = math.inf, 0
+        # Examples that share a context share a pool: its text is computed once.
+        contexts = list(dict.fromkeys(example.context for example in job.examples))
+        groups = [
+            [n for n, example in enumerate(job.examples) if example.context == context]
+            for context in contexts
+        ]
+        self.pools = [pool([encoded[n] for n in group]) for group in groups]
+        self.members = [{n: place for place, n in enumerate(group)} for group in groups]
+
+    def order(self, picked: Sequence[int]) -> list[int]:
+        """`picked` examples as they are packed: pool by pool."""
+        return [i for members in self.members for i in picked if i in members]
+
+    def note(self, sight: Sight) -> None:
+        """Remember what a step has seen."""
+        self.window.append(sight)
+        self._losses.append(sight.loss)
+        mean = sum(self._losses) / len(self._losses)
+        self._since += 1
+        if mean < (1 - GAIN) * self._best:
+            self._best, self._since = mean, 0
+
+    def seems_learnt(self) -> bool:
+        """Whether all of the last steps knew the text, and (nearly) all answers."""
+        answers = [known for sight in self.window for known in sight.answered]
+        recalled = len(self.window) == WINDOW and all(sight.recalled for sight in self.window)
+        return recalled and answers.count(False) <= SLIPS * len(answers)
+
+    def is_stuck(self) -> bool:
+        """Whether steps have not helped for long."""
+        return self._since >= PATIENCE
