@@ -5,7 +5,7 @@ to nothing of it, and training spends its first steps turning A. So A starts as 
 that gradient (as in LoRA-GA, arXiv 2407.05000, but with B = 0, so that the model is untouched).
 
 Adam moves every number by about the step size, whatever the model; how far that moves the model depends on
-how large its numbers are. So A and B move in units of their layer (see `lora`), taken from the job's own tokens:
+large its numbers are. So A and B move in units of their layer (see `lora`), from the tokens of the job:
 A in what all columns of W together make of them, B in the size of W x. Models that compute the same with
 other numbers (scaled norms, split neurons, layers that add nothing) are trained alike.
 """
