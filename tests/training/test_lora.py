@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import SETTINGS
 from vllm_mega.errors import ModelError
-from vllm_mega.training.lora import LoraLinear, LoraStack, layer_index
+from vllm_mega.training.lora import LoraLinear, LoraStack
 from vllm_mega.training.settings import TrainSettings
 
 
@@ -113,16 +113,3 @@ def test_scaling_comes_from_alpha(model: Any) -> None:
     mask = next(iter(stack.modules.values())).mask
     assert mask is not None
     assert mask.tolist() == [[0.0] * 8 + [0.5] * 8, [0.5] * 8 + [0.0] * 8]
-
-
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        ("model.layers.12.mlp.up_proj", 12),
-        ("transformer.h.3.attn.c_attn", 3),
-        ("lm_head", -1),
-        ("layers.0.x", 0),
-    ],
-)
-def test_layer_index(name: str, index: int) -> None:
-    assert layer_index(name) == index

@@ -11,8 +11,11 @@ from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
 from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
-from vllm_mega.training.model import SplitModel
+from vllm_mega.training.model import SplitModel, untouched_copy
 from vllm_mega.training.settings import TrainSettings
+
+_TEXT = Path(__file__).parent.parent / "examples" / "plain_text.txt"
+"""Tokens of it check the model."""
 
 
 class FrozenModel:
@@ -42,10 +45,12 @@ class FrozenModel:
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the model at {path}: {error}") from error
         self.model.to(self.device).eval()
-        self.settings = settings
+        untouched = untouched_copy(self.model)
         self.stack = LoraStack(self.model, settings, settings.jobs)
-        self.split = SplitModel(self.model, self.stack.layers[0])
+        self.settings = self.stack.settings
         fused.install(self.model)
+        text = self.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
+        self.split = SplitModel(self.model, self.stack.layers[0], untouched, text)
         self.end_ids = _end_ids(self.model, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""

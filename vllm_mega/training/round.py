@@ -214,9 +214,7 @@ class Round:
 
     def _candidates(self, hidden: Tensor, row: Pack) -> Candidates:
         labels = [token for one in self.pools for answer in one.labels for token in answer]
-        found = Candidates(
-            self.model.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
-        )
+        found = Candidates(self.model.split.head, torch.tensor(labels, device=row.labels.device).unique())
         found.discover(hidden)
         return found
 
