@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.training.tiny import SETTINGS
-from vllm_mega.training.alignment import aligning, directions
+from vllm_mega.training.alignment import START, aligning, directions, set_units, start
 from vllm_mega.training.lora import LoraLinear, LoraStack
 
 
@@ -46,10 +46,37 @@ def test_fresh_jobs_are_turned_before_the_gradients_are_taken() -> None:
     dy = torch.randn(8, lora.base.out_features)
     with aligning(stack, jobs, fresh=[0], seeds=[7, 8]):
         lora(x[None]).backward(dy[None])
-    a = lora.of(0)[0]
-    torch.testing.assert_close(a, directions(x[:5], dy[:5], lora.rank, 7))
-    assert not torch.equal(a, before)
-    # B learns through the new A.
-    torch.testing.assert_close(lora.B.grad[: lora.rank], (x[:5] @ a.T).T @ dy[:5])
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in stack.tensors(1).items())
+    a, seen = lora.of(0)[0], x[:5] * lora.columns
+    wanted = directions(seen, dy[:5], lora.rank, 7)[:4] * lora.columns  # five tokens have no more
+    torch.testing.assert_close(a[:4] / a[:4].norm(), wanted / wanted.norm(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close((x[:5] @ a.T).square().mean(0).sqrt().mean(), torch.tensor(START))
+    # B learns through the new A, in units of what the layer computes.
+    size = lora.base(x[:5]).square().mean().sqrt()
+    torch.testing.assert_close(lora.B.grad[: lora.rank], (x[:5] @ a.T).T @ dy[:5] * size)
+    for name, tensor in stack.tensors(1).items():
+        torch.testing.assert_close(tensor, kept[name])
     assert lora.witness is None
+
+
+def test_units_follow_the_numbers_of_a_layer() -> None:
+    """The same function with its input scaled by channel: A in units stays, and so does what a step does."""
+    torch.manual_seed(0)
+    x, scale = torch.randn(9, 6), torch.tensor([8.0, 0.125, 1.0, 3.0, 0.5, 2.0])
+    plain, scaled = torch.nn.Linear(6, 4, bias=False), torch.nn.Linear(6, 4, bias=False)
+    scaled.weight.data = plain.weight.data / scale
+    dy = torch.randn(9, 4)
+    steps = []
+    for linear, seen in ((plain, x), (scaled, x * scale)):
+        lora = LoraLinear(linear.requires_grad_(requires_grad=False), jobs=1, rank=2)
+        lora.mask = torch.ones(9, 2)
+        set_units(lora, 0, seen, scaling=1.0)
+        start(lora, 0, seen, dy, seed=0)
+        with torch.no_grad():
+            lora.B += 0.3
+        before = lora(seen[None])
+        before.backward(dy[None])
+        with torch.no_grad():
+            for part in (lora.A, lora.B):
+                part -= 0.01 * part.grad.sign()
+        steps.append(lora(seen[None]) - before)
+    torch.testing.assert_close(*steps)

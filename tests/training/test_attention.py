@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllm_mega.training import attention, fused_kernels
+from vllm_mega.errors import ModelError
+from vllm_mega.training import attention, fused_kernels, packing
 from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.packing import Pack, pack, pool
 
@@ -25,8 +26,8 @@ def row(kind: str) -> Pack:
     return pack(pools, [0, 1], [0, len(pools[0].ids)], [[0, 1, 2, 3], [3, 1]])
 
 
-def visible(packed: Pack) -> Tensor:
-    """bool [T, T]: who sees whom."""
+def visible(packed: Pack, window: int | None) -> Tensor:
+    """bool [T, T]: who sees whom; within an adapter's conversations, positions tell distances."""
     seen = torch.zeros(len(packed.source), len(packed.source), dtype=torch.bool)
     for one in packed.segments:
         segments, width, keys = one.mask.shape
@@ -34,12 +35,17 @@ def visible(packed: Pack) -> Tensor:
         real = torch.zeros(segments * width, dtype=torch.bool).index_fill_(0, one.rows, value=True)
         for e, q in real.view(segments, width).nonzero().tolist():
             seen[queries[e, q], looked[e][one.mask[e, q] == 0]] = True
+    if window is not None:
+        seen &= packed.positions[:, None] - packed.positions < window
     return seen
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float, softcap: float | None) -> Tensor:
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    scores = (q @ k.transpose(-1, -2) * scaling).masked_fill(~seen, float("-inf"))
+    scores = q @ k.transpose(-1, -2) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~seen, float("-inf"))
     return (scores.softmax(-1) @ v).transpose(1, 2)
 
 
@@ -47,15 +53,21 @@ def dense(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scaling: float) -> Tens
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["prefix", "no prefix", "one token"])
 @pytest.mark.parametrize("size", [12, 64])
+@pytest.mark.parametrize(
+    ("window", "softcap"),
+    [(None, None), (5, None), (12, 0.8), (64, None)],
+    ids=["full", "5", "12 capped", "64"],
+)
 def test_packed_is_dense(
-    size: int, kind: str, dtype: torch.dtype, kernels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    size: int, kind: str, dtype: torch.dtype, kernels: bool, window: int | None, softcap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     if not kernels:
         monkeypatch.setattr(fused_kernels, "usable", lambda *_: False)
     torch.manual_seed(0)
     packed = row(kind)
     tokens = len(packed.source)
-    seen = visible(packed)
+    seen = visible(packed, window)
     assert (len(packed.segments) > 1) == (kind != "one token")
     assert seen.diagonal().all()
     # Views of what the projections write, and one that is no such view.
@@ -65,9 +77,12 @@ def test_packed_is_dense(
     for results, kind_ in ((found, dtype), (expected, torch.float64)):
         q, k, v = (x.to(dtype).to(kind_).requires_grad_() for x in inputs)
         if kind_ == torch.float64:
-            out = dense(q, k, v, seen, 0.3)
+            out = dense(q, k, v, seen, 0.3, softcap)
         else:
-            out, _ = attention.packed_attention(None, q, k, v, None, scaling=0.3, packed=packed.segments)
+            with attention.attending(packed.segments):
+                out, _ = attention.packed_attention(
+                    None, q, k, v, None, scaling=0.3, sliding_window=window, softcap=softcap
+                )
         up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         results += [out.detach(), *torch.autograd.grad(out, (q, k, v), up.to(kind_))]
     for a, b in zip(found, expected, strict=True):
@@ -75,3 +90,32 @@ def test_packed_is_dense(
         torch.testing.assert_close(
             a.double(), b, rtol=tolerance, atol=tolerance * float(b.abs().max()) + 1e-9
         )
+
+
+def test_a_window_that_nobody_reaches_costs_nothing() -> None:
+    (one,) = row("one token").segments
+    assert one.within(None) is one.mask
+    assert one.within(1) is one.mask
+    first = row("prefix").segments[0]
+    assert first.longest == 9 + 21
+    assert first.within(30) is first.mask
+    assert first.within(29) is not first.mask
+
+
+def test_masks_are_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(
+        packing.Segments, "within", lambda segment, window: asked.append(window) or segment.mask
+    )
+    packed = row("prefix")
+    q = torch.randn(1, 2, len(packed.source), 4)
+    with attention.attending(packed.segments):
+        for window in (5, None, 5, 5, None):
+            attention.packed_attention(None, q, q, q, None, sliding_window=window)
+    assert asked.count(5) == asked.count(None) == len(packed.segments)
+
+
+def test_attention_sinks_are_refused() -> None:
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ModelError, match="Linear has attention sinks, which packed rows cannot run"):
+        attention.packed_attention(torch.nn.Linear(1, 1), q, q, q, None, s_aux=torch.zeros(2))

@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.training.tiny import BELL, SETTINGS
+from tests.training.tiny import ALL, BELL, SETTINGS
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.models import linear_shapes
 from vllm_mega.training.encoding import Encoded
@@ -38,8 +38,7 @@ def packed_logits(trainer: Trainer) -> torch.Tensor:
     row = pack([one], [0], [0], [[0]])
     hidden = trainer.split.below(IDS[0], row.positions, row.segments)
     trainer.stack.assign(row.jobs)
-    logits: torch.Tensor = trainer.split.head(trainer.split.above(hidden, row.positions, row.segments))
-    return logits
+    return trainer.split.head.logits(trainer.split.above(hidden, row.positions, row.segments))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_bank_accepts_it(tiny: Path, tmp_path: Path, dtype: str) -> None:
     exported(tiny, tmp_path, settings)
     facts = check_adapter(tmp_path, linear_shapes(tiny))
     assert facts.rank == settings.rank
-    assert len(facts.modules) == 2 * len(settings.modules)
+    assert len(facts.modules) == 2 * len(ALL)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     assert {str(t.dtype) for t in tensors.values()} == {f"torch.{dtype}"}
 

@@ -157,6 +157,13 @@ def test_modules_that_the_model_lacks_leave_no_half_memory(tmp_path: Path, tiny:
     assert adapters(tmp_path / "bank") == {}
 
 
+def test_defaults_and_their_names_are_the_same_settings(tmp_path: Path, tiny: Path) -> None:
+    default = msgspec.structs.replace(QUICK, modules=None, layers=None)
+    named = msgspec.structs.replace(QUICK, modules=("gate_proj", "up_proj", "down_proj"), layers=1)
+    assert len(run(tmp_path, tiny, (BELL,), default).trained) == 1
+    assert run(tmp_path, tiny, (BELL,), named).skipped == 1
+
+
 def test_changed_links_are_set_without_training(tmp_path: Path, tiny: Path) -> None:
     run(tmp_path, tiny, ALL)
     linked = msgspec.structs.replace(KETTLE, links=("lamp",))

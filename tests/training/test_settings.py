@@ -42,5 +42,6 @@ def test_scaling() -> None:
 def test_digest_is_of_the_values() -> None:
     settings = TrainSettings()
     assert settings.digest == TrainSettings().digest
+    assert msgspec.structs.replace(settings, modules=("up_proj",)).digest != settings.digest
     for change in ({"rank": 3}, {"seed": 1}, {"max_steps": 7}, {"dtype": "float32"}, {"layers": 3}):
         assert msgspec.structs.replace(settings, **change).digest != settings.digest

@@ -50,8 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--alpha", type=float, help="the adapter is scaled by alpha / rank (default: the rank)"
     )
-    group.add_argument("--modules", help="linear layers with an adapter, such as gate_proj,up_proj,down_proj")
-    group.add_argument("--layers", type=int, help="how many layers have adapters, counted from the top")
+    group.add_argument(
+        "--modules", help="with an adapter: mlp (the default), attention, all, or names of layers"
+    )
+    group.add_argument("--layers", type=int, help="how many have adapters, from the top (default: a third)")
     group.add_argument("--learning-rate", type=float, help="of Adam")
     group.add_argument("--max-steps", type=int, help="most steps for one memory")
     group.add_argument("--batch", type=int, help="examples a step")

@@ -5,7 +5,7 @@
 """
 
 from vllm_mega.home import home
-from vllm_mega.models.checkpoint import fingerprint, linear_shapes, weight_bytes
+from vllm_mega.models.checkpoint import fingerprint, linear_shapes, model_config, weight_bytes
 from vllm_mega.models.resolve import (
     BASE_PREFIX,
     DEFAULT_EMBEDDER,
@@ -22,6 +22,7 @@ __all__ = [
     "fingerprint",
     "home",
     "linear_shapes",
+    "model_config",
     "resolve_embedder",
     "resolve_model",
     "stable_name",

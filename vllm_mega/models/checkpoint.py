@@ -92,6 +92,16 @@ def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def model_config(path: Path) -> dict[str, Any]:
+    """What config.json of the checkpoint at `path` says.
+
+    Raises:
+        ModelError: there is none, or it is not JSON.
+    """
+    config: dict[str, Any] = _read_json(path / CONFIG)
+    return config
+
+
 def is_whole(path: Path) -> bool:
     """Whether the folder `path` has a model config and every file of weights that it needs."""
     has_config = (path / CONFIG).is_file() or (path / MODULES).is_file()

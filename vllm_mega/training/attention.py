@@ -1,21 +1,63 @@
 """Attention over a packed row: exact, segment by segment, with a backward pass of its own.
 
 Registered with transformers as an attention implementation, so every model that uses its attention
-interface can be trained on packed rows. Memory traffic decides about the speed here: the probabilities are
-kept in the model's type, and what is not a matrix product is one pass of a fused kernel where there is one.
+interface can be trained on packed rows; the segments of the row come by a context (`attending`), as many
+models do not pass on what they are called with. Sliding windows and caps on scores are the layer's own.
+Memory traffic decides about the speed here: the probabilities are kept in the model's type, and what is not a
+matrix product is one pass of a fused kernel where there is one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
+from vllm_mega.errors import ModelError
 from vllm_mega.training import fused_kernels as kernels
 from vllm_mega.training.packing import Segments
 
 NAME = "vllm_mega_packed"
+
+
+class _Rule(NamedTuple):
+    """What becomes of the product of a query and a key, beside the mask."""
+
+    scaling: float
+    softcap: float | None
+    """Scores are softcap * tanh(scaling * product / softcap); None: scaling * product."""
+
+
+class _Row:
+    """The segments of the row that runs, and their masks, made once for each window."""
+
+    def __init__(self, segments: tuple[Segments, ...]) -> None:
+        self.segments = segments
+        self._masks: dict[int | None, list[Tensor]] = {}
+
+    def masks(self, window: int | None) -> list[Tensor]:
+        """Of every segment, float32 [E, Q, S]."""
+        if window not in self._masks:
+            self._masks[window] = [segment.within(window) for segment in self.segments]
+        return self._masks[window]
+
+
+_ROW: ContextVar[_Row] = ContextVar("row")
+
+
+@contextmanager
+def attending(segments: tuple[Segments, ...]) -> Iterator[None]:
+    """Models whose attention is `NAME` run a row of these segments while the context lasts."""
+    token = _ROW.set(_Row(segments))
+    try:
+        yield
+    finally:
+        _ROW.reset(token)
 
 
 class _Attend(torch.autograd.Function):
@@ -23,19 +65,20 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segments, ...], scaling: float
-    ) -> Tensor:
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segments, ...], masks: list[Tensor],
+        rule: _Rule,
+    ) -> Tensor:  # fmt: skip
         out, groups = torch.empty(q.shape, dtype=q.dtype, device=q.device), k.shape[1]
         kept: list[Tensor] = []
-        for segment in segments:
+        for segment, mask in zip(segments, masks, strict=True):
             queries = _queries(segment)
             qs = _gather(q, queries, groups, segment)
             ks, vs = (_gather(x, segment.keys, groups, segment) for x in (k, v))
-            p = _softmax(qs @ ks.transpose(-1, -2), segment.mask, scaling)
+            p = _probabilities(qs @ ks.transpose(-1, -2), mask, rule)
             _scatter(out, p @ vs, queries)
             kept += (queries, qs, ks, vs, p)
         ctx.save_for_backward(*kept)
-        ctx.segments, ctx.scaling, ctx.shapes = segments, scaling, (q.shape, k.shape)
+        ctx.segments, ctx.rule, ctx.shapes = segments, rule, (q.shape, k.shape)
         return out
 
     @staticmethod
@@ -50,10 +93,31 @@ class _Attend(torch.autograd.Function):
             queries, qs, ks, vs, p = (next(kept) for _ in range(5))
             do = _gather(grad, queries, small[1], segment)
             _scatter_add(dv, p.transpose(-1, -2) @ do, segment.keys)
-            ds = _softmax_grad(do @ vs.transpose(-1, -2), p, ctx.scaling)
+            ds = _scores_grad(do @ vs.transpose(-1, -2), p, qs, ks, ctx.rule)
             _scatter(dq, ds @ ks, queries)
             _scatter_add(dk, ds.transpose(-1, -2) @ qs, segment.keys)
-        return dq, dk.to(grad.dtype), dv.to(grad.dtype), None, None
+        return dq, dk.to(grad.dtype), dv.to(grad.dtype), None, None, None
+
+
+def _probabilities(products: Tensor, mask: Tensor, rule: _Rule) -> Tensor:
+    """Of the products of queries and keys (which are lost), in their type: [G, E, X * Q, S]."""
+    if rule.softcap is None:
+        return _softmax(products, mask, rule.scaling)
+    return _softmax(_tanh(products, rule).mul_(rule.softcap).to(products.dtype), mask, 1.0)
+
+
+def _scores_grad(dp: Tensor, p: Tensor, qs: Tensor, ks: Tensor, rule: _Rule) -> Tensor:
+    """From the gradient of probabilities `p` (which is lost) to that of the products: [G, E, X * Q, S]."""
+    if rule.softcap is None:
+        return _softmax_grad(dp, p, rule.scaling)
+    slope = 1.0 - _tanh(qs @ ks.transpose(-1, -2), rule) ** 2
+    return _softmax_grad(dp, p, rule.scaling).mul_(slope)
+
+
+def _tanh(products: Tensor, rule: _Rule) -> Tensor:
+    """Scores as parts of the softcap, float32."""
+    assert rule.softcap is not None
+    return torch.tanh(products.float() * (rule.scaling / rule.softcap))
 
 
 def _queries(segment: Segments) -> Tensor:
@@ -109,10 +173,22 @@ def _softmax_grad(dp: Tensor, p: Tensor, scaling: float) -> Tensor:
 
 
 def packed_attention(
-    _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls: [1, H, T, d] -> [1, T, H, d]; `packed` are the segments."""
-    scaling = options.get("scaling") or query.shape[-1] ** -0.5
+    """What transformers calls, in a context `attending`: [1, H, T, d] -> [1, T, H, d].
+
+    Raises:
+        ModelError: the layer has attention sinks.
+    """
+    if options.get("s_aux") is not None:
+        raise ModelError(f"{type(module).__name__} has attention sinks, which packed rows cannot run")
+    scaling = options.get("scaling")
+    rule = _Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, options.get("softcap"))
+    row = _ROW.get()
     # As the projections wrote them. Not x[0]: its gradient is a copy of x, which that of squeeze is not.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    return _Attend.apply(q, k, v, options["packed"], scaling)[None], None
+    masks = row.masks(options.get("sliding_window"))
+    return _Attend.apply(q, k, v, row.segments, masks, rule)[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)

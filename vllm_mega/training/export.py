@@ -15,8 +15,10 @@ from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vllm_mega.training.settings import TrainSettings
 
 
-def adapter_config(base_model: str, settings: TrainSettings, layers: Sequence[int]) -> dict[str, Any]:
-    """`adapter_config.json` of an adapter on `settings.modules` of `layers` of `base_model`.
+def adapter_config(
+    base_model: str, settings: TrainSettings, modules: Sequence[str], layers: Sequence[int]
+) -> dict[str, Any]:
+    """`adapter_config.json` of an adapter on the linear layers `modules` of `layers` of `base_model`.
 
     PEFT needs `layers_to_transform`, or it would make adapters for all layers and miss their tensors;
     vLLM passes over it and goes by the tensors.
@@ -29,7 +31,7 @@ def adapter_config(base_model: str, settings: TrainSettings, layers: Sequence[in
         "lora_alpha": settings.scaling * settings.rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(settings.modules),
+        "target_modules": list(modules),
         "layers_to_transform": list(layers),
         "inference_mode": True,
     }
@@ -46,5 +48,6 @@ def export(
     dtype: torch.dtype = getattr(torch, settings.dtype)
     saved = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     save_file(saved, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config = msgspec.json.encode(adapter_config(base_model, settings, layers))
+    modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in tensors})
+    config = msgspec.json.encode(adapter_config(base_model, settings, modules, layers))
     (folder / ADAPTER_CONFIG).write_bytes(msgspec.json.format(config, indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
 from vllm_mega.training.model import SplitModel, untouched_copy
 from vllm_mega.training.settings import TrainSettings
+
+_TEXT = Path(__file__).parent.parent / "examples" / "plain_text.txt"
+"""Tokens of it check the model."""
 
 
 class FrozenModel:
@@ -43,11 +45,12 @@ class FrozenModel:
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot load the model at {path}: {error}") from error
         self.model.to(self.device).eval()
-        self.settings = settings
         self.untouched = untouched_copy(self.model)
         self.stack = LoraStack(self.model, settings, settings.jobs)
-        fused.install(self.model, self.untouched, _some_text(self.tokenizer, self.device))
-        self.split = SplitModel(self.model, self.stack.layers[0])
+        self.settings = self.stack.settings
+        text = self.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
+        fused.install(self.model, self.untouched, torch.tensor(text, device=self.device))
+        self.split = SplitModel(self.model, self.stack.layers[0], self.untouched, text)
         self.end_ids = _end_ids(self.model, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
@@ -62,12 +65,6 @@ def _compute_dtype(device: torch.device) -> torch.dtype | str:
     """The model's own type, but float32 on x86 CPUs without AVX-512: bfloat16 products crawl there."""
     slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     return torch.float32 if slow else "auto"
-
-
-def _some_text(tokenizer: Any, device: torch.device) -> torch.Tensor:
-    """A text that is nobody's memory, int64 [T]."""
-    text = (files("vllm_mega.examples") / "plain_text.txt").read_text(encoding="utf-8")
-    return torch.tensor(tokenizer(text)["input_ids"], device=device)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

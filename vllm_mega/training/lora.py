@@ -17,18 +17,17 @@ What the optimizer moves is A and B in the units of their layer, so that one ste
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vllm_mega.errors import ModelError
 from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import layer_index, resolved, target_names
 
 _TINY = torch.finfo(torch.float32).tiny
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+PEFT_PREFIX = "base_model.model."
 
 Witness = Callable[[Tensor, Tensor], None]
 """Sees input x [T, I] and gradient of the output [T, O] of a layer, and may change A before its gradient."""
@@ -131,14 +130,14 @@ class LoraLinear(nn.Module):
 class LoraStack:
     """All adapters on one model."""
 
-    def __init__(self, model: nn.Module, settings: TrainSettings, jobs: int) -> None:
+    def __init__(self, model: Any, settings: TrainSettings, jobs: int) -> None:
         """Freeze `model` and put `jobs` empty adapters on every linear layer that `settings` chooses.
 
         Raises:
             ModelError: the model has no such linear layers.
         """
         model.requires_grad_(requires_grad=False)
-        self.settings = settings
+        self.settings = settings = resolved(settings, model.config.to_dict())
         self.jobs = jobs
         self.modules: dict[str, LoraLinear] = {}
         for name in target_names(model, settings):
@@ -191,37 +190,6 @@ class LoraStack:
         }
 
 
-PEFT_PREFIX = "base_model.model."
-
-
 def peft_name(module: str, part: str) -> str:
     """The name of A or B of `module` in PEFT's files."""
     return f"{PEFT_PREFIX}{module}.lora_{part}.weight"
-
-
-def layer_index(name: str) -> int:
-    """The layer that the module `name` belongs to; -1: none."""
-    match = _LAYER.search(name)
-    return int(match[1]) if match else -1
-
-
-def target_names(model: nn.Module, settings: TrainSettings) -> list[str]:
-    """Names of the linear layers that get an adapter.
-
-    Raises:
-        ModelError: one of `settings.modules` names none.
-    """
-    linear = [
-        name for name, m in model.named_modules() if isinstance(m, nn.Linear) and layer_index(name) >= 0
-    ]
-    count = 1 + max((layer_index(name) for name in linear), default=-1)
-    chosen = [name for name in linear if layer_index(name) >= count - settings.layers]
-    chosen = [name for name in chosen if name.rpartition(".")[2] in settings.modules]
-    missing = set(settings.modules) - {name.rpartition(".")[2] for name in chosen}
-    if missing:
-        there = sorted({name.rpartition(".")[2] for name in linear})
-        raise ModelError(
-            f"the model has no linear layers named {', '.join(sorted(missing))} "
-            f"in its upper {settings.layers} layers; choose modules from: {', '.join(there) or 'none'}"
-        )
-    return chosen

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_mega.training.head import Head
+
 LIKELY = 4
 """Of every label's position: the tokens that the model finds likeliest take part."""
 NEAR = 2.0
@@ -25,20 +27,21 @@ COLUMNS = 8192
 
 
 class _WeightedLoss(torch.autograd.Function):
-    """Hidden [L, D], head [V, D], labels [L], weights [L] -> weighted loss, log-probabilities [L]."""
+    """Hidden [L, D], a head, labels [L], weights [L] -> weighted loss, log-probabilities [L]."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor
+        ctx: Any, hidden: Tensor, head: Head, labels: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         grad = torch.empty_like(hidden)
         logp = hidden.new_empty(len(labels), dtype=torch.float32)
         for rows in torch.arange(len(labels), device=hidden.device).split(ROWS):
-            p = (hidden[rows] @ head.T).float().log_softmax(-1)
+            logits = head.logits(hidden[rows])
+            p = logits.float().log_softmax(-1)
             column = labels[rows, None]
             logp[rows] = p.gather(1, column)[:, 0]
             p = p.exp_().scatter_add_(1, column, p.new_full(column.shape, -1.0)).mul_(weights[rows, None])
-            grad[rows] = p.to(hidden.dtype) @ head
+            grad[rows] = head.gradient(p, logits)
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(logp)
         return -(logp * weights).sum(), logp
@@ -52,19 +55,18 @@ class _WeightedLoss(torch.autograd.Function):
 class Candidates:
     """The part of the head that training looks at."""
 
-    def __init__(self, head: Tensor, always: Tensor) -> None:
-        """`head` [V, D]; `always`: tokens that take part from the start, int64."""
+    def __init__(self, head: Head, always: Tensor) -> None:
+        """`always`: tokens that take part from the start, int64."""
         self.head = head
-        self._place = torch.full((head.shape[0],), -1, device=head.device)
+        self._place = torch.full((len(head.weight),), -1, device=head.weight.device)
         self._tokens = always.new_empty(0)
-        self._rows = head.new_empty(0, head.shape[1])
         self.add(always)
 
     @torch.no_grad()
     def discover(self, hidden: Tensor) -> None:
         """The likeliest tokens at `hidden` [L, D] take part from now on."""
         for rows in hidden.split(ROWS):
-            self.add((rows @ self.head.T).topk(min(LIKELY, len(self.head)), dim=-1).indices.flatten())
+            self.add(self.head.logits(rows).topk(min(LIKELY, len(self._place)), dim=-1).indices.flatten())
 
     @torch.no_grad()
     def scan(self, hidden: Tensor, labels: Tensor) -> int:
@@ -72,10 +74,9 @@ class Candidates:
 
         Returns how many have. `hidden` [L, D]. One product with the whole head, looked at block by block.
         """
-        limits = (hidden * self.head[labels]).sum(-1, dtype=torch.float32) - NEAR
-        best, tokens = limits.clone(), torch.full_like(labels, -1)
-        for start in range(0, len(self.head), COLUMNS):
-            block = hidden @ self.head[start : start + COLUMNS].T
+        best, tokens = self.head.at(hidden, labels).float() - NEAR, torch.full_like(labels, -1)
+        for start in range(0, len(self._place), COLUMNS):
+            block = self.head.block(start, start + COLUMNS).logits(hidden)
             inside = (self._tokens >= start) & (self._tokens < start + COLUMNS)
             block.index_fill_(1, self._tokens[inside] - start, -torch.inf)
             nearer = (block.amax(-1) > best).nonzero().flatten()
@@ -95,7 +96,7 @@ class Candidates:
     def exact(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Log-probabilities of `labels` among all tokens: float32 [L]."""
         parts = [
-            (some @ self.head.T).float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+            self.head.logits(some).float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
             for some, wanted in zip(hidden.split(ROWS), labels.split(ROWS), strict=True)
         ]
         return torch.cat(parts)
@@ -109,4 +110,4 @@ class Candidates:
         if len(new):
             self._place[new] = torch.arange(len(new), device=new.device) + len(self._tokens)
             self._tokens = torch.cat([self._tokens, new])
-            self._rows = torch.cat([self._rows, self.head[new]])
+            self._rows = self.head.rows(self._tokens)

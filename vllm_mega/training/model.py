@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from vllm_mega.errors import ModelError
+from vllm_mega.models.architectures import Config, architecture, context, window
 from vllm_mega.training import attention
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.packing import Pack, pack, pool
+from vllm_mega.training.agreement import Conversations, disagreement
+from vllm_mega.training.head import Head
+from vllm_mega.training.packing import Segments
 
-AttentionInterface.register(attention.NAME, attention.packed_attention)
-AttentionMaskInterface.register(attention.NAME, lambda *_, **__: None)
-
-TOLERANCE = 0.05
-"""Of logits, relative to their norm: bfloat16 on other paths differs by one or two per cent."""
+LENGTH = 384
+"""Tokens of the conversation that the start check runs, unless a window is longer ..."""
+LONGEST = 1024
+"""... and no longer than this; longer ones are checked when a conversation reaches them (`require`)."""
+_BEYOND = 64
 
 
 class _Given(nn.Module):
-    """Stands for a layer: whatever comes in, the given hidden states come out (None: what came in)."""
+    """Stands for a layer: what comes in goes out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden: Tensor | None = None
         self.seen: Tensor | None = None
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         self.seen = hidden
-        return hidden if self.hidden is None else self.hidden
+        return hidden
 
 
 def untouched_copy(model: nn.Module) -> Any:
@@ -42,31 +42,67 @@ def untouched_copy(model: nn.Module) -> Any:
 
 
 class SplitModel:
-    """A causal language model, run on packed rows, below and above layer `cut`."""
+    """A causal language model, run on packed rows, below and above layer `cut`, and its head."""
 
-    def __init__(self, model: Any, cut: int) -> None:
+    def __init__(self, model: Any, cut: int, untouched: Any, ids: Sequence[int]) -> None:
         """`model` runs packed rows only from here on.
 
+        Args:
+            model: of transformers; adapters in it are switched off.
+            cut: index of the first layer that has adapters.
+            untouched: the same as it was loaded (see `untouched_copy`).
+            ids: tokens of a text that the model may know, some hundred.
+
         Raises:
-            ModelError: it has no list of layers, or computes other logits for packed rows than for single
-                ones: it does something that packed rows do not.
+            ModelError: it has no list of layers where its architecture has one, or computes other logits for
+                packed rows than for single ones: it does something that packed rows do not.
         """
         self.model = model
         self.cut = cut
-        self.body: Any = model.base_model
-        self.head: nn.Linear = model.get_output_embeddings()
-        layers = getattr(self.body, "layers", None)
-        if not isinstance(layers, nn.ModuleList):
-            raise ModelError(
-                f"{type(model).__name__} has no list of layers; expected a decoder such as Llama"
-            )
-        self.layers = layers
-        self._check()
-        size = [sum(p.numel() for p in layer.parameters() if not p.requires_grad) for layer in layers]
+        self.head = Head.of(model)
+        config = model.config.to_dict()
+        path = architecture(config).layers
+        self.body, self.layers = _body(model, path)
+        model.set_attn_implementation(attention.NAME)
+        size = [sum(p.numel() for p in layer.parameters() if not p.requires_grad) for layer in self.layers]
         self._below, self._above = sum(size[:cut]), sum(size[cut:])
+        self._untouched, self._ids = untouched, ids
+        self._checked = 0
+        self.require(_length(config))
 
     @torch.no_grad()
-    def below(self, ids: Tensor, positions: Tensor, segments: Any) -> Tensor:
+    def require(self, length: int) -> None:
+        """Check the model at conversations of `length` tokens, if it was not yet; adapters are switched off.
+
+        Raises:
+            ModelError: as when the object is made.
+        """
+        if length <= self._checked:
+            return
+        conversations = Conversations.of(self._ids, length)
+        try:
+            wanted = conversations.logits(self._untouched)
+            noisy = conversations.logits(self._untouched, noisy=True)
+            difference = disagreement(self._packed_logits(conversations), wanted, noisy)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            difference = str(error).partition("\n")[0]
+        if difference:
+            raise ModelError(
+                f"{type(self.model).__name__} computes other logits for packed rows than for single ones, at "
+                f"{length} tokens ({difference}), so memories cannot be trained on it. Train adapters with "
+                "PEFT and add them: vllm-mega bank add"
+            )
+        self._checked = length
+
+    def _packed_logits(self, conversations: Conversations) -> Tensor:
+        """At the positions that `conversations` compares: [N, V]."""
+        row = conversations.row.to(self.head.weight.device)
+        ids = torch.tensor(conversations.ids, device=row.source.device)
+        hidden = self.below(ids[row.source], row.positions, row.segments)
+        return self.head.logits(self.above(hidden, row.positions, row.segments)[conversations.compared])
+
+    @torch.no_grad()
+    def below(self, ids: Tensor, positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
         """Hidden states that enter layer `cut`: [T, D]."""
         with self._stubs(range(self.cut, len(self.layers))) as stubs:
             self._run({"input_ids": ids[None]}, positions, segments)
@@ -74,12 +110,21 @@ class SplitModel:
         assert seen is not None
         return seen.squeeze(0)
 
-    def above(self, hidden: Tensor, positions: Tensor, segments: Any) -> Tensor:
+    def above(self, hidden: Tensor, positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
         """From hidden states that enter layer `cut`, [T, D], to those that enter the head."""
-        with self._stubs(range(self.cut)) as stubs:
-            if stubs:  # the model may scale what it takes for embeddings
-                stubs[0].hidden = hidden[None]
-            return self._run({"inputs_embeds": hidden[None]}, positions, segments).squeeze(0)
+
+        def enter(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            # Not as embeddings: the model may scale those, or add positions to them.
+            if args:
+                return (hidden[None], *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": hidden[None]}
+
+        with self._stubs(range(self.cut)):
+            hook = self.layers[self.cut].register_forward_pre_hook(enter, with_kwargs=True)
+            try:
+                return self._run({"inputs_embeds": hidden[None]}, positions, segments).squeeze(0)
+            finally:
+                hook.remove()
 
     def flops_below(self, tokens: int) -> float:
         """Multiplications and additions of `below`, linear layers alone."""
@@ -89,8 +134,9 @@ class SplitModel:
         """Those of `above` and its backward pass: frozen weights need no gradients."""
         return 4.0 * tokens * self._above
 
-    def _run(self, inputs: dict[str, Tensor], positions: Tensor, segments: Any) -> Tensor:
-        out = self.body(**inputs, position_ids=positions[None], use_cache=False, packed=segments)
+    def _run(self, inputs: dict[str, Tensor], positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
+        with attention.attending(segments):
+            out = self.body(**inputs, position_ids=positions[None], use_cache=False)
         hidden: Tensor = out.last_hidden_state
         return hidden
 
@@ -107,20 +153,29 @@ class SplitModel:
             for i, layer in zip(indices, kept, strict=True):
                 self.layers[i] = layer
 
-    @torch.no_grad()
-    def _check(self) -> None:
-        """Two examples in a packed row, and each of them as transformers runs it."""
-        device, start, ends = self.head.weight.device, range(5, 10), (range(10, 14), range(14, 17))
-        rows = [[n % self.head.out_features for n in (*start, *end)] for end in ends]
-        ids = [torch.tensor([row], device=device) for row in rows]
-        wanted = torch.cat([self.model(input_ids=row).logits[0, len(start) - 1 :] for row in ids])
-        self.model.set_attn_implementation(attention.NAME)
-        one = pool([Encoded(row[: len(start)], [*row[len(start) :], 0], []) for row in rows])
-        row: Pack = pack([one], [0], [0], [[0, 1]]).to(device)
-        hidden = self.below(torch.tensor(one.ids, device=device), row.positions, row.segments)
-        got = self.head(self.above(hidden, row.positions, row.segments)[row.labelled])
-        if not (got - wanted).norm() <= TOLERANCE * wanted.norm():
-            raise ModelError(
-                f"{type(self.model).__name__} computes other logits for packed rows than for single ones, so "
-                "memories cannot be trained on it. Train adapters with PEFT and add them: vllm-mega bank add"
-            )
+
+def _length(config: Config) -> int:
+    """Tokens of the conversation that the start check runs."""
+    seen = window(config) or 0
+    length = max(LENGTH, seen + _BEYOND) if seen <= LONGEST else LENGTH
+    return min(length, context(config) or length)
+
+
+def _body(model: Any, path: str) -> tuple[Any, nn.ModuleList]:
+    """The module that runs the layers, and the list of them at `path`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    body, _, name = path.rpartition(".")
+    try:
+        module = model.get_submodule(body)
+        layers = getattr(module, name)
+    except AttributeError:
+        layers = None
+    if not isinstance(layers, nn.ModuleList):
+        raise ModelError(
+            f"{type(model).__name__} has no list of layers at {path}; expected a decoder such as Llama. "
+            "Choose another model (--model)"
+        )
+    return module, layers

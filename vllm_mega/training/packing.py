@@ -34,6 +34,24 @@ class Segments(NamedTuple):
     """int64 [E * Q]: of the flattened queries, those that are no padding ..."""
     targets: Tensor
     """... and their positions in the row: int64, as many."""
+    places: Tensor
+    """int64 [E, S]: position of every key in its own conversation. The last Q keys are the queries."""
+    longest: int
+    """Tokens of the longest conversation."""
+
+    def to(self, device: torch.device) -> Segments:
+        """The same on `device`."""
+        *tensors, longest = self
+        queries, keys, mask, rows, targets, places = (tensor.to(device) for tensor in tensors)
+        return Segments(queries, keys, mask, rows, targets, places, longest)
+
+    def within(self, window: int | None) -> Tensor:
+        """The mask, where a query sees but the `window` latest tokens of its conversation, with itself."""
+        if window is None or self.longest <= window:
+            return self.mask
+        queries = self.places[:, -self.mask.shape[1] :]
+        far = queries[:, :, None] - self.places[:, None] >= window
+        return self.mask.masked_fill(far, float("-inf"))
 
 
 class Pack(NamedTuple):
@@ -56,7 +74,7 @@ class Pack(NamedTuple):
     def to(self, device: torch.device) -> Pack:
         """The same on `device`."""
         source, positions, jobs, labelled, labels, examples = (tensor.to(device) for tensor in self[:-1])
-        segments = tuple(Segments(*(tensor.to(device) for tensor in one)) for one in self.segments)
+        segments = tuple(one.to(device) for one in self.segments)
         return Pack(source, positions, jobs, labelled, labels, examples, segments)
 
 
@@ -176,13 +194,16 @@ def _segments(group: Sequence[_Span]) -> Segments:
     mask = torch.full((len(group), width, before + width), float("-inf"))
     causal = torch.triu(torch.full((width, width), float("-inf")), diagonal=1)
     mask[:, :, before:] = causal
+    places = torch.arange(before + width).repeat(len(group), 1)
     real = torch.zeros(len(group), width, dtype=torch.bool)
     for e, (prefix, own) in enumerate(group):
         queries[e, : len(own)] = torch.arange(own.start, own.stop)
         keys[e, : len(prefix)] = torch.arange(prefix.start, prefix.stop)
         keys[e, before : before + len(own)] = queries[e, : len(own)]
         mask[e, :, : len(prefix)] = 0.0
+        places[e, before:] -= before - len(prefix)
         real[e, : len(own)] = True
     rows = real.flatten().nonzero().flatten()
     flat = queries.flatten()
-    return Segments(flat, keys.flatten(), mask, rows, flat[rows])
+    longest = max(len(prefix) + len(own) for prefix, own in group)
+    return Segments(flat, keys.flatten(), mask, rows, flat[rows], places, longest)

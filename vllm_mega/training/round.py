@@ -49,6 +49,8 @@ class Round:
         self.owners = [n for n, learner in enumerate(self.learners) for _ in learner.pools]
         sizes = [len(one.ids) for one in self.pools]
         self.offsets = [sum(sizes[:n]) for n in range(len(sizes))]
+        model.stack.assign(None)
+        model.split.require(max(map(_longest, self.pools)))
         self.hidden = self._below()
         self._rest, self._look = 1, 2
 
@@ -67,12 +69,14 @@ class Round:
         optimizer = adam(stack, self.settings.learning_rate)
         live = set(range(len(self.learners)))
         step = 0
-        while live:
+        while True:
             step += 1
             seeming = self._step(step, sorted(live))
             for n, fit in self._done(step, seeming, live):
                 live.discard(n)
                 yield n, fit
+            if not live:
+                break
             optimizer.step()
             optimizer.zero_grad()
         stack.assign(None)
@@ -136,7 +140,7 @@ class Round:
         if step == 1:
             labels = [token for one in self.pools for answer in one.labels for token in answer]
             self.candidates = Candidates(
-                self.model.split.head.weight.detach(), torch.tensor(labels, device=row.labels.device).unique()
+                self.model.split.head, torch.tensor(labels, device=row.labels.device).unique()
             )
             self.candidates.discover(hidden)
         elif step >= self._look:
@@ -209,7 +213,6 @@ class Round:
     @torch.no_grad()
     def _below(self) -> Tensor:
         """Of every token of every pool, what enters the first layer with adapters: [tokens, D]."""
-        self.model.stack.assign(None)
         parts = []
         for one in self.pools:
             row = pack([one], [0], [0], [range(len(one.rests))]).to(self.model.device)
@@ -228,3 +231,8 @@ class Round:
         model.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
         wide = sum(lora.A.numel() + lora.B.numel() for lora in model.stack.modules.values())
         model.flops += 6.0 * len(row.source) * wide
+
+
+def _longest(examples: Pool) -> int:
+    """Tokens of the longest conversation of a pool."""
+    return len(examples.prefix) + max(map(len, examples.rests))

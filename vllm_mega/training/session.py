@@ -17,12 +17,12 @@ from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, NewMemory
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.gate.embedder import Embedder, Vectors, load_embedder
-from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, resolve_model
+from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, model_config, resolve_model
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Fit
-from vllm_mega.training.lora import layer_index
 from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import layer_index, resolved
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def train(
         TrainingError: a loss that is not finite.
     """
     started = time.perf_counter()
-    settings = settings or TrainSettings()
     manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
     name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
     path = resolve_model(name)
+    settings = resolved(settings or TrainSettings(), model_config(path))
     base = BaseModelInfo(str(path) if Path(name).expanduser().is_dir() else name, fingerprint(path))
     keys = load_embedder(embedder or (manifest.embedder.name if manifest else None))
     with BankWriter.open_or_create(bank, base, keys.info) as writer:

@@ -27,10 +27,11 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rank: int = 4
     alpha: float | None = None
     """The adapter is scaled by alpha / rank; None: alpha is the rank, the scale 1."""
-    modules: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-    """Last name parts of the linear layers that get an adapter."""
-    layers: int = 10
-    """How many layers, counted from the top; a model that has fewer gets all."""
+    modules: tuple[str, ...] | None = None
+    """Last name parts of the linear layers that get an adapter, or kinds: mlp, attention, all. None: those of
+    the MLP, as the architecture calls them; of attention in a mixture of experts."""
+    layers: int | None = None
+    """How many layers, counted from the top; a model that has fewer gets all. None: the upper third."""
     learning_rate: float = 1e-2
     """How far a step moves an adapter, as a part of what its layers compute (see `alignment`)."""
     max_steps: int = 100
@@ -52,12 +53,14 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.alpha is None or (math.isfinite(self.alpha) and self.alpha > 0),
             f"alpha must be positive, got {self.alpha}",
         )
-        _require(
-            bool(self.modules) and all(name.isidentifier() for name in self.modules),
-            f"modules must name linear layers such as up_proj, got {', '.join(self.modules) or 'none'}",
-        )
-        _require(len(set(self.modules)) == len(self.modules), f"modules are named twice: {self.modules}")
-        _require(self.layers >= 1, f"layers must be at least 1, got {self.layers}")
+        if self.modules is not None:
+            _require(
+                bool(self.modules) and all(name.isidentifier() for name in self.modules),
+                "modules must name linear layers such as up_proj, or be mlp, attention or all, "
+                f"got {', '.join(self.modules) or 'none'}",
+            )
+            _require(len(set(self.modules)) == len(self.modules), f"modules are named twice: {self.modules}")
+        _require(self.layers is None or self.layers >= 1, f"layers must be at least 1, got {self.layers}")
         _require(
             math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1,
             f"learning_rate must be in (0, 1], got {self.learning_rate}",
@@ -78,6 +81,9 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides an adapter, but for rounding, beside its memory and the base model."""
+        """SHA-256 of all that decides an adapter, but for rounding, beside its memory and the base model.
+
+        Names count as they are: resolve them first (`targets.resolved`).
+        """
         one_by_one = msgspec.structs.replace(self, jobs=1, seconds=None)
         return hashlib.sha256(msgspec.json.encode([RECIPE, one_by_one])).hexdigest()
