@@ -40,6 +40,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "attention_multiplier": 0.2,
         },
     ),
+    "granite hybrid": (
+        "granitemoehybrid",
+        {"layer_types": ["attention"] * 4, "num_local_experts": 0, "shared_intermediate_size": 48,
+         "logits_scaling": 4.0, "position_embedding_type": "rope", "mamba_n_heads": 8, "mamba_d_head": 8},
+    ),
     "llama": ("llama", {}),
     "llama tied": ("llama", {"tie_word_embeddings": True}),
     "mistral": ("mistral", {"sliding_window": WINDOW}),
