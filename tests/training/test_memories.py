@@ -69,10 +69,11 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
     lines = ('{"text": "a"}', "{", '{"text": "b", "links": ["x", "x"]}', '{"text": "a"}', '{"text": " "}')
     with pytest.raises(ConfigError) as refusal:
         read_memories(write(tmp_path / "in.jsonl", *lines))
+    name = memory_id(NewMemory(text="a"))
     assert str(refusal.value).splitlines() == [
         f"{tmp_path}/in.jsonl, line 2: Input data was truncated",
         "  line 3: links names x more than once",
-        f"  line 4: the memory '{memory_id(NewMemory(text='a'))}' of namespace 'default' is in line 1 already; "
+        f"  line 4: the memory {name!r} of namespace 'default' is in line 1 already; "
         "give one of them another id, or drop it",
         "  line 5: text must not be empty",
     ]
