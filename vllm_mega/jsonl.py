@@ -19,6 +19,24 @@ def read_lines(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
     Raises:
         ConfigError: no such file, or a line that is no `kind`, with its number and the reason.
     """
+    for number, value in decode_lines(path, kind):
+        if isinstance(value, Reason):
+            raise ConfigError(f"{path}, line {number}: {value}")
+        yield number, value
+
+
+class Reason(str):
+    """Why a line is not what it should be."""
+
+    __slots__ = ()
+
+
+def decode_lines(path: Path, kind: type[T]) -> Iterator[tuple[int, T | Reason]]:
+    """As `read_lines`, but a line that is no `kind` yields the reason.
+
+    Raises:
+        ConfigError: no such file.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -26,7 +44,6 @@ def read_lines(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                value = msgspec.json.decode(line, type=kind)
+                yield number, msgspec.json.decode(line, type=kind)
             except (msgspec.MsgspecError, ValueError) as error:
-                raise ConfigError(f"{path}, line {number}: {error}") from error
-            yield number, value
+                yield number, Reason(error)

@@ -17,7 +17,7 @@ from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
-from vllm_mega.models import fingerprint, resolve_model
+from vllm_mega.models import fingerprint, resolve_recorded
 from vllm_mega.serving import conversation, launch
 from vllm_mega.serving.conversation import Message
 from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
@@ -72,12 +72,12 @@ class MegaLLM:
         **llm_kwargs: Any,
     ) -> None:
         self.settings = settings_from({**(settings or {}), "bank": str(Path(bank).absolute())}, MegaSettings)
-        asked = model or BankReader(bank).snapshot().manifest.base.name
-        path = resolve_model(asked)
+        path = resolve_recorded(model, BankReader(bank).snapshot().manifest.base.name)
         snapshot = BankReader(bank, base_fingerprint=fingerprint(path)).snapshot()
-        options = launch.engine_options(snapshot, self.settings, llm_kwargs)
+        options = launch.engine_options(snapshot, self.settings, path, llm_kwargs)
         self._slots = int(llm_kwargs["max_loras"] if "max_loras" in llm_kwargs else options["max_loras"])
-        self._gate = open_gate(self.settings, path, self._slots)
+        trusted = bool(llm_kwargs.get("trust_remote_code"))
+        self._gate = open_gate(self.settings, path, self._slots, trust_remote_code=trusted)
         environment = launch.this_environment(llm_kwargs)
         if "VLLM_PLUGINS" not in os.environ:
             del environment["VLLM_PLUGINS"]  # unset means all, ours among them

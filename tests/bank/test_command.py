@@ -20,7 +20,7 @@ from vllm_mega.gate import embedder as embedder_module
 class InventedEmbedder:
     """Every text has the key of its length."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, trust_remote_code: bool = False) -> None:
         self.info = EMBEDDER if name == EMBEDDER.name else EmbedderInfo(name, f"of {name}", 8)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -30,7 +30,9 @@ class InventedEmbedder:
 @pytest.fixture
 def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bank with ann/first and default/second, of models that exist in these tests only."""
+    monkeypatch.setattr(models, "resolve_recorded", lambda given, made: tmp_path / (given or made))
     monkeypatch.setattr(models, "resolve_model", lambda name: tmp_path / name)
+    monkeypatch.setattr(embedder_module, "resolve_embedder", lambda name: tmp_path / name)
     monkeypatch.setattr(
         models, "fingerprint", lambda path: BASE.fingerprint if path.name == BASE.name else f"of {path.name}"
     )

@@ -110,7 +110,7 @@ def platform_config(**changes):
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         lora_config=object(),
         parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=1),
-        model_config=SimpleNamespace(enable_sleep_mode=False),
+        model_config=SimpleNamespace(enable_sleep_mode=False, is_moe=False),
     )
     vars(config).update(changes)
 
@@ -158,4 +158,14 @@ def test_configurations_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="scheduler_cls"):
         platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))
     with pytest.raises(ConfigError, match="sleep"):
-        platform_config(model_config=SimpleNamespace(enable_sleep_mode=True))
+        platform_config(model_config=SimpleNamespace(enable_sleep_mode=True, is_moe=False))
+
+
+def test_experts_are_refused_on_cpus_and_not_on_cuda():
+    experts = SimpleNamespace(enable_sleep_mode=False, is_moe=True)
+    with pytest.raises(ConfigError, match=r"mixture of experts: vLLM 0\.32 cannot run LoRA .* on CPUs"):
+        platform_config(model_config=experts)
+    config = platform_config(additional_config={}, model_config=experts)  # stock
+    config.additional_config = {"mega": {"bank": "b"}}
+    upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
+    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER

@@ -20,7 +20,8 @@ ASKED = "Who fires blue tiles in a kiln?"
 @pytest.fixture
 def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bank whose embedder is the fake one, whatever name is asked for."""
-    monkeypatch.setattr(embedders, "load_embedder", lambda name: FakeEmbedder())
+    monkeypatch.setattr(embedders, "resolve_embedder", Path)
+    monkeypatch.setattr(embedders, "load_embedder", lambda name, **_: FakeEmbedder())
     add(tmp_path / "bank", FakeEmbedder(), [KILN, FERRY, CHESS, ORCHID])
     return tmp_path / "bank"
 

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import ModelError
 from vllm_mega.gate.embedder import (
@@ -19,8 +28,10 @@ from vllm_mega.gate.embedder import (
     Embedder,
     FakeEmbedder,
     SentenceEmbedder,
+    bank_embedder,
     batches,
     load_embedder,
+    unit,
 )
 from vllm_mega.gate.selection import select, similarity
 from vllm_mega.models import DEFAULT_EMBEDDER, fingerprint, resolve_embedder
@@ -49,9 +60,9 @@ def save_tokenizer(folder: Path) -> None:
     vocabulary = {word: number for number, word in enumerate([other, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=other))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=other, eos_token=other).save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=other, eos_token=other, pad_token=other
+    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +176,74 @@ def test_fake_embedder_knows_shared_words() -> None:
 def test_batches_hold_one_length_each() -> None:
     assert list(batches([3, 5, 3, 3, 5], rows=2)) == [[0, 2], [3], [1, 4]]
     assert list(batches([])) == []
+
+
+def save_sentence_encoder(folder: Path, **config: object) -> Path:
+    """A tiny random one, that reads the words of `WORDS`."""
+    torch.manual_seed(5)
+    size = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertModel(BertConfig(vocab_size=len(WORDS) + 1, **size))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    save_tokenizer(folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True})
+    )
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**saved, **config}))
+    return folder
+
+
+def test_vectors_of_a_bfloat16_encoder_are_unit_vectors_all_the_same(tmp_path: Path) -> None:
+    embedder = SentenceEmbedder(str(save_sentence_encoder(tmp_path)))
+    texts = [" ".join(WORDS[:n]) for n in range(1, 12)]
+    raw = np.stack([embedder._model.encode(text, prompt="", show_progress_bar=False) for text in texts])
+    vectors = embedder.embed(texts)
+    assert np.abs(np.linalg.norm(raw, axis=1) - 1).max() > 1e-4, "then this test tests nothing"
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_unit_leaves_what_has_no_direction() -> None:
+    vectors = np.array([[3, 4], [0, 0], [np.inf, 1], [np.nan, 1]], np.float32)
+    lengths = np.linalg.norm(unit(vectors), axis=1)
+    assert lengths[:2].tolist() == [1, 0]
+    assert not np.isfinite(lengths[2:]).any()
+
+
+@pytest.mark.parametrize("name", ["{}", "base:{}"])
+def test_code_that_an_embedder_brings_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def ask(*_: object) -> str:
+        raise AssertionError("somebody was asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", ask)
+    code = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    folder = save_sentence_encoder(tmp_path / "own", model_type="own", auto_map=code)
+    for file in ("configuration_own.py", "modeling_own.py"):
+        (folder / file).write_text("raise AssertionError('the code was run')")
+    with pytest.raises(ModelError, match=r"brings code of its own.*give --trust-remote-code") as refusal:
+        load_embedder(name.format(folder))
+    assert "\n" not in str(refusal.value)
+
+
+def made_with(name: str, base: str) -> Manifest:
+    return Manifest(1, 1, BaseModelInfo(base, "f"), EmbedderInfo(name, "f", 4), "0" * 64)
+
+
+def test_an_embedder_made_of_the_base_model_moves_with_it(tmp_path: Path, tiny_llama: Path) -> None:
+    gone = str(tmp_path / "gone")
+    manifest = made_with(f"base:{gone}", gone)
+    assert bank_embedder(manifest, model=str(tiny_llama)).info.name == f"base:{tiny_llama}"
+    assert bank_embedder(manifest, given=f"base:{tiny_llama}").info.name == f"base:{tiny_llama}"
+    for other, option in ((manifest, "--model"), (made_with(gone, "x"), "--embedder")):
+        with pytest.raises(ModelError, match=rf"no such folder.*moved, give its new place with {option}$"):
+            bank_embedder(other)
+    with pytest.raises(ModelError, match=r"^'/nowhere': no such folder[^)]*$"):
+        bank_embedder(manifest, given="/nowhere")

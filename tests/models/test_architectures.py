@@ -10,14 +10,14 @@ from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import (
     NO_LORA,
     architecture,
-    has_experts,
+    experts,
     head_rule,
     module_names,
     require_trainable,
-    text_config,
     upper_layers,
     window,
 )
+from vllm_mega.models.functional import text_config
 
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 8}
 
@@ -50,11 +50,18 @@ def test_names_and_kinds_go_together_and_nothing_comes_twice() -> None:
 
 def test_a_mixture_of_experts_gets_adapters_on_attention() -> None:
     attention = module_names({"model_type": "llama"}, ["attention"])
-    assert has_experts(MIXTRAL)
+    assert experts(MIXTRAL) > 1
     assert module_names(MIXTRAL, None) == module_names(MIXTRAL, ["all"]) == attention
     with pytest.raises(ModelError, match="mixture of experts, which get no adapters; choose --modules att"):
         module_names(MIXTRAL, ["mlp"])
-    assert not has_experts({"model_type": "granitemoehybrid", "num_local_experts": 0})
+
+
+def test_how_many_experts_a_model_has() -> None:
+    configs: list[dict[str, Any]] = [
+        {}, {"num_local_experts": 8}, {"n_routed_experts": 64}, {"text_config": {"num_experts": 4}},
+        {"model_type": "granitemoehybrid", "num_local_experts": 0}, {"moe_num_experts": [4, 16]},
+    ]  # fmt: skip
+    assert [experts(config) for config in configs] == [0, 8, 64, 4, 0, 16]
 
 
 @pytest.mark.parametrize(("depth", "layers"), [(30, 10), (18, 6), (3, 1), (1, 1), (32, 11)])
@@ -93,7 +100,7 @@ def test_windows() -> None:
 
 def test_a_nested_config_keeps_the_type_of_the_whole() -> None:
     nested = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 2}}
-    assert text_config(nested) == {"model_type": "gemma3", "num_hidden_layers": 2}
+    assert text_config(nested) == {"model_type": "gemma3_text", "num_hidden_layers": 2}
     assert architecture(nested).layers == "model.language_model.layers"
 
 

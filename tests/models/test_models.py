@@ -1,4 +1,4 @@
-"""Models by name: prepared once, found, downloaded; fingerprints and shapes from headers."""
+"""Models by name: prepared once, found, downloaded; shapes from headers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
+from tests.models.checkpoints import DOWN, UP, write_checkpoint, write_sharded
 from vllm_mega import cli, models
 from vllm_mega.errors import ModelError
 from vllm_mega.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, fingerprint, linear_shapes, recipes, resolve
-
-UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
-MANY = 5000  # large enough that a fingerprint samples it
 
 MAKER = """
 import os, sys, time
@@ -39,34 +36,6 @@ def make(target):
 resolve.make_minilm = make
 print(models.resolve_embedder())
 """
-
-
-def weights() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(5)
-    return {
-        "model.embed_tokens.weight": random.normal(size=(MANY, 4)).astype(np.float32),
-        f"{UP}.weight": random.normal(size=(6, 4)).astype(np.float32),
-        f"{DOWN}.weight": random.normal(size=(4, 6)).astype(np.float32),
-        "model.norm.weight": np.ones(4, np.float32),
-        "lm_head.weight": np.ones((MANY, 4), np.float32),
-    }
-
-
-def write_checkpoint(folder: Path, values: dict[str, np.ndarray] | None = None, **config: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4, **config}))
-    save_file(weights() if values is None else values, folder / "model.safetensors")
-    return folder
-
-
-def write_sharded(folder: Path) -> Path:
-    write_checkpoint(folder)
-    (folder / "model.safetensors").unlink()
-    mapping = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(weights())}
-    for file in set(mapping.values()):
-        save_file({name: value for name, value in weights().items() if mapping[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapping}))
-    return folder
 
 
 @pytest.fixture
@@ -233,40 +202,6 @@ def test_a_wheel_that_is_not_installed(
 
 
 # --- what a checkpoint is
-
-
-def test_fingerprint_knows_the_model_not_the_files(checkpoint: Path, tmp_path: Path) -> None:
-    mark = fingerprint(checkpoint)
-    assert len(mark) == 32
-    assert fingerprint(Path(shutil.copytree(checkpoint, tmp_path / "moved"))) == mark
-    assert fingerprint(write_sharded(tmp_path / "sharded")) == mark
-    same = write_checkpoint(tmp_path / "same", _name_or_path="x", transformers_version="9", use_cache=False)
-    assert fingerprint(same) == mark
-
-
-def test_fingerprint_tells_models_apart(checkpoint: Path, tmp_path: Path) -> None:
-    marks = {fingerprint(checkpoint), fingerprint(write_checkpoint(tmp_path / "config", hidden_size=5))}
-    for number, name in enumerate(weights()):
-        other = weights()
-        other[name] = other[name] * np.float32(1.5)
-        marks.add(fingerprint(write_checkpoint(tmp_path / str(number), other)))
-    renamed = {name.replace("up_proj", "gate_proj"): value for name, value in weights().items()}
-    marks.add(fingerprint(write_checkpoint(tmp_path / "renamed", renamed)))
-    last = weights()
-    last["lm_head.weight"][-1, -1] = 2
-    marks.add(fingerprint(write_checkpoint(tmp_path / "last", last)))
-    assert len(marks) == 4 + len(weights())
-
-
-def test_fingerprint_of_a_sentence_encoder_knows_all_its_modules(checkpoint: Path) -> None:
-    modules = [{"path": "", "type": "Transformer"}, {"path": "1_Pooling", "type": "Pooling"}]
-    (checkpoint / "modules.json").write_text(json.dumps(modules))
-    (checkpoint / "1_Pooling").mkdir()
-    marks = set()
-    for mean in (True, False):
-        (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps({"mean": mean}))
-        marks.add(fingerprint(checkpoint))
-    assert len(marks) == 2
 
 
 def test_linear_shapes_leave_embeddings_and_norms_out(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest, MemoryEntry
 from vllm_mega.bank.reader import BankSnapshot, Signature
@@ -59,7 +60,7 @@ def test_too_large_a_rank() -> None:
 
 
 def test_options_follow_from_the_bank(tmp_path: Path) -> None:
-    options = launch.engine_options(snapshot(tmp_path, 2, 12), SETTINGS)
+    options = launch.engine_options(snapshot(tmp_path, 2, 12), SETTINGS, tmp_path)
     assert options["enable_lora"] is True
     assert (options["max_loras"], options["max_lora_rank"]) == (64, 16)
     assert options["lora_target_modules"] == ["down_proj", "up_proj"]
@@ -68,16 +69,16 @@ def test_options_follow_from_the_bank(tmp_path: Path) -> None:
 
 
 def test_an_empty_bank_leaves_ranks_and_modules_to_vllm(tmp_path: Path) -> None:
-    options = launch.engine_options(snapshot(tmp_path), SETTINGS)
+    options = launch.engine_options(snapshot(tmp_path), SETTINGS, tmp_path)
     assert not {"max_lora_rank", "lora_target_modules"} & options.keys()
     assert options["max_cpu_loras"] == 256
 
 
 def test_large_adapters_fill_no_more_than_the_memory_for_them(tmp_path: Path) -> None:
     bank = snapshot(tmp_path, 8, size=launch.HOST_BYTES // 40)
-    options = launch.engine_options(bank, SETTINGS)
+    options = launch.engine_options(bank, SETTINGS, tmp_path)
     assert (options["max_loras"], options["max_cpu_loras"]) == (40, 40)
-    assert launch.engine_options(bank, SETTINGS, {"max_loras": "64"})["max_cpu_loras"] == 64
+    assert launch.engine_options(bank, SETTINGS, tmp_path, {"max_loras": "64"})["max_cpu_loras"] == 64
 
 
 def test_the_user_wins(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_the_user_wins(tmp_path: Path) -> None:
         "lora_target_modules": "up_proj",
         "additional_config": '{"a": 1}',
     }
-    options = launch.engine_options(snapshot(tmp_path, 2), SETTINGS, given)
+    options = launch.engine_options(snapshot(tmp_path, 2), SETTINGS, tmp_path, given)
     assert not {"max_loras", "max_lora_rank", "lora_target_modules"} & options.keys()
     assert options["additional_config"]["a"] == 1
     assert options["additional_config"]["mega"]["bank"] == "/banks/b"
@@ -96,7 +97,7 @@ def test_the_user_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extra", ['{"mega": {}}', "[1]", "nonsense", {"mega": {}}])
 def test_additional_config_must_leave_room(tmp_path: Path, extra: object) -> None:
     with pytest.raises(ConfigError, match="additional_config"):
-        launch.engine_options(snapshot(tmp_path), SETTINGS, {"additional_config": extra})
+        launch.engine_options(snapshot(tmp_path), SETTINGS, tmp_path, {"additional_config": extra})
 
 
 def test_given_options(tmp_path: Path) -> None:
@@ -189,4 +190,33 @@ def test_the_number_of_workers_is_read_from_the_command_line(tmp_path: Path) -> 
 )
 def test_on_cpus_the_model_is_compiled_only_if_the_user_says_so(tmp_path: Path, given, eager):
     assert launch.runs_on_cpu()
-    assert launch.engine_options(snapshot(tmp_path, 2), SETTINGS, given).get("enforce_eager") is eager
+    assert (
+        launch.engine_options(snapshot(tmp_path, 2), SETTINGS, tmp_path, given).get("enforce_eager") is eager
+    )
+
+
+def write_config(folder: Path, **config: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_half_precision_is_served_on_cpus_in_a_type_that_they_compute_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, bank = write_config(tmp_path, torch_dtype="float16"), snapshot(tmp_path, 2)
+    for capability, dtype in (("AVX512", "bfloat16"), ("AVX2", "float32")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert launch.engine_options(bank, SETTINGS, model)["dtype"] == dtype
+    assert "dtype" not in launch.engine_options(bank, SETTINGS, model, {"dtype": "float32"})
+    monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
+    assert "dtype" not in launch.engine_options(bank, SETTINGS, model)
+
+
+def test_experts_are_refused_on_cpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, bank = write_config(tmp_path, num_local_experts=8), snapshot(tmp_path, 2)
+    with pytest.raises(
+        ConfigError, match=r"has 8 experts: vLLM 0\.32 cannot run LoRA beside experts on CPUs"
+    ):
+        launch.engine_options(bank, SETTINGS, model)
+    monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
+    assert launch.engine_options(bank, SETTINGS, model)["enable_lora"]

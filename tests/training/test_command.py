@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.tiny import ALL as MODULES
 from tests.training.tiny import BELL, KETTLE, LAMP
@@ -62,3 +65,39 @@ def test_mistakes_end_before_anything_is_made(
     assert main([*words, *change]) == 1
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "bank").exists()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_models_bring_is_trusted_only_if_asked_for(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    asked: list[object] = []
+
+    def watched(original: Any) -> Any:
+        def from_pretrained(*args: object, **kwargs: object) -> object:
+            asked.append(kwargs["trust_remote_code"])
+            return original(*args, **kwargs)
+
+        return from_pretrained
+
+    for loader in (AutoModelForCausalLM, AutoModel, AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", watched(loader.from_pretrained))
+    assert main([*words, "--limit", "1", *(["--trust-remote-code"] if trusted else [])]) == 0
+    assert asked == [trusted] * 5  # embedder, tokenizer before the model and beside it, model
+
+
+def test_a_moved_base_model_is_named_once(
+    words: list[str], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedder is made of it, and moves with it."""
+    old, new = Path(shutil.copytree(tiny, tmp_path / "old")), tmp_path / "new"
+    assert main([*words, "--limit", "1", "--model", str(old), "--embedder", f"base:{old}"]) == 0
+    old.rename(new)
+    here = ["--bank", str(tmp_path / "bank")]
+    rest = words[words.index("--rank") :]
+    again = ["train", *here, "--input", str(tmp_path / "in.jsonl"), *rest, "--limit", "2"]
+    for command in (again, ["bank", "verify", *here], ["gate", *here, "Who sings at dawn?"]):
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "If it has moved, give its new place with --model" in capsys.readouterr().err
+        assert main([*command, "--model", str(new)]) == 0

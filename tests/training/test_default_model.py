@@ -13,7 +13,6 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
 from vllm_mega.training.export import export
-from vllm_mega.training.frozen import _compute_dtype
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.trainer import Trainer
@@ -35,7 +34,7 @@ def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.layers)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=_compute_dtype(trainer.device))
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=trainer.model.dtype)
     model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
 
     def ask(prompt: str) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vllm_mega.bank.identity import memory_id
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
 from vllm_mega.training.memories import read_memories
 
@@ -61,6 +63,20 @@ def test_broken_encoding_is_refused(tmp_path: Path) -> None:
 def test_duplicates_are_refused(tmp_path: Path, lines: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"line 2: .* line 1 already"):
         read_memories(write(tmp_path / "in.jsonl", *lines))
+
+
+def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
+    lines = ('{"text": "a"}', "{", '{"text": "b", "links": ["x", "x"]}', '{"text": "a"}', '{"text": " "}')
+    with pytest.raises(ConfigError) as refusal:
+        read_memories(write(tmp_path / "in.jsonl", *lines))
+    name = memory_id(NewMemory(text="a"))
+    assert str(refusal.value).splitlines() == [
+        f"{tmp_path}/in.jsonl, line 2: Input data was truncated",
+        "  line 3: links names x more than once",
+        f"  line 4: the memory {name!r} of namespace 'default' is in line 1 already; "
+        "give one of them another id, or drop it",
+        "  line 5: text must not be empty",
+    ]
 
 
 def test_one_id_in_two_namespaces_is_fine(tmp_path: Path) -> None:

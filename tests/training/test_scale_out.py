@@ -94,7 +94,7 @@ def _train_twice(tiny: Path, banks: Path) -> tuple[int, int]:
     run(banks / "local", fitter=LocalFitter)
     fitters: list[RayFitter] = []
 
-    def on_ray(path: Path, settings: TrainSettings) -> RayFitter:
+    def on_ray(path: Path, settings: TrainSettings, _trust: bool) -> RayFitter:
         fitters.append(RayFitter(path, settings, cluster=RayCluster(2)))
         return fitters[0]
 

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.verify import verify
-from vllm_mega.errors import BankMismatchError, ModelError
+from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
+from vllm_mega.gate.embedder import BaseModelEmbedder, Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
 from vllm_mega.training.session import Trained, TrainReport, train
 
@@ -149,6 +154,59 @@ def test_a_bank_of_another_embedder_is_refused(tmp_path: Path, tiny: Path) -> No
 def test_model_and_embedder_come_from_the_bank(tmp_path: Path, tiny: Path) -> None:
     run(tmp_path / "bank", tiny, (BELL,))
     assert len(train(tmp_path / "bank", (KETTLE,), settings=QUICK).trained) == 1
+
+
+def test_one_bad_memory_costs_no_other(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # told before the model is loaded
+    long = msgspec.structs.replace(LAMP, text="nine geese count copper bells " * 60)
+    with pytest.raises(TrainingError, match=r"1 of 2 memories .*\n  default/lamp: .* the model reads 256"):
+        run(tmp_path / "bank", tiny, (KETTLE, long))
+    assert adapters(tmp_path / "bank") == {}
+
+
+def test_keys_are_made_once_and_stored(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    embed = BaseModelEmbedder.embed
+
+    def counted(self: BaseModelEmbedder, texts: Sequence[str]) -> Vectors:
+        calls.append(len(texts))
+        return embed(self, texts)
+
+    monkeypatch.setattr(BaseModelEmbedder, "embed", counted)
+    run(tmp_path / "bank", tiny)
+    assert calls == [3]
+    snapshot = BankReader(tmp_path / "bank").snapshot()
+    expected = BaseModelEmbedder(str(tiny)).embed([memory.text for memory in ALL])
+    np.testing.assert_array_equal(snapshot.keys, expected)
+
+
+def test_a_base_model_that_has_moved_is_found_again(tmp_path: Path, tiny: Path) -> None:
+    old, new = Path(shutil.copytree(tiny, tmp_path / "old")), tmp_path / "new"
+    run(tmp_path / "bank", old, (BELL,))
+    old.rename(new)
+    with pytest.raises(ModelError, match=r"no such folder.*moved, give its new place with --model"):
+        train(tmp_path / "bank", (KETTLE,), settings=QUICK)
+    report = train(tmp_path / "bank", (BELL, KETTLE), str(new), settings=QUICK)
+    assert (report.skipped, len(report.trained)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, r"quantised \(awq\)"),
+        ({"tie_word_embeddings": False}, "saved without its head"),
+        ({"model_type": "t5"}, "an encoder with a decoder"),
+    ],
+)
+def test_a_base_model_that_cannot_be_trained(
+    tmp_path: Path, tiny: Path, change: dict[str, object], words: str
+) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=words):
+        run(tmp_path / "bank", folder)
+    assert not (tmp_path / "bank").exists()
 
 
 def test_modules_that_the_model_lacks_leave_no_half_memory(tmp_path: Path, tiny: Path) -> None:

@@ -202,5 +202,5 @@ def test_jobs_leave_as_they_are_learnt(tiny: Path) -> None:
 
 
 def test_no_model_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot load the model"):
+    with pytest.raises(ModelError, match="expected a checkpoint with its tokenizer"):
         Trainer(tmp_path, TrainSettings())

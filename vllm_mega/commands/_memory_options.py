@@ -1,4 +1,4 @@
-"""What `serve` and `query` share: the options about memory, and what follows from them for vLLM."""
+"""Options that commands share; for `serve` and `query` also what follows from them for vLLM."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """--trust-remote-code, as vLLM calls it, for commands that are not vLLM's."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that the base model or the embedder brings; never asked for otherwise",
+    )
+
+
 def memory_settings(args: argparse.Namespace) -> MegaSettings:
     """The settings that the arguments ask for.
 
@@ -90,15 +99,16 @@ def plan_launch(args: argparse.Namespace) -> Launch:
         BankError, ModelError, ConfigError: bank, model and options do not go together.
     """
     from vllm_mega.bank.reader import BankReader
-    from vllm_mega.models import fingerprint, resolve_model
+    from vllm_mega.models import fingerprint, resolve_recorded
     from vllm_mega.serving import launch
 
     settings = memory_settings(args)
     given = launch.given_options(args.rest)
-    asked = args.model or given.get("model") or BankReader(args.bank).snapshot().manifest.base.name
-    model = resolve_model(asked)
+    recorded = BankReader(args.bank).snapshot().manifest.base.name
+    named = args.model or given.get("model")
+    model, asked = resolve_recorded(named, recorded), named or recorded
     snapshot = BankReader(args.bank, base_fingerprint=fingerprint(model)).snapshot()
-    options = launch.engine_options(snapshot, settings, given)
+    options = launch.engine_options(snapshot, settings, model, given)
     name = given.get("served_model_name") or launch.served_name(asked)
     if "served_model_name" not in given:
         options["served_model_name"] = name

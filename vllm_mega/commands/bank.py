@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_mega.commands._memory_options import add_trust_option
 from vllm_mega.config import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create = action("create", _create, "create an empty bank")
     create.add_argument("--model", help="the base model: name, path or Hugging Face id")
     create.add_argument("--embedder", help="the embedder that makes the keys: name, path or id")
+    add_trust_option(create)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +89,7 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="the base model, if it has moved (default: the bank's)")
     parser.add_argument("--embedder", help="the embedder, if it has moved (default: the bank's)")
+    add_trust_option(parser)
     parser.add_argument("--max-rank", type=int, help="refuse a higher rank (default: any)")
 
 
@@ -200,13 +203,15 @@ def _add(args: argparse.Namespace) -> int:
 
     from vllm_mega.bank.reader import check_match
     from vllm_mega.bank.writer import BankWriter, StagedMemory
-    from vllm_mega.gate.embedder import load_embedder
+    from vllm_mega.gate.embedder import bank_embedder
 
     memory = _new_memory(args)
     with BankWriter.open(args.bank) as writer:
         manifest = writer.snapshot.manifest
         shapes = _shapes(args, manifest)
-        embedder = load_embedder(args.embedder or manifest.embedder.name)
+        embedder = bank_embedder(
+            manifest, args.embedder, args.model, trust_remote_code=args.trust_remote_code
+        )
         check_match(args.bank, manifest, None, embedder.info)
         key = np.asarray(embedder.embed([memory.text])[0])
         (entry,) = writer.add([StagedMemory(memory, args.adapter, key)], shapes, args.max_rank)
@@ -238,12 +243,11 @@ def _create(args: argparse.Namespace) -> int:
     from vllm_mega.bank.layout import BaseModelInfo
     from vllm_mega.bank.writer import BankWriter
     from vllm_mega.gate.embedder import load_embedder
-    from vllm_mega.models import DEFAULT_EMBEDDER, DEFAULT_MODEL, fingerprint, resolve_model
+    from vllm_mega.models import DEFAULT_MODEL, fingerprint, resolve_model, stable_name
 
     name = args.model or DEFAULT_MODEL
-    path = resolve_model(name)
-    base = BaseModelInfo(str(path) if Path(name).expanduser().is_dir() else name, fingerprint(path))
-    embedder = load_embedder(args.embedder or DEFAULT_EMBEDDER).info
+    base = BaseModelInfo(stable_name(name), fingerprint(resolve_model(name)))
+    embedder = load_embedder(args.embedder, trust_remote_code=args.trust_remote_code).info
     BankWriter.create(args.bank, base, embedder).close()
     print(f"created {args.bank}: base model {base.name}, embedder {embedder.name} (D={embedder.dim})")
     return 0
@@ -258,9 +262,9 @@ def _snapshot(args: argparse.Namespace) -> BankSnapshot:
 def _shapes(args: argparse.Namespace, manifest: Manifest) -> Shapes:
     """(O, I) by linear module of the bank's base model, wherever that is now."""
     from vllm_mega.bank.reader import check_match
-    from vllm_mega.models import fingerprint, linear_shapes, resolve_model
+    from vllm_mega.models import fingerprint, linear_shapes, resolve_recorded
 
-    path = resolve_model(args.model or manifest.base.name)
+    path = resolve_recorded(args.model, manifest.base.name)
     check_match(args.bank, manifest, fingerprint(path), None)
     return linear_shapes(path)
 

@@ -19,6 +19,8 @@ _BAR = 24
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega gate`."""
+    from vllm_mega.commands._memory_options import add_trust_option
+
     gate = GateSettings()
     parser.description = (
         "Show the scores of a text's best memories, and the mixture that the gate makes of them."
@@ -27,6 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help="the question or request")
     parser.add_argument("--bank", required=True, type=Path, help="the bank")
     parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
+    parser.add_argument(
+        "--model", help="the base model, if the embedder is made of it and it has moved (default: the bank's)"
+    )
+    add_trust_option(parser)
     parser.add_argument(
         "--namespace",
         default=DEFAULT_NAMESPACE,
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask the gate; print what it says."""
     from vllm_mega.bank.reader import BankReader
     from vllm_mega.errors import RequestError
-    from vllm_mega.gate.embedder import load_embedder
+    from vllm_mega.gate.embedder import bank_embedder
     from vllm_mega.gate.gate import Gate, Query
 
     if not args.text.strip():
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         args.text, args.namespace, GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
     )
     made = BankReader(args.bank).snapshot().manifest
-    embedder = load_embedder(args.embedder or made.embedder.name)
+    embedder = bank_embedder(made, args.embedder, args.model, trust_remote_code=args.trust_remote_code)
     decision, hits = Gate(BankReader(args.bank, embedder=embedder.info), embedder).explain(query)
     shown = hits if args.all else hits[: max(BEST, args.top_k)]
     if args.json:

@@ -20,19 +20,22 @@ example:
 A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tags", "paraphrases" (texts) and
 "qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Memories that are trained
 side by side (--jobs) are in the bank as soon as all of them are; a run that was stopped goes on with the
-memories that are missing."""
+memories that are missing. Memories that cannot be trained are told, all of them, before any is."""
 
 _SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "jobs", "seed", "dtype")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; those left out have the defaults of `TrainSettings`."""
+    from vllm_mega.commands._memory_options import add_trust_option
+
     parser.description = "Train one adapter for every memory of a file, and add it to a bank."
     parser.epilog = EPILOG
     parser.add_argument("--bank", required=True, type=Path, help="folder of the bank; made if there is none")
     parser.add_argument("--input", required=True, type=Path, help="memories, JSONL")
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
+    add_trust_option(parser)
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories of the input")
     parser.add_argument(
         "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
@@ -84,7 +87,16 @@ def run(args: argparse.Namespace) -> int:
                 with bar.external_write_mode():
                     print(_line(last), flush=True)
 
-        report = train(args.bank, memories, args.model, args.embedder, settings, progress, fitter)
+        report = train(
+            args.bank,
+            memories,
+            args.model,
+            args.embedder,
+            settings,
+            progress,
+            fitter,
+            trust_remote_code=args.trust_remote_code,
+        )
     print(_summary(report, args.bank))
     return 0
 

@@ -127,6 +127,8 @@ def _cpu_config(original: Any) -> Any:
         if settings_of(vllm_config) is None:
             return
         _configure(vllm_config)
+        if vllm_config.model_config.is_moe:
+            raise ConfigError(f"the model is a mixture of experts: {NO_EXPERTS}")
         if before in (CompilationMode.VLLM_COMPILE, CompilationMode.DYNAMO_TRACE_ONCE):
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
@@ -157,6 +159,12 @@ def _configure(vllm_config: Any) -> None:
         vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
 
 
+# With LoRA on, select_unquantized_moe_backend (model_executor/layers/fused_moe/oracle/unquantized.py) takes
+# the Triton experts before it asks for the platform, and none of the CPU experts supports LoRA. So layers are
+# made that cannot run, and the first request ends the engine, whichever modules have adapters.
+NO_EXPERTS = (
+    "vLLM 0.32 cannot run LoRA beside experts on CPUs. Serve it with CUDA, or a bank of a dense base model"
+)
 SCHEDULER = "vllm_mega.engine.scheduler.MegaScheduler"
 WORKER_EXTENSION = "vllm_mega.engine.worker.WorkerExtension"
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mega._quiet import quiet
-from vllm_mega.bank.layout import EmbedderInfo
+from vllm_mega.bank.layout import EmbedderInfo, Manifest
 from vllm_mega.errors import ModelError
 from vllm_mega.models import (
     BASE_PREFIX,
@@ -29,6 +29,7 @@ from vllm_mega.models import (
     resolve_model,
     stable_name,
 )
+from vllm_mega.models.refusals import load_error
 
 Vectors = npt.NDArray[np.float32]
 
@@ -49,26 +50,60 @@ class Embedder(Protocol):
         ...
 
 
-def load_embedder(name: str | None = None) -> Embedder:
+def load_embedder(name: str | None = None, *, trust_remote_code: bool = False) -> Embedder:
     """The embedder `name`.
 
     Args:
         name: a sentence-transformers model (path or Hugging Face id), or `base:<model>` for the paper's
             own embedding; None: all-MiniLM-L6-v2.
+        trust_remote_code: whether to run code that the model brings.
 
     Raises:
-        ModelError: it cannot be found or used.
+        ModelError: it cannot be found or used, or brings code that is not trusted.
     """
     if name is not None and name.startswith(BASE_PREFIX):
-        return BaseModelEmbedder(name.removeprefix(BASE_PREFIX))
-    return SentenceEmbedder(name or DEFAULT_EMBEDDER)
+        return BaseModelEmbedder(name.removeprefix(BASE_PREFIX), trust_remote_code=trust_remote_code)
+    return SentenceEmbedder(name or DEFAULT_EMBEDDER, trust_remote_code=trust_remote_code)
+
+
+def bank_embedder(
+    manifest: Manifest,
+    given: str | None = None,
+    model: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Embedder:
+    """The embedder of a bank, wherever it is now.
+
+    Args:
+        manifest: of the bank.
+        given: where the embedder is; None: where it was, or, if it is made of the bank's base model, ...
+        model: ... where that is; None: where it was.
+        trust_remote_code: whether to run code that the model brings.
+
+    Raises:
+        ModelError: as `load_embedder`; if it has moved, the message says what to do.
+    """
+    made = manifest.embedder.name
+    is_base = made == f"{BASE_PREFIX}{manifest.base.name}"
+    name = given or (f"{BASE_PREFIX}{model}" if is_base and model else made)
+    try:
+        resolve_embedder(name)
+    except ModelError as error:
+        if given:
+            raise
+        raise ModelError(
+            f"the bank's embedder cannot be found ({error}). If it has moved, give its new place with "
+            + ("--model" if is_base else "--embedder")
+        ) from error
+    return load_embedder(name, trust_remote_code=trust_remote_code)
 
 
 class SentenceEmbedder:
     """A sentence-transformers model, on the CPU: accelerators belong to the engine."""
 
-    def __init__(self, name: str = DEFAULT_EMBEDDER) -> None:
-        """Load the model `name` (path or Hugging Face id).
+    def __init__(self, name: str = DEFAULT_EMBEDDER, *, trust_remote_code: bool = False) -> None:
+        """Load the model `name` (path or Hugging Face id); see `load_embedder`.
 
         Raises:
             ModelError: it cannot be found, or is no sentence-transformers model.
@@ -78,9 +113,11 @@ class SentenceEmbedder:
 
         try:
             with quiet():
-                self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: expected a sentence-transformers model: {error}") from error
+                self._model = SentenceTransformer(
+                    str(path), device="cpu", local_files_only=True, trust_remote_code=trust_remote_code
+                )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise load_error(path, error, "a sentence-transformers model") from error
         self._lock = threading.Lock()
         dim = int(self._model.get_embedding_dimension() or 0)
         self._info = EmbedderInfo(stable_name(name), fingerprint(path), dim)
@@ -99,10 +136,9 @@ class SentenceEmbedder:
                     [texts[i] for i in batch],
                     prompt="",  # keys and queries are embedded alike
                     batch_size=_ROWS,
-                    normalize_embeddings=True,
                     show_progress_bar=False,
                 )
-        return out
+        return unit(out)
 
 
 class BaseModelEmbedder:
@@ -112,8 +148,8 @@ class BaseModelEmbedder:
     lie between 0.84 and 0.98, so threshold and beta must be chosen anew.
     """
 
-    def __init__(self, name: str) -> None:
-        """Load the base model `name` (as `models.resolve_model` takes it).
+    def __init__(self, name: str, *, trust_remote_code: bool = False) -> None:
+        """Load the base model `name` (as `models.resolve_model` takes it); see `load_embedder`.
 
         Raises:
             ModelError: it cannot be found, or has no layers with an MLP.
@@ -123,10 +159,11 @@ class BaseModelEmbedder:
 
         try:
             with quiet():
-                self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-                self._model = AutoModel.from_pretrained(path, dtype="auto", local_files_only=True).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: expected a Hugging Face checkpoint: {error}") from error
+                how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+                self._tokenizer = AutoTokenizer.from_pretrained(path, **how)
+                self._model = AutoModel.from_pretrained(path, dtype="auto", **how).eval()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise load_error(path, error, "a Hugging Face checkpoint") from error
         try:
             mlp = self._model.layers[-1].mlp
         except (AttributeError, IndexError, TypeError) as error:
@@ -158,10 +195,9 @@ class BaseModelEmbedder:
             # model's type, and that of bfloat16 is large enough to move weights.
             for row, text in enumerate(texts):
                 self._model(input_ids=torch.tensor([self._tokens(text)]), use_cache=False)
-                mean = self._seen[0].float().mean(dim=0)
-                out[row] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+                out[row] = self._seen[0].float().mean(dim=0).numpy()
             self._seen = None
-        return out
+        return unit(out)
 
     def _tokens(self, text: str) -> list[int]:
         ids = self._tokenizer(text, truncation=True, max_length=_MAX_TOKENS)["input_ids"]
@@ -193,6 +229,17 @@ class FakeEmbedder:
 def _direction(word: str, dim: int) -> npt.NDArray[np.float64]:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(dim)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Rows of float32 [n, D], each divided by its length; rows of zeros stay.
+
+    In float32, whatever they were computed in: what bfloat16 calls a unit vector is up to 0.4 % off, and
+    the lengths of keys are scores.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # infinite vectors become NaN, which is refused where it matters
+        return np.asarray(vectors / np.where(lengths == 0, np.float32(1), lengths), np.float32)
 
 
 def batches(lengths: Sequence[int], rows: int = _ROWS) -> Iterator[list[int]]:

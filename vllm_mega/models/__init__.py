@@ -1,17 +1,20 @@
 """Models: by what name they are found, what their checkpoints hold, and what their architectures are called.
 
 `resolve` finds them (`recipes` makes the defaults), `checkpoint` reads configs and headers without torch,
+`fingerprint` names them by what they compute (`functional`), `refusals` says what cannot be trained,
 `architectures` has every name that differs between architectures.
 """
 
 from vllm_mega.home import home
-from vllm_mega.models.checkpoint import fingerprint, linear_shapes, model_config, weight_bytes
+from vllm_mega.models.checkpoint import linear_shapes, model_config, weight_bytes
+from vllm_mega.models.fingerprint import fingerprint
 from vllm_mega.models.resolve import (
     BASE_PREFIX,
     DEFAULT_EMBEDDER,
     DEFAULT_MODEL,
     resolve_embedder,
     resolve_model,
+    resolve_recorded,
     stable_name,
 )
 
@@ -25,6 +28,7 @@ __all__ = [
     "model_config",
     "resolve_embedder",
     "resolve_model",
+    "resolve_recorded",
     "stable_name",
     "weight_bytes",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vllm_mega.errors import ModelError
+from vllm_mega.models.functional import text_config
 
 Config = Mapping[str, Any]
 """A config.json, or what `to_dict` of a config gives."""
@@ -63,6 +64,8 @@ _CONTEXTS = ("max_position_embeddings", "n_positions")
 _ATTENTION = {"full_attention", "sliding_attention", "attention"}
 """Types of layers that packed rows can run."""
 
+CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt"})
+"""Model types whose linear layers are transformers' Conv1D: weights [I, O]."""
 NO_LORA = frozenset({
     "bloom", "cohere2_moe", "dbrx", "deepseek_v4", "falcon", "falcon_mamba", "gemma3n", "gemma3n_text",
     "gpt-sw3", "gpt2", "gptj", "hrm_text", "kimi_linear", "mamba", "mamba2", "mimo_v2_flash", "stablelm",
@@ -81,12 +84,6 @@ _LATENT = frozenset({
 })  # fmt: skip
 _SINKS = frozenset({"gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4"})
 _WITH_PEFT = "Train adapters with PEFT and add them (vllm-mega bank add), or choose another model (--model)"
-
-
-def text_config(config: Config) -> Config:
-    """The part of `config` that is about the decoder: of a model for text and images, its `text_config`."""
-    nested = config.get("text_config")
-    return {**nested, "model_type": config.get("model_type")} if isinstance(nested, Mapping) else config
 
 
 def architecture(config: Config) -> Architecture:
@@ -120,9 +117,11 @@ def require_trainable(config: Config) -> None:
     raise ModelError(f"models of type {kind} have {reason}, which packed rows cannot run. {_WITH_PEFT}")
 
 
-def has_experts(config: Config) -> bool:
-    """Whether the model is a mixture of experts."""
-    return any((text_config(config).get(name) or 0) > 1 for name in _EXPERT_COUNTS)
+def experts(config: Config) -> int:
+    """How many experts a layer chooses from; 0: the model is dense."""
+    numbers = [text_config(config)[name] for name in _EXPERT_COUNTS if text_config(config).get(name)]
+    most = max((max(n) if isinstance(n, list) else int(n) for n in numbers), default=0)
+    return most if most > 1 else 0
 
 
 def module_names(config: Config, chosen: Sequence[str] | None) -> tuple[str, ...]:
@@ -135,16 +134,16 @@ def module_names(config: Config, chosen: Sequence[str] | None) -> tuple[str, ...
     Raises:
         ModelError: the MLP of a mixture of experts was chosen.
     """
-    names, experts = architecture(config), has_experts(config)
-    if experts and "mlp" in (chosen or ()):
+    names, sparse = architecture(config), experts(config) > 0
+    if sparse and "mlp" in (chosen or ()):
         raise ModelError(
             f"the MLP of {config.get('model_type')} is a mixture of experts, which get no adapters; "
             "choose --modules attention"
         )
-    kinds = {"mlp": names.mlp, "attention": names.attention, "all": () if experts else names.mlp}
+    kinds = {"mlp": names.mlp, "attention": names.attention, "all": () if sparse else names.mlp}
     kinds["all"] += names.attention
     if chosen is None:
-        chosen = ("attention",) if experts else ("mlp",)
+        chosen = ("attention",) if sparse else ("mlp",)
     return tuple(dict.fromkeys(name for choice in chosen for name in kinds.get(choice, (choice,))))
 
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_mega.errors import ModelError
+from vllm_mega.models.architectures import CONV1D
+from vllm_mega.models.functional import text_config
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 MODULES = "modules.json"
 """Lists the parts of a sentence-transformers model."""
-SENTENCE_CONFIG = "sentence_bert_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
-# What differs between two savings of one model, or follows from the tensors.
-_VOLATILE = {"transformers_version", "torch_dtype", "dtype", "use_cache"}
 _NOT_LINEAR = ("lm_head", "embed", "wte", "wpe")
-_WINDOWS = 8
-_WINDOW = 64
+_LENGTHS = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
+    "max_sequence_length", "max_seq_length", "seq_len",
+)  # fmt: skip
+"""As vLLM 0.32 looks for them (transformers_utils/model_arch_config_convertor.py)."""
+_SCALED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "default"}
+"""Rotary embeddings whose model says its longest context as it is."""
+_PACKED = {"U8", "I32", "I64"}
+"""Types of tensors in which quantised weights are packed: their shape is not that of the layer."""
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+_UNKNOWN_LENGTH = 2048
+_ENDLESS = 1e12
+"""Tokenizers without a limit say 1e30."""
 _MAX_HEADER = 100_000_000  # the format's own limit
 
 
@@ -37,34 +48,29 @@ class Tensor(NamedTuple):
     """In bytes."""
 
 
-def fingerprint(path: Path) -> str:
-    """Names the model at `path`: 32 hex digits over its configs and a sample of every tensor.
+class Part(NamedTuple):
+    """A model, or one module of a sentence-transformers model."""
 
-    Takes milliseconds, whatever the model's size; does not change when the folder is moved, or when
-    the tensors are divided into other files.
+    folder: Path
+    kind: str
+    """The class of the module, without its package: versions keep it in others. Empty for a model."""
 
-    Args:
-        path: folder of a checkpoint, or of a sentence-transformers model.
+
+def parts(path: Path) -> list[Part]:
+    """The model in the folder `path`, or the modules of a sentence-transformers model, in order.
 
     Raises:
-        ModelError: no safetensors there, or broken ones.
+        ModelError: a list of modules that is none.
     """
-    digest = hashlib.sha256()
-    found = 0
-    for part in _parts(path):
-        folder = path / part
-        for name in (CONFIG, SENTENCE_CONFIG, MODULES):
-            if (folder / name).is_file():
-                digest.update(json.dumps([part, name, _normal(_read_json(folder / name))]).encode())
-        for name, tensor in sorted(tensors(folder).items()):
-            digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-            digest.update(_sample(tensor))
-            found += 1
-    if not found:
+    if not (path / MODULES).is_file():
+        return [Part(path, "")]
+    modules = read_json(path / MODULES)
+    try:
+        return [Part(path / module["path"], module["type"].rpartition(".")[2]) for module in modules]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{path}: expected weights as *.safetensors, found none. Save the model in that format"
-        )
-    return digest.hexdigest()[:32]
+            f"{path / MODULES}: expected a list of modules, each with 'path' and 'type'"
+        ) from error
 
 
 def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
@@ -73,14 +79,22 @@ def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
     Embeddings and lm_head are left out: adapters do not touch them.
 
     Raises:
-        ModelError: no safetensors there, broken ones, or no linear module in them.
+        ModelError: no safetensors there, broken ones, no linear module in them, or one whose weights are
+            transposed (GPT-2).
     """
+    kind = text_config(model_config(path)).get("model_type")
+    if kind in CONV1D:
+        raise ModelError(
+            f"{path}: {kind} keeps its linear weights transposed (Conv1D), and vLLM has no LoRA for it. "
+            "Choose another base model with --model"
+        )
     shapes = {}
     for name, tensor in sorted(tensors(path).items()):
         module, _, kind = name.rpartition(".")
         if (
             kind == "weight"
             and len(tensor.shape) == 2
+            and tensor.dtype not in _PACKED
             and not module.rpartition(".")[2].startswith(_NOT_LINEAR)
         ):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
@@ -93,20 +107,58 @@ def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def model_config(path: Path) -> dict[str, Any]:
-    """What config.json of the checkpoint at `path` says.
+    """Content of the config.json in the folder `path`; empty if there is none.
 
     Raises:
-        ModelError: there is none, or it is not JSON.
+        ModelError: it is no JSON object.
     """
-    config: dict[str, Any] = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / CONFIG}: expected a JSON object, found {type(config).__name__}")
     return config
+
+
+def context_length(path: Path) -> int:
+    """Tokens that the model at `path` reads at most, as vLLM derives it; 2,048 if it does not say.
+
+    Raises:
+        ModelError: a config that is no JSON.
+    """
+    config = text_config(model_config(path))
+    lengths = [config[name] for name in _LENGTHS if config.get(name)]
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if lengths and kind not in _SCALED and "gemma3" not in str(config.get("model_type")):
+        lengths = [int(min(lengths) * (rope.get("factor") or 1))]
+    if (path / TOKENIZER_CONFIG).is_file():
+        lengths.append(read_json(path / TOKENIZER_CONFIG).get("model_max_length") or math.inf)
+    longest = min(lengths, default=math.inf)
+    return _UNKNOWN_LENGTH if longest > _ENDLESS else int(longest)
+
+
+def weight_dtype(path: Path) -> str | None:
+    """The type that the model at `path` computes in by itself: "float16", ...; None: another, or none.
+
+    What the config says, or else the type of most of its weights.
+
+    Raises:
+        ModelError: broken weights, or a config that is no JSON.
+    """
+    config = model_config(path)
+    for said in (config, text_config(config)):
+        if dtype := said.get("dtype") or said.get("torch_dtype"):
+            return str(dtype).removeprefix("torch.")
+    sizes: Counter[str] = Counter()
+    for tensor in tensors(path).values():
+        sizes[tensor.dtype] += tensor.size
+    return _DTYPES.get(max(sizes, key=sizes.__getitem__)) if sizes else None
 
 
 def is_whole(path: Path) -> bool:
     """Whether the folder `path` has a model config and every file of weights that it needs."""
     has_config = (path / CONFIG).is_file() or (path / MODULES).is_file()
     try:
-        files = [file for part in _parts(path) for file in weight_files(path / part)]
+        files = [file for part in parts(path) for file in weight_files(part.folder)]
     except ModelError:
         return False
     return has_config and bool(files) and all(file.is_file() for file in files)
@@ -115,7 +167,7 @@ def is_whole(path: Path) -> bool:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files in `folder` that make the model; those of an index need not exist."""
     if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX)
+        index = read_json(folder / INDEX)
         try:
             return [folder / name for name in sorted(set(index["weight_map"].values()))]
         except (KeyError, TypeError, AttributeError) as error:
@@ -153,35 +205,7 @@ def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
         raise ModelError(f"{file}: expected a whole safetensors file, found otherwise ({error})") from error
 
 
-def _sample(tensor: Tensor) -> bytes:
-    """Eight windows of 64 bytes, evenly spread from the first byte to the last; all of a small tensor."""
-    with tensor.file.open("rb") as stream:
-        if tensor.size <= _WINDOWS * _WINDOW:
-            return os.pread(stream.fileno(), tensor.size, tensor.start)
-        starts = [(tensor.size - _WINDOW) * i // (_WINDOWS - 1) for i in range(_WINDOWS)]
-        return b"".join(os.pread(stream.fileno(), _WINDOW, tensor.start + start) for start in starts)
-
-
-def _parts(path: Path) -> list[str]:
-    """The folder itself (''), and those of the modules of a sentence-transformers model."""
-    if not (path / MODULES).is_file():
-        return [""]
-    modules = _read_json(path / MODULES)
-    try:
-        return sorted({"", *(module["path"] for module in modules)})
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path / MODULES}: expected a list of modules, each with a 'path'") from error
-
-
-def _normal(value: Any) -> Any:
-    """A config without what says nothing about the model; keys in order."""
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in _VOLATILE and not k.startswith("_")}
-        return {k: _normal(kept[k]) for k in sorted(kept)}
-    return [_normal(v) for v in value] if isinstance(value, list) else value
-
-
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -37,8 +37,9 @@ def make_smollm2(target: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
             local_files_only=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, trust_remote_code=False)
         # Made of the GGUF's fields it would carry others that servers take for the model's wishes.
         model.generation_config = GenerationConfig(**_SPECIAL_TOKENS)
         tokenizer.model_max_length = model.config.max_position_embeddings

@@ -45,6 +45,23 @@ def resolve_embedder(name: str = DEFAULT_EMBEDDER) -> Path:
     return _prepared(name, make_minilm) if name == DEFAULT_EMBEDDER else _found(name)
 
 
+def resolve_recorded(given: str | None, recorded: str) -> Path:
+    """The folder of a bank's base model: of `given`, or else of the one that the bank has `recorded`.
+
+    Raises:
+        ModelError: it cannot be found; if the recorded one has moved, the message says what to do.
+    """
+    if given is not None:
+        return resolve_model(given)
+    try:
+        return resolve_model(recorded)
+    except ModelError as error:
+        raise ModelError(
+            f"the bank's base model cannot be found ({error}). If it has moved, give its new place with "
+            "--model"
+        ) from error
+
+
 def stable_name(name: str) -> str:
     """`name` as a bank remembers it: the path of a local folder made absolute, any other name as it is."""
     path = Path(name).expanduser()
@@ -95,7 +112,7 @@ def _found(name: str) -> Path:
         if not is_whole(path):
             raise ModelError(
                 f"{path}: expected config.json (or modules.json) and weights as *.safetensors, "
-                "found a folder without"
+                f"found {_instead(path)}"
             )
         return path.absolute()
     if path.is_file():
@@ -103,6 +120,17 @@ def _found(name: str) -> Path:
     if not name or path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name!r}: no such folder. Give the path of a checkpoint, or a Hugging Face id")
     return _snapshot(name)
+
+
+def _instead(path: Path) -> str:
+    """What a folder without a whole checkpoint has, and what to do about it."""
+    for ending, what in ((".gguf", "GGUF files"), (".bin", "pickled weights"), (".pth", "pickled weights")):
+        if next(path.glob(f"*{ending}"), None):
+            return (
+                f"{what} (*{ending}) only. Give the model as transformers saves it: a folder with --model, "
+                "or its Hugging Face id"
+            )
+    return "a folder without"
 
 
 def _snapshot(name: str) -> Path:

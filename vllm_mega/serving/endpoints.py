@@ -59,8 +59,9 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     if taken:
         raise ConfigError(f"{', '.join(sorted(taken))} would be the name with memory: serve it under another")
     slots = lora_config.max_loras
-    model = engine_client.vllm_config.model_config.model
-    gate = await asyncio.to_thread(open_gate, settings, model, slots)
+    model = engine_client.vllm_config.model_config
+    trusted = model.trust_remote_code
+    gate = await asyncio.to_thread(open_gate, settings, model.model, slots, trust_remote_code=trusted)
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MemoryHook(gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)

@@ -19,8 +19,11 @@ from vllm_mega.bank.reader import BankSnapshot
 from vllm_mega.bank.tensors import read_header
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.settings import SETTINGS_KEY
-from vllm_mega.engine.upstream import SCHEDULER
+from vllm_mega.engine.upstream import NO_EXPERTS, SCHEDULER
 from vllm_mega.errors import BankError, ConfigError
+from vllm_mega.models.architectures import experts
+from vllm_mega.models.checkpoint import model_config
+from vllm_mega.models.dtype import cpu_dtype
 
 PLUGIN = "vllm_mega"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -65,7 +68,10 @@ def adapter_modules(snapshot: BankSnapshot) -> list[str]:
 
 
 def engine_options(
-    snapshot: BankSnapshot, settings: MegaSettings, given: Mapping[str, Any] | None = None
+    snapshot: BankSnapshot,
+    settings: MegaSettings,
+    model: Path,
+    given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Engine options of vLLM for a bank, by their Python names; those in `given` are left out.
 
@@ -75,9 +81,16 @@ def engine_options(
     Args:
         snapshot: of the bank.
         settings: for the gate and the handlers.
+        model: folder of the base model.
         given: what the user says of the engine; wins. Its `additional_config` is kept beside ours.
+
+    Raises:
+        ConfigError: settings that do not go together, or a model that vLLM cannot serve on CPUs.
+        BankError: adapters of too high a rank.
     """
     given = given or {}
+    if runs_on_cpu():
+        refuse_experts(model)
     memories = snapshot.manifest.memories
     largest = max((entry.adapter_bytes for entry in memories), default=HOST_BYTES // 256)
     free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
@@ -96,7 +109,7 @@ def engine_options(
         # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
         # vLLM 0.32 cannot load there what it has compiled before.
         options["enforce_eager"] = True
-    if runs_on_cpu() and (dtype := cpu_dtype()):
+    if runs_on_cpu() and (dtype := cpu_dtype(model)):
         options["dtype"] = dtype
     options = {name: value for name, value in options.items() if name not in given}
     options["additional_config"] = _additional_config(given.get("additional_config"), settings)
@@ -230,16 +243,14 @@ def _shares(cores: Sequence[int], workers: int) -> str:
     return "|".join(",".join(map(str, share)) for share in shares)
 
 
-def cpu_dtype() -> str | None:
-    """The type to compute in on this CPU where the model's own is a bad choice; None: the model's own.
+def refuse_experts(model: Path) -> None:
+    """Refuse a mixture of experts on CPUs, where vLLM's engine would end at the first request.
 
-    Without AVX-512 there are no fast products in bfloat16 on x86: in float32, 16 requests at once decode
-    2.8 times and prompts are read 4.4 times as fast (SmolLM2-135M, 2 cores of an AMD Milan); a single
-    request decodes a quarter slower, and the weights take twice the memory.
+    Raises:
+        ConfigError: the model has experts.
     """
-    import torch
-
-    return "float32" if torch.backends.cpu.get_cpu_capability() == "AVX2" else None
+    if number := experts(model_config(model)):
+        raise ConfigError(f"{model} has {number} experts: {NO_EXPERTS}")
 
 
 @cache

@@ -7,13 +7,21 @@ from pathlib import Path
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import ConfigError
-from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.gate.embedder import bank_embedder
 from vllm_mega.gate.gate import Gate
 from vllm_mega.models import fingerprint, resolve_model
 
 
-def open_gate(settings: MegaSettings, model: str | Path, slots: int) -> Gate:
+def open_gate(
+    settings: MegaSettings, model: str | Path, slots: int, *, trust_remote_code: bool = False
+) -> Gate:
     """The gate over the bank of `settings`, for an engine that runs `model` with so many slots.
+
+    Args:
+        settings: name the bank, and the embedder if it is not the bank's.
+        model: what the engine runs: name, path or Hugging Face id.
+        slots: of the engine.
+        trust_remote_code: whether to run code that the embedder brings.
 
     Raises:
         ConfigError: the gate would choose more memories than there are slots.
@@ -27,5 +35,5 @@ def open_gate(settings: MegaSettings, model: str | Path, slots: int) -> Gate:
         )
     base = fingerprint(resolve_model(str(model)))
     made = BankReader(settings.bank, base_fingerprint=base).snapshot().manifest
-    embedder = load_embedder(settings.embedder or made.embedder.name)
+    embedder = bank_embedder(made, settings.embedder, str(model), trust_remote_code=trust_remote_code)
     return Gate(BankReader(settings.bank, base_fingerprint=base, embedder=embedder.info), embedder)

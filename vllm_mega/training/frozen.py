@@ -9,6 +9,9 @@ import torch
 
 from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
+from vllm_mega.models.checkpoint import model_config
+from vllm_mega.models.dtype import cpu_dtype
+from vllm_mega.models.refusals import check_trainable, load_error, refuse_missing
 from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
 from vllm_mega.training.model import SplitModel, untouched_copy
@@ -21,29 +24,29 @@ _TEXT = Path(__file__).parent.parent / "examples" / "plain_text.txt"
 class FrozenModel:
     """A frozen model with room for `settings.jobs` adapters."""
 
-    def __init__(self, path: Path, settings: TrainSettings, device: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: TrainSettings,
+        device: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
         """Load the checkpoint at `path`.
 
         Args:
             path: folder of the checkpoint.
             settings: shape of the adapters and how they are trained.
             device: of torch; None: a GPU if there is one.
+            trust_remote_code: whether to run code that the checkpoint brings.
 
         Raises:
-            ModelError: it cannot be loaded, cannot be run on packed rows, or does not have the layers that
-                `settings` asks for.
+            ModelError: it cannot be loaded or lacks weights, cannot be run on packed rows, or does not have
+                the layers that `settings` asks for.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        try:
-            with quiet():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-                self.model: Any = AutoModelForCausalLM.from_pretrained(
-                    path, dtype=_compute_dtype(self.device), attn_implementation="eager"
-                )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load the model at {path}: {error}") from error
+        self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        self.model = _load(path, _compute_dtype(path, self.device), trust_remote_code=trust_remote_code)
         self.model.to(self.device).eval()
         self.untouched = untouched_copy(self.model)
         self.stack = LoraStack(self.model, settings, settings.jobs)
@@ -51,7 +54,7 @@ class FrozenModel:
         text = self.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
         fused.install(self.model, self.untouched, torch.tensor(text, device=self.device))
         self.split = SplitModel(self.model, self.stack.layers[0], self.untouched, text)
-        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.end_ids = end_ids(path, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
 
@@ -61,16 +64,68 @@ class FrozenModel:
         return self.stack.layers
 
 
-def _compute_dtype(device: torch.device) -> torch.dtype | str:
-    """The model's own type, but float32 on x86 CPUs without AVX-512: bfloat16 products crawl there."""
-    slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return torch.float32 if slow else "auto"
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of the checkpoint at `path`.
+
+    Raises:
+        ModelError: it has none, or one that brings code which is not trusted.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise load_error(path, error, "a checkpoint with its tokenizer") from error
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, the tokenizer's own first."""
-    found = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
-    flat = [i for ids in found if ids is not None for i in (ids if isinstance(ids, list) else [ids])]
+def end_ids(path: Path, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer, the tokenizer's own first.
+
+    Raises:
+        ModelError: there is none.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        said = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
+    except OSError:  # older checkpoints have it in the config
+        said = model_config(path).get("eos_token_id")
+    flat = [
+        i
+        for ids in (tokenizer.eos_token_id, said)
+        if ids is not None
+        for i in (ids if isinstance(ids, list) else [ids])
+    ]
     if not flat:
         raise ModelError("neither the tokenizer nor the generation config of the model names an end token")
     return list(dict.fromkeys(flat))
+
+
+def _load(path: Path, dtype: torch.dtype | str, *, trust_remote_code: bool) -> Any:
+    """The model at `path`, with all of its weights."""
+    from transformers import AutoModelForCausalLM
+
+    check_trainable(path)
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise load_error(path, error, "a causal language model") from error
+    refuse_missing(path, info["missing_keys"])
+    return model
+
+
+def _compute_dtype(path: Path, device: torch.device) -> torch.dtype | str:
+    """The checkpoint's own type, but on CPUs one that they compute in fast."""
+    dtype = cpu_dtype(path) if device.type == "cpu" else None
+    return getattr(torch, dtype) if dtype else "auto"

@@ -55,9 +55,9 @@ class Fitter(Protocol):
 class LocalFitter:
     """Trains in this process."""
 
-    def __init__(self, path: Path, settings: TrainSettings) -> None:
+    def __init__(self, path: Path, settings: TrainSettings, trust_remote_code: bool = False) -> None:
         self.settings = settings
-        self.trainer = Trainer(path, settings)
+        self.trainer = Trainer(path, settings, trust_remote_code=trust_remote_code)
 
     def fit(self, memories: Sequence[NewMemory]) -> Generator[Fits, None, None]:
         """See `Fitter`."""
@@ -111,15 +111,18 @@ class RayFitter:
     threads may add up in another order.
     """
 
-    def __init__(self, path: Path, settings: TrainSettings, *, cluster: RayCluster) -> None:
+    def __init__(
+        self, path: Path, settings: TrainSettings, trust_remote_code: bool = False, *, cluster: RayCluster
+    ) -> None:
         """Nothing is started before `fit`.
 
         Args:
             path: the checkpoint; every node has it at this path.
             settings: how memories are trained.
+            trust_remote_code: whether to run code that the checkpoint brings.
             cluster: where.
         """
-        self._recipe = (path, settings)
+        self._recipe = (path, settings, trust_remote_code)
         self._cluster = cluster
         self._size = settings.jobs
         self.pids: list[int] = []
@@ -158,8 +161,8 @@ class RayFitter:
 class _Worker:
     """A process of Ray's with a trainer."""
 
-    def __init__(self, path: Path, settings: TrainSettings, threads: int) -> None:
-        self._recipe = (path, settings)
+    def __init__(self, path: Path, settings: TrainSettings, trust_remote_code: bool, threads: int) -> None:
+        self._recipe = (path, settings, trust_remote_code)
         self._threads = threads
 
     @cached_property

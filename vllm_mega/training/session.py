@@ -9,17 +9,31 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vllm_mega.bank.identity import memory_id, text_digest
-from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, NewMemory
+from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, Manifest, NewMemory
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.bank.writer import BankWriter, StagedMemory
-from vllm_mega.gate.embedder import Embedder, Vectors, load_embedder
-from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, model_config, resolve_model
+from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
+from vllm_mega.models import (
+    DEFAULT_MODEL,
+    fingerprint,
+    linear_shapes,
+    model_config,
+    resolve_model,
+    resolve_recorded,
+    stable_name,
+)
+from vllm_mega.models.checkpoint import context_length
+from vllm_mega.models.refusals import check_trainable
+from vllm_mega.training.encoding import encode
 from vllm_mega.training.export import export
-from vllm_mega.training.job import Fit
+from vllm_mega.training.frozen import end_ids, load_tokenizer
+from vllm_mega.training.job import Fit, memory_job
+from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
 from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.targets import layer_index, resolved
@@ -49,8 +63,8 @@ class TrainReport:
     seconds: float = 0.0
 
 
-MakeFitter = Callable[[Path, TrainSettings], Fitter]
-"""What trains, made of the checkpoint and the settings."""
+MakeFitter = Callable[[Path, TrainSettings, bool], Fitter]
+"""What trains, made of the checkpoint, the settings and whether to run code that the checkpoint brings."""
 
 Progress = Callable[[int, int, Trained | None], None]
 """Called with (memories done, memories to train, the last one): once before the first, then after each."""
@@ -64,8 +78,12 @@ def train(
     settings: TrainSettings | None = None,
     progress: Progress = lambda _done, _total, _last: None,
     fitter: MakeFitter = LocalFitter,
+    *,
+    trust_remote_code: bool = False,
 ) -> TrainReport:
     """Train an adapter for every memory that `bank` does not have yet, or has with other content.
+
+    Whatever can refuse a memory is asked first, about all of them: one that cannot be trained costs no other.
 
     Args:
         bank: folder of the bank; made if there is none.
@@ -74,29 +92,38 @@ def train(
         embedder: makes the keys; None: the bank's, or else the default.
         settings: None: the defaults.
         progress: is told after each memory.
-        fitter: what trains, made of the checkpoint and the settings when there is something to train.
+        fitter: what trains, made when there is something to train.
+        trust_remote_code: whether to run code that the base model or the embedder brings.
 
     Raises:
-        BankError: the bank cannot be written, or was made for another base model or embedder.
-        ModelError: the model cannot be found or does not have the layers that the settings ask for.
-        TrainingError: a loss that is not finite.
+        BankError: the bank cannot be written, has too little room, or was made for another base model or
+            embedder.
+        ModelError: the model cannot be found or trained, or does not have the layers that the settings ask
+            for.
+        TrainingError: memories that cannot be trained (then none was), or a loss that is not finite.
     """
     started = time.perf_counter()
     manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
-    name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
-    path = resolve_model(name)
+    path, base = _base(model, manifest)
+    check_trainable(path)
     settings = resolved(settings or TrainSettings(), model_config(path))
-    base = BaseModelInfo(str(path) if Path(name).expanduser().is_dir() else name, fingerprint(path))
-    keys = load_embedder(embedder or (manifest.embedder.name if manifest else None))
+    keys = (
+        bank_embedder(manifest, embedder, model, trust_remote_code=trust_remote_code)
+        if manifest
+        else load_embedder(embedder, trust_remote_code=trust_remote_code)
+    )
     with BankWriter.open_or_create(bank, base, keys.info) as writer:
-        missing = [memory for memory in memories if not _is_there(writer.snapshot, memory, settings)]
-        report = TrainReport(skipped=len(memories) - len(missing))
+        there, missing = _divided(memories, writer.snapshot, settings)
+        report = TrainReport(skipped=len(there))
+        longest = _Encoding(path, settings, trust_remote_code).longest
+        vectors = preflight(missing, there, keys, longest, context_length(path))
         if missing:
+            adding = _Adding(writer, settings, base, linear_shapes(path))
+            require_space(bank, len(missing), adapter_bytes(adding.shapes, settings))
             progress(0, len(missing), None)
-            adding = _Adding(writer, settings, keys, base, linear_shapes(path))
-            with closing(fitter(path, settings).fit(missing)) as fits:
-                for some in fits:
-                    for one in adding.add([(missing[n], fit) for n, fit in some]):
+            with closing(fitter(path, settings, trust_remote_code).fit(missing)) as fits:
+                for chunk in fits:
+                    for one in adding.add([(missing[n], vectors[n], fit) for n, fit in chunk]):
                         report.trained.append(one)
                         progress(len(report.trained), len(missing), one)
         _link(writer, memories)
@@ -104,15 +131,49 @@ def train(
     return report
 
 
-def _is_there(snapshot: BankSnapshot, memory: NewMemory, settings: TrainSettings) -> bool:
-    """Whether the bank has `memory` in this state, trained with these settings."""
-    key = (memory.namespace, memory_id(memory))
-    entry = next((entry for entry in snapshot.manifest.memories if entry.key == key), None)
-    return (
-        entry is not None
-        and entry.text_digest == text_digest(memory)
-        and entry.training.get("digest") == settings.digest
-    )
+def _base(model: str | None, manifest: Manifest | None) -> tuple[Path, BaseModelInfo]:
+    """Where the base model is, and what a new bank remembers of it."""
+    name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
+    path = resolve_recorded(model, manifest.base.name) if manifest else resolve_model(name)
+    return path, BaseModelInfo(stable_name(name), fingerprint(path))
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """The trainer's own encoding of memories, without its model. The tokenizer is loaded for the first."""
+
+    path: Path
+    settings: TrainSettings
+    trust_remote_code: bool
+
+    def longest(self, memory: NewMemory) -> int:
+        """See `preflight.Longest`."""
+        tokenizer, ends = self._tokenizer
+        encoded = [encode(tokenizer, example, ends) for example in memory_job(memory, self.settings).examples]
+        return max(len(example.prompt) + len(example.answer) for example in encoded)
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Any, list[int]]:
+        tokenizer = load_tokenizer(self.path, trust_remote_code=self.trust_remote_code)
+        return tokenizer, end_ids(self.path, tokenizer)
+
+
+def _divided(
+    memories: Sequence[NewMemory], snapshot: BankSnapshot, settings: TrainSettings
+) -> tuple[list[NewMemory], list[NewMemory]]:
+    """Those that the bank has in this state, trained with these settings; and the others."""
+    entries = {entry.key: entry for entry in snapshot.manifest.memories}
+    there: list[NewMemory] = []
+    missing: list[NewMemory] = []
+    for memory in memories:
+        entry = entries.get((memory.namespace, memory_id(memory)))
+        same = (
+            entry is not None
+            and entry.text_digest == text_digest(memory)
+            and entry.training.get("digest") == settings.digest
+        )
+        (there if same else missing).append(memory)
+    return there, missing
 
 
 def _link(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
@@ -129,21 +190,19 @@ class _Adding:
 
     writer: BankWriter
     settings: TrainSettings
-    keys: Embedder
     base: BaseModelInfo
     shapes: dict[str, tuple[int, int]]
 
-    def add(self, fits: Sequence[tuple[NewMemory, Fit]]) -> list[Trained]:
-        """Commit memories, all or none."""
-        keys = self.keys.embed([memory.text for memory, _ in fits])
-        staged = [self._stage(*one, key) for one, key in zip(fits, keys, strict=True)]
+    def add(self, fits: Sequence[tuple[NewMemory, Vectors, Fit]]) -> list[Trained]:
+        """Commit memories with their keys, all or none."""
+        staged = [self._stage(memory, key, fit) for memory, key, fit in fits]
         entries = self.writer.add(staged, self.shapes)
         return [
             Trained(e.namespace, e.id, fit.steps, fit.loss, fit.recalled, fit.seconds, e.adapter_bytes)
-            for e, (_, fit) in zip(entries, fits, strict=True)
+            for e, (_, _, fit) in zip(entries, fits, strict=True)
         ]
 
-    def _stage(self, memory: NewMemory, fit: Fit, key: Vectors) -> StagedMemory:
+    def _stage(self, memory: NewMemory, key: Vectors, fit: Fit) -> StagedMemory:
         folder = self.writer.stage()
         layers = sorted({layer_index(name) for name in fit.tensors})
         export(folder, fit.tensors, self.base.name, self.settings, layers)
