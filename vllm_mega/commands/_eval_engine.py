@@ -63,7 +63,7 @@ class Engine:
         if plain:
             loras = [self._request(how[n]) for n in plain]
             some = [conversations[n] for n in plain]
-            outputs.update(zip(plain, self._llm.llm.chat(some, greedy, bar, loras), strict=True))
+            outputs.update(zip(plain, self._llm.answers(some, greedy, bar, loras), strict=True))
         replies = (outputs[n].outputs[0] for n in range(len(conversations)))
         return [Reply(reply.text.strip(), tuple(reply.token_ids)) for reply in replies]
 

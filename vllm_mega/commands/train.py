@@ -33,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, type=Path, help="memories, JSONL")
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
+    parser.add_argument(
+        "--chat-template",
+        metavar="plain|FILE",
+        help="Jinja template in place of the model's own, or where it has none; plain: 'User: ...', "
+        "'Assistant: ...'. The bank keeps it and is served with it (default: the bank's, or the model's own)",
+    )
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories of the input")
     parser.add_argument(
         "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
@@ -101,11 +107,14 @@ def _fitter(args: argparse.Namespace) -> MakeFitter:
 
 def _settings(args: argparse.Namespace) -> Any:
     from vllm_mega.config import settings_from
+    from vllm_mega.models.chat_template import read_template
     from vllm_mega.training.settings import TrainSettings
 
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     if args.modules is not None:
         given["modules"] = [name.strip() for name in args.modules.split(",")]
+    if args.chat_template is not None:
+        given["chat_template"] = read_template(args.chat_template)
     return settings_from(given, TrainSettings)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
+from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
 from vllm_mega.training.model import SplitModel
@@ -30,12 +31,12 @@ class FrozenModel:
             ModelError: it cannot be loaded, cannot be run on packed rows, or does not have the layers that
                 `settings` asks for.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.chat = load_chat_format(path, settings.chat_template)
         try:
             with quiet():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
                 self.model: Any = AutoModelForCausalLM.from_pretrained(
                     path, dtype=_compute_dtype(self.device), attn_implementation="eager"
                 )
@@ -46,7 +47,6 @@ class FrozenModel:
         self.stack = LoraStack(self.model, settings, settings.jobs)
         self.split = SplitModel(self.model, self.stack.layers[0])
         fused.install(self.model)
-        self.end_ids = _end_ids(self.model, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
 
@@ -60,12 +60,3 @@ def _compute_dtype(device: torch.device) -> torch.dtype | str:
     """The model's own type, but float32 on x86 CPUs without AVX-512: bfloat16 products crawl there."""
     slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     return torch.float32 if slow else "auto"
-
-
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, the tokenizer's own first."""
-    found = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
-    flat = [i for ids in found if ids is not None for i in (ids if isinstance(ids, list) else [ids])]
-    if not flat:
-        raise ModelError("neither the tokenizer nor the generation config of the model names an end token")
-    return list(dict.fromkeys(flat))

@@ -80,7 +80,7 @@ class Round:
         self.learners = [
             _Learner(
                 job,
-                [encode(model.tokenizer, example, model.end_ids) for example in job.examples],
+                [encode(model.chat, example) for example in job.examples],
                 self.settings.batch,
             )
             for job in jobs

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vllm_mega.bank.identity import memory_id, text_digest
-from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, NewMemory
+from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, Manifest, NewMemory
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.errors import BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import Embedder, Vectors, load_embedder
 from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, resolve_model
+from vllm_mega.models.chat_format import ChatFormat, load_chat_format
+from vllm_mega.models.chat_template import template_name
+from vllm_mega.training.encoding import unfit
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Fit
 from vllm_mega.training.lora import layer_index
@@ -77,18 +83,25 @@ def train(
         fitter: what trains, made of the checkpoint and the settings when there is something to train.
 
     Raises:
-        BankError: the bank cannot be written, or was made for another base model or embedder.
-        ModelError: the model cannot be found or does not have the layers that the settings ask for.
-        TrainingError: a loss that is not finite.
+        BankError: the bank cannot be written, or was made for another base model, embedder or chat template.
+        ModelError: the model cannot be found, has no usable chat template, or does not have the layers that
+            the settings ask for.
+        TrainingError: a text that the model cannot say, or a loss that is not finite.
     """
     started = time.perf_counter()
     settings = settings or TrainSettings()
     manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
     name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
     path = resolve_model(name)
-    base = BaseModelInfo(str(path) if Path(name).expanduser().is_dir() else name, fingerprint(path))
+    chat = _chat_format(bank, manifest, path, settings.chat_template)
+    settings = msgspec.structs.replace(settings, chat_template=chat.template)
+    _refuse_unfit(chat, memories)
+    base = BaseModelInfo(
+        str(path) if Path(name).expanduser().is_dir() else name, fingerprint(path), chat.template
+    )
     keys = load_embedder(embedder or (manifest.embedder.name if manifest else None))
     with BankWriter.open_or_create(bank, base, keys.info) as writer:
+        writer.set_chat_template(chat.template)
         missing = [memory for memory in memories if not _is_there(writer.snapshot, memory, settings)]
         report = TrainReport(skipped=len(memories) - len(missing))
         if missing:
@@ -102,6 +115,26 @@ def train(
         _link(writer, memories)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _chat_format(bank: Path, manifest: Manifest | None, path: Path, template: str) -> ChatFormat:
+    """In which memories are trained: as asked for, else as those of the bank, else as the model has it."""
+    banks = manifest.base.chat_template if manifest else ""
+    chat = load_chat_format(path, template or banks)
+    # Memories that were added to the bank of a model without a template were trained who knows how.
+    known = bool(banks or chat.tokenizer.chat_template)
+    if manifest and manifest.memories and known and chat.template != banks:
+        raise BankMismatchError(
+            f"{bank}: its memories are trained in the chat template {template_name(banks)}, not in "
+            f"{template_name(chat.template)}: leave --chat-template out, or choose another bank"
+        )
+    return chat
+
+
+def _refuse_unfit(chat: ChatFormat, memories: Sequence[NewMemory]) -> None:
+    for memory in memories:
+        if why := unfit(chat, memory):
+            raise TrainingError(f"{memory.namespace}/{memory_id(memory)} cannot be trained: {why}")
 
 
 def _is_there(snapshot: BankSnapshot, memory: NewMemory, settings: TrainSettings) -> bool:
