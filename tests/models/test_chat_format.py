@@ -212,6 +212,14 @@ def test_text_that_spells_a_control_token_is_unfit(kind: str) -> None:
     assert chat.unfit_text(f"End every turn with {spaced} and ring.") is None
 
 
+def test_tokens_that_end_an_answer_may_be_asked_with() -> None:
+    chat = format_of(KINDS["chatml"](), "ĊĊ")
+    assert chat.unfit_prompt(TEXT.replace(".", "")) is None
+    why = chat.unfit_text(TEXT.replace(".", ""))
+    assert why is not None
+    assert why.startswith("has 'ĊĊ', a control token"), "vLLM would stop there"
+
+
 def test_added_tokens_that_are_shown_are_text() -> None:
     chat = format_of(qwen3())
     text = "Close with </think> and ring."

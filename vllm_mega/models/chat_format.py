@@ -59,7 +59,7 @@ class ChatFormat:
         """Empty: the tokenizer's own."""
         if not (template or tokenizer.chat_template):
             raise ModelError(f"the model has no chat template: {_REMEDY}")
-        self._control = _control_ids(tokenizer) | set(end_ids)
+        self._special = _special_ids(tokenizer)
         self._pieces: dict[int, str] = {}
         self._in_parts = False
         self._in_parts = _QUESTION not in self._write(user(_QUESTION), answered=False)
@@ -108,8 +108,12 @@ class ChatFormat:
             text.encode()
         except UnicodeEncodeError:
             return "has half of a character (a lone surrogate): leave it out"
-        control = self._control.intersection(self._ids(text))
-        names = [self.tokenizer.convert_ids_to_tokens(token) for token in control]
+        return self._control_token(text, self._special)
+
+    def _control_token(self, text: str, control: set[int]) -> str | None:
+        names = [
+            self.tokenizer.convert_ids_to_tokens(token) for token in control.intersection(self._ids(text))
+        ]
         unknown = self.tokenizer.unk_token
         if name := min([*names, *([unknown] if unknown and unknown in text else [])], default=""):
             return f"has {name!r}, a control token of the model: write it otherwise, such as with spaces"
@@ -117,7 +121,7 @@ class ChatFormat:
 
     def _answer(self, text: str) -> Answer | str:
         """The answer, or why there is none."""
-        if why := self.unfit_prompt(text):
+        if why := self.unfit_prompt(text) or self._control_token(text, set(self.end_ids)):
             return why
         said = self._opening + text
         nearly: Answer | None = None
@@ -202,7 +206,8 @@ def load_chat_format(path: Path | str, template: str = "") -> ChatFormat:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokenizer at {path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot load the model's tokenizer at {path}: {reason}") from error
     return ChatFormat(tokenizer, _end_ids(Path(path), tokenizer), template)
 
 
@@ -223,7 +228,7 @@ def _end_ids(path: Path, tokenizer: Any) -> list[int]:
     return ends
 
 
-def _control_ids(tokenizer: Any) -> set[int]:
+def _special_ids(tokenizer: Any) -> set[int]:
     """The special tokens, which vLLM leaves out of what it shows; without the one for unknown words."""
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
