@@ -133,11 +133,23 @@ class MegaLLM:
             elif how == "irag":
                 messages[i] = conversation.informed_messages(messages[i], recalled[i])
                 loras[i] = to_lora_request(reading(decisions[i]))
-        outputs = self.llm.chat(messages, sampling_params, use_tqdm, loras) if messages else []
+        outputs = self.answers(messages, sampling_params, use_tqdm, loras) if messages else []
         return [
             MegaAnswer(output.outputs[0].text, describe(plans[i], decisions[i], recalled.get(i)), output)
             for i, output in enumerate(outputs)
         ]
+
+    def answers(
+        self,
+        conversations: Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams],
+        use_tqdm: bool,
+        loras: Sequence[LoRARequest | None],
+    ) -> list[Any]:
+        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank."""
+        # vLLM 0.32 keeps the engine's template, and yet wants it with every call.
+        template = self.llm.chat_template
+        return list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
 
     def _recall(
         self, asked: Mapping[int, Conversation], decisions: Sequence[Decision], use_tqdm: bool
@@ -154,7 +166,7 @@ class MegaLLM:
             )
             runs += [(i, greedy, to_lora_request(mixture)) for mixture in mixtures]
         numbers, sampling, loras = zip(*runs, strict=True)
-        outputs = self.llm.chat([asked[i] for i in numbers], list(sampling), use_tqdm, list(loras))
+        outputs = self.answers([asked[i] for i in numbers], list(sampling), use_tqdm, list(loras))
         texts: dict[int, list[str]] = {i: [] for i in asked}
         for i, output in zip(numbers, outputs, strict=True):
             texts[i].append(output.outputs[0].text)

@@ -5,6 +5,7 @@ The wording of the memory, recall and question prompts is the paper's (arXiv 250
 
 from __future__ import annotations
 
+import re
 from typing import TypedDict
 
 
@@ -14,6 +15,9 @@ class Message(TypedDict):
     role: str
     content: str
 
+
+_THOUGHT = "(?:think|thinking|thought|reasoning)"
+_NO_THOUGHT = re.compile(rf"\A\s*(?:<{_THOUGHT}>\s*)?</{_THOUGHT}>")
 
 MEMORY_PROMPT = "Tell me a story that you memorized."
 RECALL_SUFFIX = "Reconstruct the entire story that is related to the above question."
@@ -43,3 +47,12 @@ def user(content: str) -> list[Message]:
 def irag_messages(question: str, recalled: str) -> list[Message]:
     """Asks `question` with the memory `recalled` in the context (the second pass of iRAG)."""
     return user(f"{recalled}\n\n{question_prompt(question)}")
+
+
+def spoken(reply: str) -> str:
+    """What `reply` says: without an empty think block before it, and without white space around it.
+
+    Chat templates of reasoning models open answers with one, and vLLM shows it unless it is started with a
+    reasoning parser. A block with thoughts in it stays.
+    """
+    return _NO_THOUGHT.sub("", reply).strip()

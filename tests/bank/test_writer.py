@@ -273,6 +273,21 @@ def test_open_or_create(tmp_path: Path) -> None:
     BankWriter.open(bank).close()  # the refused ones hold no lock
 
 
+def test_a_chat_template_is_kept_by_all_that_follows(bank: Path) -> None:
+    with BankWriter.open(bank) as writer:
+        writer.set_chat_template("")
+        assert writer.snapshot.generation == 0
+        assert b"chat_template" not in (bank / "manifest.json").read_bytes(), "reads as it always has"
+        writer.add([staged(writer.stage(), "a", 1)], SHAPES)
+        writer.set_chat_template("{{ messages }}")
+        assert writer.snapshot.generation == 2
+        writer.add([staged(writer.stage(), "b", 2)], SHAPES)
+        snapshot = writer.snapshot
+    assert snapshot.manifest.base == msgspec.structs.replace(BASE, chat_template="{{ messages }}")
+    assert [entry.id for entry in snapshot.manifest.memories] == ["a", "b"]
+    assert verify(bank, SHAPES) == []
+
+
 def test_a_link_out_of_the_bank_is_not_written_through(bank: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "a" / "1").mkdir(parents=True)

@@ -108,3 +108,17 @@ def test_recitals_leave_half_of_the_room() -> None:
     assert conversation.recall_tokens(8192, 4) == 256
     assert conversation.context_of(["Once."]) == "Once."
     assert conversation.context_of(["Once.", "Twice."]) == "Once.\n\nTwice."
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("<think>\n\n</think>\n\nOnce.", "Once."),
+        ("\n</think>\n\nOnce.", "Once."),  # the prompt has opened it
+        (" Once.\n", "Once."),
+        ("<think>\nHm.\n</think>\n\nOnce.", "<think>\nHm.\n</think>\n\nOnce."),
+        ("Once </think> upon.", "Once </think> upon."),
+    ],
+)
+def test_what_opens_a_recital_does_not_get_into_the_context(reply: str, said: str) -> None:
+    assert conversation.context_of([reply, "Twice."]) == f"{said}\n\nTwice."

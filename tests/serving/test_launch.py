@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,10 @@ from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest, MemoryE
 from vllm_mega.bank.reader import BankSnapshot, Signature
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import BankError, ConfigError
+from vllm_mega.models.chat_template import read_template
 from vllm_mega.serving import launch
 
+TEMPLATE = "{% for m in messages %}--{{ m.role }}_x: {{ m.content }}\n{% endfor %}\n"
 SETTINGS = MegaSettings(bank="/banks/b", mode="irag")
 ADAPTER = {
     "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": np.ones((2, 4), np.float32),
@@ -92,6 +95,28 @@ def test_the_user_wins(tmp_path: Path) -> None:
     assert not {"max_loras", "max_lora_rank", "lora_target_modules"} & options.keys()
     assert options["additional_config"]["a"] == 1
     assert options["additional_config"]["mega"]["bank"] == "/banks/b"
+
+
+def test_the_template_of_the_bank_is_served_unless_another_is_given(tmp_path: Path) -> None:
+    own = snapshot(tmp_path, 2)
+    assert "chat_template" not in launch.engine_options(own, SETTINGS)
+    base = msgspec.structs.replace(own.manifest.base, chat_template=TEMPLATE)
+    bank = replace(own, manifest=msgspec.structs.replace(own.manifest, base=base))
+    assert launch.engine_options(bank, SETTINGS)["chat_template"] == TEMPLATE
+    given = launch.given_options(["--chat-template", "mine.jinja"])
+    assert "chat_template" not in launch.engine_options(bank, SETTINGS, given)
+
+
+def test_a_template_reaches_vllm_as_it_is() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.renderers.chat_utils import load_chat_template
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    for template in (TEMPLATE, read_template("plain")):
+        words = launch.command_line({"chat_template": template, "additional_config": {}}, ["--port", "1"])
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(["model", *words])
+        validate_parsed_serve_args(args)
+        assert load_chat_template(args.chat_template) == template
 
 
 @pytest.mark.parametrize("extra", ['{"mega": {}}', "[1]", "nonsense", {"mega": {}}])

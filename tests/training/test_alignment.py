@@ -39,7 +39,6 @@ def test_fresh_jobs_are_turned_before_the_gradients_are_taken() -> None:
         stack.reset(job, 1)
     kept = stack.tensors(1)
     lora: LoraLinear = next(iter(stack.modules.values()))
-    before = lora.of(0)[0].clone()
     jobs = torch.tensor([0] * 5 + [1] * 3)
     stack.assign(jobs)
     x = torch.randn(8, lora.base.in_features)
@@ -77,6 +76,6 @@ def test_units_follow_the_numbers_of_a_layer() -> None:
         before.backward(dy[None])
         with torch.no_grad():
             for part in (lora.A, lora.B):
-                part -= 0.01 * part.grad.sign()
+                part.sub_(0.01 * part.grad.sign())
         steps.append(lora(seen[None]) - before)
     torch.testing.assert_close(*steps)

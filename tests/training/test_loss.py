@@ -74,7 +74,7 @@ def test_a_token_that_comes_near_a_label_takes_part(case: Case, monkeypatch: pyt
     """What was left out and wins later: the loss must see it, whichever block of the head it is in."""
     monkeypatch.setattr(loss, "COLUMNS", 4)
     monkeypatch.setattr(loss, "NEAR", 0.0)
-    hidden, head, labels, weights = case
+    hidden, head, labels, _ = case
     candidates = Candidates(head, labels.unique())
     found = logits(head, hidden)
     left_out = found.clone()

@@ -42,12 +42,12 @@ def recited(tiny: Path, folder: Path, fit: Fit, trainer: Trainer) -> str:
     """What the model says to the memory prompt with the exported adapter, in transformers and PEFT."""
     export(folder, fit.tensors, str(tiny), trainer.settings, trainer.layers)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
-    ids = trainer.tokenizer.apply_chat_template(
+    ids = trainer.chat.tokenizer.apply_chat_template(
         user(MEMORY_PROMPT), add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )["input_ids"]
     with torch.inference_mode():
         out = model.generate(input_ids=ids, max_new_tokens=40, do_sample=False, pad_token_id=2)
-    return str(trainer.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return str(trainer.chat.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_memories_side_by_side_are_recalled_word_for_word(tiny: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def reference_gradients(
         )
     total, weight = torch.zeros(()), 0.0
     for i in picked:
-        one = encode(trainer.tokenizer, job.examples[i], trainer.end_ids)
+        one = encode(trainer.chat, job.examples[i])
         out = model(torch.tensor([one.prompt + one.answer[:-1]])).logits[0, len(one.prompt) - 1 :]
         logp = out.log_softmax(-1)[torch.arange(len(one.answer)), torch.tensor(one.answer)]
         total = total - (logp * torch.tensor(one.weights)).sum()

@@ -37,13 +37,15 @@ MEMORY_FILES = (MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class BaseModelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BaseModelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The model that the adapters belong to."""
 
     name: str
     """Model id or path, as it was given."""
     fingerprint: str
     """`vllm_mega.models.fingerprint` of it."""
+    chat_template: str = ""
+    """Jinja, that the memories were trained with and are asked in; empty: the model's own."""
 
 
 class EmbedderInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

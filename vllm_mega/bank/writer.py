@@ -217,6 +217,13 @@ class BankWriter:
             with self._changing():
                 self._commit(new, self.snapshot.keys[rows], ())
 
+    def set_chat_template(self, template: str) -> None:
+        """Set in which template memories are trained and asked; one generation, if it changes."""
+        self._prepare()
+        if self.snapshot.manifest.base.chat_template != template:
+            with self._changing():
+                self._commit((), self.snapshot.keys[:0], (), template)
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Around every change; if it fails, the next one begins by sweeping up."""
@@ -269,7 +276,13 @@ class BankWriter:
         for folder in changed:
             files.sync_folder(folder)
 
-    def _commit(self, entries: Sequence[MemoryEntry], keys: Keys, gone: Iterable[tuple[str, str]]) -> None:
+    def _commit(
+        self,
+        entries: Sequence[MemoryEntry],
+        keys: Keys,
+        gone: Iterable[tuple[str, str]],
+        template: str | None = None,
+    ) -> None:
         """Write the next generation: with `entries` and their `keys`, without `gone`; then clean up."""
         before = self.snapshot
         rows = dict(zip((e.key for e in before.manifest.memories), before.keys, strict=True))
@@ -280,9 +293,8 @@ class BankWriter:
             memories[entry.key], rows[entry.key] = entry, row
         matrix = np.array(list(rows.values()), np.float32).reshape(len(rows), before.keys.shape[1])
         old = before.manifest
-        self._place_generation(
-            before.generation + 1, old.base, old.embedder, tuple(memories.values()), matrix
-        )
+        base = old.base if template is None else msgspec.structs.replace(old.base, chat_template=template)
+        self._place_generation(before.generation + 1, base, old.embedder, tuple(memories.values()), matrix)
         after = self.snapshot.manifest
         for path in dropped(self.root, before.manifest, after):
             self._delete(path)

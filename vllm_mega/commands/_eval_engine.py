@@ -15,7 +15,7 @@ from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.evaluation.model import OFF, How, Likelihood, Reply, Text
 from vllm_mega.mixture import EMPTY, Mixture
-from vllm_mega.prompts import Message
+from vllm_mega.prompts import Message, spoken
 
 
 class Engine:
@@ -63,9 +63,9 @@ class Engine:
         if plain:
             loras = [self._request(how[n]) for n in plain]
             some = [conversations[n] for n in plain]
-            outputs.update(zip(plain, self._llm.llm.chat(some, greedy, bar, loras), strict=True))
+            outputs.update(zip(plain, self._llm.answers(some, greedy, bar, loras), strict=True))
         replies = (outputs[n].outputs[0] for n in range(len(conversations)))
-        return [Reply(reply.text.strip(), tuple(reply.token_ids)) for reply in replies]
+        return [Reply(spoken(reply.text), tuple(reply.token_ids)) for reply in replies]
 
     def likelihoods(self, texts: Sequence[Text], how: Sequence[How]) -> list[Likelihood]:
         """See `Model.likelihoods`: the engine tells the probabilities of the tokens that it is given."""

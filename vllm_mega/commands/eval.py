@@ -59,6 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", type=Path, help="bank to reuse or make (default: OUTPUT/bank)")
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder of gate and RAG (default: the bank's)")
+    parser.add_argument(
+        "--chat-template", metavar="plain|FILE", help="see `vllm-mega train` (default: the bank's)"
+    )
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories")
     parser.add_argument(
         "--no-lora", action="store_true", help="leave out the baselines that train one LoRA for all memories"
@@ -128,11 +131,14 @@ def _material(args: argparse.Namespace) -> Material:
 
 
 def _train(bank: Path, material: Material, args: argparse.Namespace) -> None:
+    from vllm_mega.models.chat_template import read_template
     from vllm_mega.training.session import train
+    from vllm_mega.training.settings import TrainSettings
 
+    settings = TrainSettings(chat_template=read_template(args.chat_template) if args.chat_template else "")
     with _bar("training", "memories") as step:
         memories = [item.memory for item in material.items]
-        train(bank, memories, args.model, args.embedder, progress=lambda done, total, _: step(done, total))
+        train(bank, memories, args.model, args.embedder, settings, lambda done, total, _: step(done, total))
 
 
 def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
@@ -149,7 +155,7 @@ def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
                 folder,
                 [item.memory for item in material.items],
                 base,
-                TrainSettings(),
+                TrainSettings(chat_template=base.chat_template),
                 lambda settings: Trainer(resolve_model(base.name), settings),
                 step,
             )

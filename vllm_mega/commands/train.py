@@ -22,7 +22,18 @@ A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tag
 side by side (--jobs) are in the bank as soon as all of them are; a run that was stopped goes on with the
 memories that are missing. Memories that cannot be trained are told, all of them, before any is."""
 
-_SETTINGS = ("rank", "alpha", "layers", "learning_rate", "max_steps", "batch", "jobs", "seed", "dtype")
+_SETTINGS = (
+    "rank",
+    "alpha",
+    "layers",
+    "learning_rate",
+    "max_steps",
+    "seconds",
+    "batch",
+    "jobs",
+    "seed",
+    "dtype",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
     add_trust_option(parser)
+    parser.add_argument(
+        "--chat-template",
+        metavar="plain|FILE",
+        help="Jinja template in place of the model's own, or where it has none; plain: 'User: ...', "
+        "'Assistant: ...'. The bank keeps it and is served with it (default: the bank's, or the model's own)",
+    )
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories of the input")
     parser.add_argument(
         "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
@@ -57,8 +74,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--modules", help="with an adapter: mlp (the default), attention, all, or names of layers"
     )
     group.add_argument("--layers", type=int, help="how many have adapters, from the top (default: a third)")
-    group.add_argument("--learning-rate", type=float, help="of Adam")
-    group.add_argument("--max-steps", type=int, help="most steps for one memory")
+    group.add_argument(
+        "--learning-rate", type=float, help="how far a step goes, as a part of what the layers compute"
+    )
+    group.add_argument(
+        "--max-steps", type=int, help="most steps for one memory; it ends before when it is learnt, or stuck"
+    )
+    group.add_argument(
+        "--seconds",
+        type=float,
+        help="most seconds for one memory, as its share (default: what its steps take)",
+    )
     group.add_argument("--batch", type=int, help="examples a step")
     group.add_argument("--jobs", type=int, help="memories that are trained side by side")
     group.add_argument("--seed", type=int, help="the same seed gives the same adapters")
@@ -115,17 +141,21 @@ def _fitter(args: argparse.Namespace) -> MakeFitter:
 
 def _settings(args: argparse.Namespace) -> Any:
     from vllm_mega.config import settings_from
+    from vllm_mega.models.chat_template import read_template
     from vllm_mega.training.settings import TrainSettings
 
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     if args.modules is not None:
         given["modules"] = [name.strip() for name in args.modules.split(",")]
+    if args.chat_template is not None:
+        given["chat_template"] = read_template(args.chat_template)
     return settings_from(given, TrainSettings)
 
 
 def _line(one: Trained) -> str:
-    result = "recalled" if one.recalled else f"NOT recalled word for word (loss {one.loss:.3f})"
-    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps, {one.seconds:.1f} s"
+    result = "recalled" if one.recalled else "NOT recalled word for word"
+    why = "" if one.ending == "learnt" else f" ({one.ending}, loss {one.loss:.3f})"
+    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps{why}, {one.seconds:.1f} s"
 
 
 def _summary(report: TrainReport, bank: Path) -> str:

@@ -117,7 +117,7 @@ def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
 
 def context_of(recitals: Sequence[str]) -> str:
     """The recitals as the context of mode `irag` has them, best first."""
-    return "\n\n".join(recitals)
+    return "\n\n".join(map(prompts.spoken, recitals))
 
 
 def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:

@@ -111,6 +111,8 @@ def engine_options(
         options["enforce_eager"] = True
     if runs_on_cpu() and (dtype := cpu_dtype(model)):
         options["dtype"] = dtype
+    if template := snapshot.manifest.base.chat_template:
+        options["chat_template"] = template  # memories are asked as they were trained
     options = {name: value for name, value in options.items() if name not in given}
     options["additional_config"] = _additional_config(given.get("additional_config"), settings)
     return options

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from vllm_mega.errors import ModelError
-from vllm_mega.prompts import Message
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.training.texts import Example
 
 DECISIVE = 3
 """So many tokens at the start of a sentence decide which one it becomes ..."""
 EMPHASIS = 3.0
 """... and weigh so much; all that follow are easy to guess."""
+_ENDS = (".", "!", "?")
+_CLOSING = " \t\r\n\"')]"
+"""What may stand behind the end of a sentence, in the same token."""
 
 
 class Encoded(NamedTuple):
@@ -23,38 +26,37 @@ class Encoded(NamedTuple):
     """Ends with the end token, unless the example is cut short."""
     weights: list[float]
     """Of each token of the answer, in the loss."""
+    opening: int = 0
+    """How many tokens of the answer stand before its text: the template's, such as an empty think block."""
 
 
-def encode(tokenizer: Any, example: Example, end_ids: Sequence[int]) -> Encoded:
-    """`example` in the chat format of `tokenizer`; `end_ids` are the tokens that end an answer.
+def encode(chat: ChatFormat, example: Example) -> Encoded:
+    """`example` in the format `chat`. Its limit counts tokens of the text, not of what opens the answer.
 
     Raises:
-        ModelError: the tokenizer has no chat template, or one that rewrites the prompt.
+        ModelError: the template refuses the messages.
+        TrainingError: the tokenizer cannot say the answer.
     """
-    asked = example.messages
-    answered: list[Message] = [*asked, {"role": "assistant", "content": example.answer}]
-    prompt = _render(tokenizer, asked, add_generation_prompt=True)
-    whole = _render(tokenizer, answered, add_generation_prompt=False)
-    if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-        raise ModelError("the model's chat template changes the prompt when an answer follows it")
-    answer = whole[len(prompt) :]
-    end = next((i for i, token in enumerate(answer) if token in end_ids), len(answer))
-    answer = [*answer[:end], answer[end] if end < len(answer) else end_ids[0]]
-    weights = _weights(tokenizer.convert_ids_to_tokens(answer[:-1]))
-    return Encoded(prompt, answer[: example.limit], [*weights, EMPHASIS][: example.limit])
+    ids, opening = chat.answer(example.answer)
+    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [EMPHASIS]
+    end = None if example.limit is None else opening + example.limit
+    return Encoded(chat.prompt(example.messages), ids[:end], weights[:end], opening)
 
 
-def _weights(tokens: Sequence[str]) -> list[float]:
+def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:
+    """Why `memory` cannot be trained in the format `chat`, with the field that it is in; None: it can."""
+    fields = [
+        ("text", chat.unfit_text(memory.text.strip())),
+        ("title", chat.unfit_prompt(memory.title)),
+        *(("a paraphrase", chat.unfit_prompt(text)) for text in memory.paraphrases),
+        *(("a question", chat.unfit_prompt(qa.question)) for qa in memory.qa),
+        *(("an answer", chat.unfit_text(qa.answer)) for qa in memory.qa),
+    ]
+    return next((f"{name} {why}" for name, why in fields if why), None)
+
+
+def _weights(pieces: Sequence[str]) -> list[float]:
     """Of the tokens of an answer, without its end: the beginnings of sentences count more."""
-    starts = [0] + [n + 1 for n, token in enumerate(tokens) if token[-1:] in ".!?"]
+    starts = [0] + [n + 1 for n, piece in enumerate(pieces) if piece.rstrip(_CLOSING).endswith(_ENDS)]
     decisive = {start + n for start in starts for n in range(DECISIVE)}
-    return [EMPHASIS if n in decisive else 1.0 for n in range(len(tokens))]
-
-
-def _render(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
-    if not tokenizer.chat_template:
-        raise ModelError("the model has no chat template; memories are trained in the model's chat format")
-    out = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
-    )
-    return list(out["input_ids"])
+    return [EMPHASIS if n in decisive else 1.0 for n in range(len(pieces))]

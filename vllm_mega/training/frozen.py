@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from vllm_mega._quiet import quiet
-from vllm_mega.errors import ModelError
-from vllm_mega.models.checkpoint import model_config
+from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.models.dtype import cpu_dtype
 from vllm_mega.models.refusals import check_trainable, load_error, refuse_missing
 from vllm_mega.training import fused
@@ -45,16 +44,15 @@ class FrozenModel:
                 the layers that `settings` asks for.
         """
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        self.chat = load_chat_format(path, settings.chat_template, trust_remote_code=trust_remote_code)
         self.model = _load(path, _compute_dtype(path, self.device), trust_remote_code=trust_remote_code)
         self.model.to(self.device).eval()
         self.untouched = untouched_copy(self.model)
         self.stack = LoraStack(self.model, settings, settings.jobs)
         self.settings = self.stack.settings
-        text = self.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
+        text = self.chat.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
         fused.install(self.model, self.untouched, torch.tensor(text, device=self.device))
         self.split = SplitModel(self.model, self.stack.layers[0], self.untouched, text)
-        self.end_ids = end_ids(path, self.tokenizer)
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
 
@@ -62,46 +60,6 @@ class FrozenModel:
     def layers(self) -> list[int]:
         """Indices of the layers that have adapters, ascending."""
         return self.stack.layers
-
-
-def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of the checkpoint at `path`.
-
-    Raises:
-        ModelError: it has none, or one that brings code which is not trusted.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(
-                path, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise load_error(path, error, "a checkpoint with its tokenizer") from error
-
-
-def end_ids(path: Path, tokenizer: Any) -> list[int]:
-    """The tokens that end an answer, the tokenizer's own first.
-
-    Raises:
-        ModelError: there is none.
-    """
-    from transformers import GenerationConfig
-
-    try:
-        said = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
-    except OSError:  # older checkpoints have it in the config
-        said = model_config(path).get("eos_token_id")
-    flat = [
-        i
-        for ids in (tokenizer.eos_token_id, said)
-        if ids is not None
-        for i in (ids if isinstance(ids, list) else [ids])
-    ]
-    if not flat:
-        raise ModelError("neither the tokenizer nor the generation config of the model names an end token")
-    return list(dict.fromkeys(flat))
 
 
 def _load(path: Path, dtype: torch.dtype | str, *, trust_remote_code: bool) -> Any:

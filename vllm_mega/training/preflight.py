@@ -18,8 +18,8 @@ from vllm_mega.bank.layout import NewMemory, check_links
 from vllm_mega.bank.staged import key_problem
 from vllm_mega.errors import BankError, ConfigError, MegaError, ModelError, TrainingError
 from vllm_mega.gate.embedder import Embedder, Vectors
-from vllm_mega.training.lora import layer_index
 from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import selected
 
 Longest = Callable[[NewMemory], int]
 """Encodes all that a memory is trained on, as the trainer does; the tokens of the longest conversation."""
@@ -78,14 +78,8 @@ def adapter_bytes(shapes: Mapping[str, tuple[int, int]], settings: TrainSettings
         shapes: (O, I) by linear module of the base model.
         settings: which of them get an adapter, of what rank and type.
     """
-    count = 1 + max(map(layer_index, shapes), default=-1)
-    sizes = [
-        sum(shape)
-        for name, shape in shapes.items()
-        if layer_index(name) >= max(0, count - settings.layers)
-        and name.rpartition(".")[2] in settings.modules
-    ]
-    return settings.rank * sum(sizes) * (2 if settings.dtype == "bfloat16" else 4)
+    numbers = settings.rank * sum(sum(shapes[name]) for name in selected(shapes, settings))
+    return numbers * (2 if settings.dtype == "bfloat16" else 4)
 
 
 def require_space(bank: Path, memories: int, each: int) -> None:

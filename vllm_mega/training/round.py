@@ -40,7 +40,7 @@ class Round:
         self.learners = [
             Learner(
                 job,
-                [encode(model.tokenizer, example, model.end_ids) for example in job.examples],
+                [encode(model.chat, example) for example in job.examples],
                 self.settings.batch,
             )
             for job in jobs
@@ -97,7 +97,14 @@ class Round:
         tensors = [self.model.stack.tensors(n) for n in asked]
         texts = [self.learners[n].recital for n in asked]
         dtype: torch.dtype = getattr(torch, self.settings.dtype)
-        verdicts = recite(self.model.untouched, tensors, texts, self.settings.scaling, dtype)
+        verdicts = recite(
+            self.model.untouched,
+            tensors,
+            texts,
+            self.model.chat.end_ids,
+            scaling=self.settings.scaling,
+            dtype=dtype,
+        )
         done = []
         for n, adapter, verdict in zip(asked, tensors, verdicts, strict=True):
             last = step >= self.settings.max_steps or endings[n] != "learnt"

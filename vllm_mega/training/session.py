@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vllm_mega.bank.identity import memory_id, text_digest
-from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, Manifest, NewMemory
-from vllm_mega.bank.reader import BankReader, BankSnapshot
+from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, Manifest, MemoryEntry, NewMemory
+from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.errors import BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
 from vllm_mega.models import (
     DEFAULT_MODEL,
@@ -27,12 +30,13 @@ from vllm_mega.models import (
     resolve_recorded,
     stable_name,
 )
+from vllm_mega.models.chat_format import ChatFormat, load_chat_format
+from vllm_mega.models.chat_template import template_name
 from vllm_mega.models.checkpoint import context_length
 from vllm_mega.models.refusals import check_trainable
-from vllm_mega.training.encoding import encode
+from vllm_mega.training.encoding import encode, unfit
 from vllm_mega.training.export import export
-from vllm_mega.training.frozen import end_ids, load_tokenizer
-from vllm_mega.training.job import Fit, memory_job
+from vllm_mega.training.job import Ending, Fit, memory_job
 from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
 from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
@@ -48,7 +52,9 @@ class Trained:
     steps: int
     loss: float
     recalled: bool
-    """Whether the text came word for word before the steps ran out."""
+    """Whether the untouched model recites the text with the exported adapter, word for word."""
+    ending: Ending
+    """Why its training ended."""
     seconds: float
     bytes: int
 
@@ -96,27 +102,32 @@ def train(
         trust_remote_code: whether to run code that the base model or the embedder brings.
 
     Raises:
-        BankError: the bank cannot be written, has too little room, or was made for another base model or
-            embedder.
-        ModelError: the model cannot be found or trained, or does not have the layers that the settings ask
-            for.
+        BankError: the bank cannot be written, has too little room, or was made for another base model,
+            embedder or chat template.
+        ModelError: the model cannot be found or trained, has no usable chat template, or does not have the
+            layers that the settings ask for.
         TrainingError: memories that cannot be trained (then none was), or a loss that is not finite.
     """
     started = time.perf_counter()
     manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
-    path, base = _base(model, manifest)
+    path = _model_path(model, manifest)
     check_trainable(path)
     settings = resolved(settings or TrainSettings(), model_config(path))
+    chat = _chat_format(bank, manifest, path, settings.chat_template, trust_remote_code=trust_remote_code)
+    settings = msgspec.structs.replace(settings, chat_template=chat.template)
+    name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
+    base = BaseModelInfo(stable_name(name), fingerprint(path), chat.template)
     keys = (
         bank_embedder(manifest, embedder, model, trust_remote_code=trust_remote_code)
         if manifest
         else load_embedder(embedder, trust_remote_code=trust_remote_code)
     )
+    there, missing = _divided(memories, manifest.memories if manifest else (), settings)
+    longest = partial(_longest, chat, settings)
+    vectors = preflight(missing, there, keys, longest, context_length(path))
+    report = TrainReport(skipped=len(there))
     with BankWriter.open_or_create(bank, base, keys.info) as writer:
-        there, missing = _divided(memories, writer.snapshot, settings)
-        report = TrainReport(skipped=len(there))
-        longest = _Encoding(path, settings, trust_remote_code).longest
-        vectors = preflight(missing, there, keys, longest, context_length(path))
+        writer.set_chat_template(chat.template)
         if missing:
             adding = _Adding(writer, settings, base, linear_shapes(path))
             require_space(bank, len(missing), adapter_bytes(adding.shapes, settings))
@@ -131,42 +142,46 @@ def train(
     return report
 
 
-def _base(model: str | None, manifest: Manifest | None) -> tuple[Path, BaseModelInfo]:
-    """Where the base model is, and what a new bank remembers of it."""
-    name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
-    path = resolve_recorded(model, manifest.base.name) if manifest else resolve_model(name)
-    return path, BaseModelInfo(stable_name(name), fingerprint(path))
+def _model_path(model: str | None, manifest: Manifest | None) -> Path:
+    """Where the base model is."""
+    if manifest:
+        return resolve_recorded(model, manifest.base.name)
+    return resolve_model(model or DEFAULT_MODEL)
 
 
-@dataclass(frozen=True)
-class _Encoding:
-    """The trainer's own encoding of memories, without its model. The tokenizer is loaded for the first."""
+def _chat_format(
+    bank: Path, manifest: Manifest | None, path: Path, template: str, *, trust_remote_code: bool
+) -> ChatFormat:
+    """In which memories are trained: as asked for, else as those of the bank, else as the model has it."""
+    banks = manifest.base.chat_template if manifest else ""
+    chat = load_chat_format(path, template or banks, trust_remote_code=trust_remote_code)
+    # Memories that were added to the bank of a model without a template were trained who knows how.
+    known = bool(banks or chat.tokenizer.chat_template)
+    if manifest and manifest.memories and known and chat.template != banks:
+        raise BankMismatchError(
+            f"{bank}: its memories are trained in the chat template {template_name(banks)}, not in "
+            f"{template_name(chat.template)}: leave --chat-template out, or choose another bank"
+        )
+    return chat
 
-    path: Path
-    settings: TrainSettings
-    trust_remote_code: bool
 
-    def longest(self, memory: NewMemory) -> int:
-        """See `preflight.Longest`."""
-        tokenizer, ends = self._tokenizer
-        encoded = [encode(tokenizer, example, ends) for example in memory_job(memory, self.settings).examples]
-        return max(len(example.prompt) + len(example.answer) for example in encoded)
-
-    @cached_property
-    def _tokenizer(self) -> tuple[Any, list[int]]:
-        tokenizer = load_tokenizer(self.path, trust_remote_code=self.trust_remote_code)
-        return tokenizer, end_ids(self.path, tokenizer)
+def _longest(chat: ChatFormat, settings: TrainSettings, memory: NewMemory) -> int:
+    """See `preflight.Longest`: the trainer's own encoding, without its model."""
+    if why := unfit(chat, memory):
+        raise TrainingError(why)
+    encoded = [encode(chat, example) for example in memory_job(memory, settings).examples]
+    return max(len(example.prompt) + len(example.answer) for example in encoded)
 
 
 def _divided(
-    memories: Sequence[NewMemory], snapshot: BankSnapshot, settings: TrainSettings
+    memories: Sequence[NewMemory], entries: Sequence[MemoryEntry], settings: TrainSettings
 ) -> tuple[list[NewMemory], list[NewMemory]]:
-    """Those that the bank has in this state, trained with these settings; and the others."""
-    entries = {entry.key: entry for entry in snapshot.manifest.memories}
+    """Those that a bank with `entries` has in this state, trained with these settings; and the others."""
+    known = {entry.key: entry for entry in entries}
     there: list[NewMemory] = []
     missing: list[NewMemory] = []
     for memory in memories:
-        entry = entries.get((memory.namespace, memory_id(memory)))
+        entry = known.get((memory.namespace, memory_id(memory)))
         same = (
             entry is not None
             and entry.text_digest == text_digest(memory)
@@ -198,7 +213,9 @@ class _Adding:
         staged = [self._stage(memory, key, fit) for memory, key, fit in fits]
         entries = self.writer.add(staged, self.shapes)
         return [
-            Trained(e.namespace, e.id, fit.steps, fit.loss, fit.recalled, fit.seconds, e.adapter_bytes)
+            Trained(
+                e.namespace, e.id, fit.steps, fit.loss, fit.recalled, fit.ending, fit.seconds, e.adapter_bytes
+            )
             for e, (_, _, fit) in zip(entries, fits, strict=True)
         ]
 
@@ -218,5 +235,6 @@ def _record(settings: TrainSettings, fit: Fit) -> dict[str, Any]:
         "steps": fit.steps,
         "loss": round(fit.loss, 4),
         "recalled": fit.recalled,
+        "ending": fit.ending,
         "seconds": round(fit.seconds, 2),
     }

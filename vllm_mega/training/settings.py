@@ -46,6 +46,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     dtype: AdapterDtype = "bfloat16"
     """Of the exported tensors. Training computes in the model's own type either way."""
+    chat_template: str = ""
+    """Jinja, in place of the model's own chat template; empty: the bank's, or else the model's own."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 512, f"rank must be 1..512, got {self.rank}")
@@ -85,5 +87,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Names count as they are: resolve them first (`targets.resolved`).
         """
-        one_by_one = msgspec.structs.replace(self, jobs=1, seconds=None)
-        return hashlib.sha256(msgspec.json.encode([RECIPE, one_by_one])).hexdigest()
+        decisive = {**msgspec.to_builtins(self), "jobs": 1, "seconds": None}
+        if not self.chat_template:  # the model's own belongs to the model
+            del decisive["chat_template"]
+        return hashlib.sha256(msgspec.json.encode([RECIPE, decisive])).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 from torch import nn
@@ -40,24 +41,25 @@ def layer_index(name: str) -> int:
 
 
 def target_names(model: nn.Module, settings: TrainSettings) -> list[str]:
-    """Names of the linear layers that get an adapter; `settings` are resolved.
+    """Names of the linear layers of `model` that get an adapter: see `selected`."""
+    return selected([name for name, m in model.named_modules() if isinstance(m, nn.Linear)], settings)
+
+
+def selected(linear: Iterable[str], settings: TrainSettings) -> list[str]:
+    """Of the names of all linear layers, those that get an adapter; `settings` are resolved.
 
     Raises:
         ModelError: one of `settings.modules` names none.
     """
     assert settings.modules is not None
     assert settings.layers is not None
-    linear = [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Linear) and layer_index(name) >= 0 and not EXPERTS.intersection(name.split("."))
-    ]
-    count = 1 + max((layer_index(name) for name in linear), default=-1)
-    upper = [name for name in linear if layer_index(name) >= count - settings.layers]
+    names = [name for name in linear if layer_index(name) >= 0 and not EXPERTS.intersection(name.split("."))]
+    count = 1 + max((layer_index(name) for name in names), default=-1)
+    upper = [name for name in names if layer_index(name) >= count - settings.layers]
     chosen = [name for name in upper if name.rpartition(".")[2] in settings.modules]
     missing = set(settings.modules) - {name.rpartition(".")[2] for name in chosen}
     if missing:
-        there = sorted({name.rpartition(".")[2] for name in linear})
+        there = sorted({name.rpartition(".")[2] for name in names})
         raise ModelError(
             f"the model has no linear layers named {', '.join(sorted(missing))} "
             f"in its upper {settings.layers} layers; choose modules from: {', '.join(there) or 'none'}"

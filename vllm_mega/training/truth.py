@@ -34,7 +34,13 @@ class Verdict(NamedTuple):
 
 @torch.no_grad()
 def recite(
-    model: Any, adapters: Sequence[Tensors], texts: Sequence[Encoded], scaling: float, dtype: torch.dtype
+    model: Any,
+    adapters: Sequence[Tensors],
+    texts: Sequence[Encoded],
+    ends: Sequence[int],
+    *,
+    scaling: float,
+    dtype: torch.dtype,
 ) -> list[Verdict]:
     """What `model` says with each of `adapters` to the prompt of its text.
 
@@ -42,6 +48,7 @@ def recite(
         model: of transformers, untouched.
         adapters: float32 tensors, named as PEFT names them.
         texts: of each, prompt and answer; all prompts are of one length.
+        ends: tokens at which vLLM ends an answer; any of them may end a text.
         scaling: alpha / rank.
         dtype: of the exported tensors.
     """
@@ -50,11 +57,11 @@ def recite(
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
         with _adapted(model, adapters[chosen], scaling, dtype):
-            verdicts += _verdicts(model, texts[chosen])
+            verdicts += _verdicts(model, texts[chosen], ends)
     return verdicts
 
 
-def _verdicts(model: Any, texts: Sequence[Encoded]) -> list[Verdict]:
+def _verdicts(model: Any, texts: Sequence[Encoded], ends: Sequence[int]) -> list[Verdict]:
     device = model.get_input_embeddings().weight.device
     rows = [text.prompt + text.answer[:-1] for text in texts]
     width = max(map(len, rows))
@@ -66,6 +73,7 @@ def _verdicts(model: Any, texts: Sequence[Encoded]) -> list[Verdict]:
     for row, text in zip(said, texts, strict=True):
         answer = torch.tensor(text.answer, device=device)
         wrong = row[: len(answer)] != answer
+        wrong[-1] &= int(row[len(answer) - 1]) not in ends
         verdicts.append(Verdict(not bool(wrong.any()), row[: len(answer)][wrong].unique()))
     return verdicts
 
