@@ -34,13 +34,16 @@ ENGINE: dict[str, Any] = {
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What an engine said to QUESTION with the memory attached, or why it did not start."""
+    """What an engine said to QUESTION with the memory attached, or why it did not."""
 
     seconds: float
     prompt: list[int] = []
     tokens: list[int] = []
     logprobs: list[float] = []
     refusal: str = ""
+    """In our words, by a MegaError."""
+    failure: str = ""
+    """Any other exception."""
 
 
 def serve(banks: Sequence[Path], output: Path, timeout: float) -> list[Served]:
@@ -76,6 +79,8 @@ def ask(bank: Path) -> Served:
             (answer,) = llm.chat([QUESTION], greedy, mega={"memories": [{"id": MEMORY.id}]})
     except MegaError as error:
         return Served(time.perf_counter() - started, refusal=str(error))
+    except Exception as error:  # vLLM's are of many kinds; the other families still have their turn
+        return Served(time.perf_counter() - started, failure=f"{type(error).__name__}: {error}")
     said = answer.output.outputs[0]
     logprobs = [place[token].logprob for place, token in zip(said.logprobs, said.token_ids, strict=True)]
     return Served(
@@ -85,8 +90,13 @@ def ask(bank: Path) -> Served:
 
 def main(output: Path, banks: Sequence[Path]) -> None:
     """Ask all banks and write what they said."""
+    import sentence_transformers  # noqa: F401  # now: what is imported later is not frozen
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+    import vllm_mega.offline  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # or every engine's many collections would go through all that vLLM imports: half of the time
     served = []
     for bank in banks:
         served.append(msgspec.to_builtins(ask(bank)))
