@@ -52,12 +52,17 @@ def make_bank(bank: Path, model: Path, adapter: Path, embedder: Embedder) -> Non
         writer.add([StagedMemory(MEMORY, adapter, key)], linear_shapes(model))
 
 
-def with_adapter(model: Path, adapter: Path | None) -> Any:
-    """The checkpoint as transformers loads it, with the adapter as PEFT does."""
+def with_adapter(model: Path, adapter: Path | None, **fields: Any) -> Any:
+    """The checkpoint as transformers loads it, with the adapter as PEFT does.
+
+    `fields` of its config win. Attention is transformers' own, since torch's leaves soft caps out.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager", **fields
+    ).eval()
     # A warning about missing or unexpected tensors is an error in tests.
     return base if adapter is None else PeftModel.from_pretrained(base, str(adapter)).eval()
 

@@ -30,9 +30,18 @@ class Family:
     """Of the small model's config, beside those that all have."""
     expected: Status = "exact"
     note: str = ""
-    """For the table: what is special, and was on in the check."""
+    """For the table: what is special and was on in the check."""
+    engine: dict[str, Any] = field(default_factory=dict)
+    """Options that vLLM needs for it."""
+    as_served: dict[str, Any] = field(default_factory=dict)
+    """Config fields of the model that vLLM computes instead; for it PEFT's model is given them too."""
     cpu_refusal: str = ""
     """Regular expression: what is said where vLLM on CPUs is asked to serve it. Empty: it serves it."""
+
+    @property
+    def folder(self) -> str:
+        """A name for its files."""
+        return self.model_type
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,11 @@ FAMILIES = (
         "gemma2",
         GATED_MLP,
         {
+            "initializer_range": 0.05,  # else every logit is at its cap
             "sliding_window": WINDOW,
             "layer_types": EVERY_OTHER,
-            "final_logit_softcapping": 2.0,
-            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 1.0,
+            "attn_logit_softcapping": 0.5,
             "query_pre_attn_scalar": 20,
         },
         note="sliding window, soft caps of logits and attention",
@@ -77,7 +87,12 @@ FAMILIES = (
         "Gemma 3 (text)",
         "gemma3_text",
         GATED_MLP,
-        {"sliding_window": WINDOW, "layer_types": EVERY_OTHER, "query_pre_attn_scalar": 20},
+        {
+            "initializer_range": 0.05,
+            "sliding_window": WINDOW,
+            "layer_types": EVERY_OTHER,
+            "query_pre_attn_scalar": 20,
+        },
         note="sliding window, two rotary bases",
     ),
     Family("OLMo 2", "olmo2", GATED_MLP, note="norms behind the blocks"),
@@ -85,8 +100,20 @@ FAMILIES = (
     Family("Phi-3", "phi3", ("down_proj", "gate_up_proj"), {"sliding_window": WINDOW}, note="sliding window"),
     Family("Phi", "phi", ("fc1", "fc2"), note="part of each head rotates; Phi-1, 1.5 and 2"),
     Family("Starcoder2", "starcoder2", ("c_fc", "c_proj"), {"sliding_window": WINDOW}, note="sliding window"),
-    Family("GPT-NeoX", "gpt_neox", ("dense_4h_to_h", "dense_h_to_4h"), note="Pythia"),
-    Family("StableLM", "stablelm", GATED_MLP),
+    Family(
+        "GPT-NeoX",
+        "gpt_neox",
+        ("dense_4h_to_h", "dense_h_to_4h"),
+        {"num_key_value_heads": None, "head_dim": None},
+        note="Pythia",
+    ),
+    Family(
+        "StableLM",
+        "stablelm",
+        GATED_MLP,
+        note="served with `--model-impl transformers`: vLLM's own has no LoRA",
+        engine={"model_impl": "transformers"},
+    ),
     Family(
         "Granite",
         "granite",
@@ -105,7 +132,9 @@ FAMILIES = (
         "cohere2",
         GATED_MLP,
         {"logit_scale": 0.25, "sliding_window": WINDOW, "layer_types": EVERY_OTHER},
-        note="scaled logits, sliding window",
+        "works",
+        "scaled logits; vLLM's sliding window is one token wider than transformers': exact within it",
+        as_served={"sliding_window": WINDOW + 1},
     ),
     Family(
         "Mixtral",
@@ -114,7 +143,7 @@ FAMILIES = (
         {"num_local_experts": 4, "num_experts_per_tok": 2},
         "works",
         _MOE_NOTE,
-        _MOE_REFUSAL,
+        cpu_refusal=_MOE_REFUSAL,
     ),
     Family(
         "Qwen3 MoE",
@@ -123,9 +152,9 @@ FAMILIES = (
         _MOE | {"moe_intermediate_size": 64, "decoder_sparse_step": 1},
         "works",
         _MOE_NOTE,
-        _MOE_REFUSAL,
+        cpu_refusal=_MOE_REFUSAL,
     ),
-    Family("OLMoE", "olmoe", ATTENTION, _MOE, "works", _MOE_NOTE, _MOE_REFUSAL),
+    Family("OLMoE", "olmoe", ATTENTION, _MOE, "works", _MOE_NOTE, cpu_refusal=_MOE_REFUSAL),
 )
 
 _PLAIN_WEIGHTS = "train on the unquantised model of the same name (`--model`)"

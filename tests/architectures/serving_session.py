@@ -1,12 +1,12 @@
-"""Banks served by the real engine, one after the other: python -m tests.architectures.serving_session OUT BANK...
+"""Banks served by the real engine, one after the other: python -m tests.architectures.serving_session OUT
 
-A process of its own, in which every bank has its short-lived engine (`MegaLLM`, offline): vLLM is imported once.
+A process of its own, in which every bank has its short-lived engine (`MegaLLM`, offline): vLLM is imported
+once. What to serve comes on standard input, as JSON.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -33,6 +33,14 @@ ENGINE: dict[str, Any] = {
 }
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A bank with MEMORY in it."""
+
+    bank: str
+    engine: dict[str, Any] = {}
+    """Options of vLLM, beside ENGINE."""
+
+
 class Served(msgspec.Struct, frozen=True):
     """What an engine said to QUESTION with the memory attached, or why it did not."""
 
@@ -46,26 +54,36 @@ class Served(msgspec.Struct, frozen=True):
     """Any other exception."""
 
 
-def serve(banks: Sequence[Path], output: Path, timeout: float) -> list[Served]:
+def serve(asked: Sequence[Asked], output: Path, timeout: float) -> list[Served]:
     """Ask all banks, in a process of its own; what it prints goes to a file beside `output`.
+
+    Args:
+        asked: the banks.
+        output: a file for the answers.
+        timeout: in seconds, for all of them.
 
     Raises:
         RuntimeError: the process has ended otherwise than it should.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
-    environment |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_PLUGINS": "vllm_mega"}
-    command = [sys.executable, "-m", "tests.architectures.serving_session", str(output), *map(str, banks)]
+    environment |= {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_PLUGINS": "vllm_mega",
+    }
+    command = [sys.executable, "-m", "tests.architectures.serving_session", str(output)]
     log = output.with_suffix(".log")
     with log.open("wb") as said:
         run = subprocess.run(
-            command, env=environment, stdout=said, stderr=said, check=False, timeout=timeout
-        )
+            command, input=msgspec.json.encode(asked), env=environment, stdout=said, stderr=said,
+            check=False, timeout=timeout,
+        )  # fmt: skip
     if run.returncode != 0:
         raise RuntimeError(f"the engines ended with {run.returncode}:\n{log.read_text()[-3000:]}")
     return msgspec.json.decode(output.read_bytes(), type=list[Served])
 
 
-def ask(bank: Path) -> Served:
+def ask(asked: Asked) -> Served:
     """Start an engine, ask it, end it."""
     from vllm import SamplingParams
 
@@ -75,7 +93,7 @@ def ask(bank: Path) -> Served:
     started = time.perf_counter()
     greedy = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
     try:
-        with MegaLLM(bank, **ENGINE) as llm:
+        with MegaLLM(asked.bank, **ENGINE, **asked.engine) as llm:
             (answer,) = llm.chat([QUESTION], greedy, mega={"memories": [{"id": MEMORY.id}]})
     except MegaError as error:
         return Served(time.perf_counter() - started, refusal=str(error))
@@ -88,8 +106,8 @@ def ask(bank: Path) -> Served:
     )
 
 
-def main(output: Path, banks: Sequence[Path]) -> None:
-    """Ask all banks and write what they said."""
+def main(output: Path) -> None:
+    """Ask all banks of standard input and write what they said."""
     import sentence_transformers  # noqa: F401  # now: what is imported later is not frozen
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -98,12 +116,12 @@ def main(output: Path, banks: Sequence[Path]) -> None:
     gc.collect()
     gc.freeze()  # or every engine's many collections would go through all that vLLM imports: half of the time
     served = []
-    for bank in banks:
-        served.append(msgspec.to_builtins(ask(bank)))
+    for asked in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Asked]):
+        served.append(ask(asked))
         gc.collect()
         cleanup_dist_env_and_memory()
-    output.write_text(json.dumps(served))
+    output.write_bytes(msgspec.json.encode(served))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(bank) for bank in sys.argv[2:]])
+    main(Path(sys.argv[1]))
