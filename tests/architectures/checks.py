@@ -13,7 +13,7 @@ import msgspec
 from tests.architectures import exactness
 from tests.architectures.exactness import SERVED, TRAINED
 from tests.architectures.families import Family, Refusal, Status
-from tests.architectures.serving_session import Asked, Served, serve
+from tests.architectures.serving_session import Served, serve
 from tests.architectures.small_models import save_small, spoil
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.errors import BankError, MegaError
@@ -73,12 +73,10 @@ def serve_families(
     families: Sequence[Family], trained: Sequence[TrainedFamily], root: Path, timeout: float
 ) -> list[Outcome]:
     """Put every adapter into a bank, serve all banks, compare with PEFT."""
-    asked, embedder = [], load_embedder()
-    for family, files in zip(families, trained, strict=True):
-        bank = root / family.folder / "bank"
+    banks, embedder = [root / family.folder / "bank" for family in families], load_embedder()
+    for bank, files in zip(banks, trained, strict=True):
         exactness.make_bank(bank, files.model, files.adapter, embedder)
-        asked.append(Asked(str(bank), family.engine))
-    served = serve(asked, root / "served.json", timeout)
+    served = serve(banks, root / "served.json", timeout)
     return [_outcome(*one) for one in zip(families, trained, served, strict=True)]
 
 

@@ -85,7 +85,7 @@ def trainer_logits(trainer: Trainer, rows: Sequence[list[int]]) -> Tensor:
     hidden = trainer.split.below(torch.tensor(examples.ids), packed.positions, packed.segments)
     trainer.stack.assign(packed.jobs)
     above = trainer.split.above(hidden[packed.source], packed.positions, packed.segments)
-    logits: Tensor = trainer.split.head(above[packed.labelled])
+    logits: Tensor = trainer.split.head.logits(above[packed.labelled])
     trainer.stack.assign(None)
     return logits
 

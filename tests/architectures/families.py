@@ -31,8 +31,6 @@ class Family:
     expected: Status = "exact"
     note: str = ""
     """For the table: what is special and was on in the check."""
-    engine: dict[str, Any] = field(default_factory=dict)
-    """Options that vLLM needs for it."""
     as_served: dict[str, Any] = field(default_factory=dict)
     """Config fields of the model that vLLM computes instead; for it PEFT's model is given them too."""
     cpu_refusal: str = ""
@@ -108,13 +106,6 @@ FAMILIES = (
         note="Pythia",
     ),
     Family(
-        "StableLM",
-        "stablelm",
-        GATED_MLP,
-        note="served with `--model-impl transformers`: vLLM's own has no LoRA",
-        engine={"model_impl": "transformers"},
-    ),
-    Family(
         "Granite",
         "granite",
         GATED_MLP,
@@ -157,18 +148,13 @@ FAMILIES = (
     Family("OLMoE", "olmoe", ATTENTION, _MOE, "works", _MOE_NOTE, cpu_refusal=_MOE_REFUSAL),
 )
 
+_NO_LORA = "vLLM 0.32 runs it without LoRA"
 _PLAIN_WEIGHTS = "train on the unquantised model of the same name (`--model`)"
 
 REFUSALS = (
-    Refusal("GPT-2", "nothing", r"(?i)gpt-?2|conv1d", "its layers are stored transposed (Conv1D)", "gpt2"),
-    Refusal(
-        "Falcon",
-        "nothing",
-        r"(?i)falcon",
-        "its attention and its MLP are fused otherwise",
-        "falcon",
-        {"head_dim": None},
-    ),
+    Refusal("StableLM", "nothing", r"(?i)stablelm.*lora.*--model", _NO_LORA, "stablelm"),
+    Refusal("GPT-2", "nothing", r"(?i)gpt-?2.*(lora|conv1d).*--model", _NO_LORA, "gpt2"),
+    Refusal("Falcon", "nothing", r"(?i)falcon.*lora.*--model", _NO_LORA, "falcon", {"head_dim": None}),
     Refusal("AWQ", "awq", r"(?i)awq.*--model|--model.*awq", _PLAIN_WEIGHTS),
     Refusal(
         "bitsandbytes", "bitsandbytes", r"(?i)bitsandbytes.*--model|--model.*bitsandbytes", _PLAIN_WEIGHTS

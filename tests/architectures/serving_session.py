@@ -1,7 +1,7 @@
-"""Banks served by the real engine, one after the other: python -m tests.architectures.serving_session OUT
+"""Banks served by the real engine, in turn: python -m tests.architectures.serving_session OUT BANK...
 
 A process of its own, in which every bank has its short-lived engine (`MegaLLM`, offline): vLLM is imported
-once. What to serve comes on standard input, as JSON.
+once.
 """
 
 from __future__ import annotations
@@ -33,14 +33,6 @@ ENGINE: dict[str, Any] = {
 }
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A bank with MEMORY in it."""
-
-    bank: str
-    engine: dict[str, Any] = {}
-    """Options of vLLM, beside ENGINE."""
-
-
 class Served(msgspec.Struct, frozen=True):
     """What an engine said to QUESTION with the memory attached, or why it did not."""
 
@@ -54,11 +46,11 @@ class Served(msgspec.Struct, frozen=True):
     """Any other exception."""
 
 
-def serve(asked: Sequence[Asked], output: Path, timeout: float) -> list[Served]:
+def serve(banks: Sequence[Path], output: Path, timeout: float) -> list[Served]:
     """Ask all banks, in a process of its own; what it prints goes to a file beside `output`.
 
     Args:
-        asked: the banks.
+        banks: with MEMORY in them.
         output: a file for the answers.
         timeout: in seconds, for all of them.
 
@@ -71,19 +63,16 @@ def serve(asked: Sequence[Asked], output: Path, timeout: float) -> list[Served]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_PLUGINS": "vllm_mega",
     }
-    command = [sys.executable, "-m", "tests.architectures.serving_session", str(output)]
+    command = [sys.executable, "-m", "tests.architectures.serving_session", str(output), *map(str, banks)]
     log = output.with_suffix(".log")
     with log.open("wb") as said:
-        run = subprocess.run(
-            command, input=msgspec.json.encode(asked), env=environment, stdout=said, stderr=said,
-            check=False, timeout=timeout,
-        )  # fmt: skip
+        run = subprocess.run(command, env=environment, stdout=said, stderr=said, check=False, timeout=timeout)
     if run.returncode != 0:
         raise RuntimeError(f"the engines ended with {run.returncode}:\n{log.read_text()[-3000:]}")
     return msgspec.json.decode(output.read_bytes(), type=list[Served])
 
 
-def ask(asked: Asked) -> Served:
+def ask(bank: Path) -> Served:
     """Start an engine, ask it, end it."""
     from vllm import SamplingParams
 
@@ -93,7 +82,7 @@ def ask(asked: Asked) -> Served:
     started = time.perf_counter()
     greedy = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
     try:
-        with MegaLLM(asked.bank, **ENGINE, **asked.engine) as llm:
+        with MegaLLM(bank, **ENGINE) as llm:
             (answer,) = llm.chat([QUESTION], greedy, mega={"memories": [{"id": MEMORY.id}]})
     except MegaError as error:
         return Served(time.perf_counter() - started, refusal=str(error))
@@ -106,8 +95,8 @@ def ask(asked: Asked) -> Served:
     )
 
 
-def main(output: Path) -> None:
-    """Ask all banks of standard input and write what they said."""
+def main(output: Path, banks: Sequence[Path]) -> None:
+    """Ask all banks and write what they said."""
     import sentence_transformers  # noqa: F401  # now: what is imported later is not frozen
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -116,12 +105,12 @@ def main(output: Path) -> None:
     gc.collect()
     gc.freeze()  # or every engine's many collections would go through all that vLLM imports: half of the time
     served = []
-    for asked in msgspec.json.decode(sys.stdin.buffer.read(), type=list[Asked]):
-        served.append(ask(asked))
+    for bank in banks:
+        served.append(ask(bank))
         gc.collect()
         cleanup_dist_env_and_memory()
     output.write_bytes(msgspec.json.encode(served))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [Path(bank) for bank in sys.argv[2:]])
