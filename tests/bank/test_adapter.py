@@ -118,6 +118,15 @@ def test_bare_pickle_renamed_to_safetensors(tmp_path: Path, protocol: int) -> No
     refused(tmp_path, WEIGHTS, expected="safetensors", found="a pickle")
 
 
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path) -> None:
+    file = write_adapter(tmp_path) / WEIGHTS
+    whole = file.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = whole[8:end].ljust(0x580)  # spaces, as safetensors itself pads
+    file.write_bytes(len(header).to_bytes(8, "little") + header + whole[end:])
+    check_adapter(tmp_path, SHAPES)
+
+
 def test_truncated_anywhere(tmp_path: Path) -> None:
     whole = (write_adapter(tmp_path) / WEIGHTS).read_bytes()
     for size in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):

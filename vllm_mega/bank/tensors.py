@@ -45,7 +45,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
-        if head.startswith(_PICKLES):
+        # A header of 1,408 bytes begins like a pickle too: what follows tells them apart.
+        if head.startswith(_PICKLES) and file.peek(1)[:1] != b"{":
             raise AdapterError(path, expected="safetensors", found="a pickle", change=CONVERT)
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length > size - 8:
