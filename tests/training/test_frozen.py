@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from tests.training.tiny import SETTINGS
 from vllm_mega.errors import ModelError
-from vllm_mega.training.frozen import FrozenModel, end_ids, load_tokenizer
+from vllm_mega.models.chat_format import load_chat_format
+from vllm_mega.training.frozen import FrozenModel
 
 
 @pytest.fixture
@@ -61,14 +62,15 @@ def test_code_of_a_checkpoint_is_neither_run_nor_asked_about(
 
 
 def test_the_tokens_that_end_an_answer(copy: Path) -> None:
-    tokenizer = load_tokenizer(copy)
-    assert end_ids(copy, tokenizer) == [2]
+    assert load_chat_format(copy).end_ids == [2]
     (copy / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
-    assert end_ids(copy, tokenizer) == [2, 7]
+    assert load_chat_format(copy).end_ids == [2, 7]
     (copy / "generation_config.json").unlink()
     edit(copy, eos_token_id=9)
-    assert end_ids(copy, tokenizer) == [2, 9]
+    assert load_chat_format(copy).end_ids == [2, 9]
     edit(copy, eos_token_id=None)
-    silent = AutoTokenizer.from_pretrained(copy, eos_token=None)
+    silent = AutoTokenizer.from_pretrained(copy)
+    silent.eos_token = None
+    silent.save_pretrained(copy)
     with pytest.raises(ModelError, match="names an end token"):
-        end_ids(copy, silent)
+        load_chat_format(copy)

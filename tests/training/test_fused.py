@@ -1,22 +1,22 @@
-"""Fused kernels against plain torch, by themselves and in a tiny Llama."""
+"""Fused kernels against plain torch, by themselves and in small models; wrong ones are not let in."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig
 from transformers.models.llama import modeling_llama
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from vllm_mega.training import fused, fused_kernels
+from vllm_mega.training.model import untouched_copy
 
+IDS = torch.arange(5, 40)
 TYPES = (torch.float32, torch.bfloat16)
 SIZES = ((1, 1), (1, 5), (3, 16), (7, 48), (5, 33), (67, 576))
 
@@ -46,7 +46,7 @@ def assert_same(dtype: torch.dtype, found: Callable, plain: Callable, *inputs: T
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_rms_norm(size: tuple[int, int], dtype: torch.dtype) -> None:
-    weight = torch.rand(size[1]).to(dtype) + 0.5
+    weight = torch.rand(size[1]) + 0.5
 
     def plain(x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight
@@ -70,15 +70,17 @@ def test_rotary(tokens: int, size: int, dtype: torch.dtype) -> None:
     cos, sin = torch.randn(2, 1, tokens, size).to(dtype)  # halves differ: nothing is taken for granted
     apply = modeling_llama.apply_rotary_pos_emb
 
-    def both(function: Callable) -> Callable:
-        return lambda q, k: torch.cat(function(q, k, cos.to(q.dtype), sin.to(q.dtype)), 1)
+    def plain(q: Tensor, k: Tensor) -> Tensor:
+        return torch.cat(apply(q, k, cos.to(q.dtype), sin.to(q.dtype)), 1)
+
+    def fast(q: Tensor, k: Tensor) -> Tensor:
+        return torch.cat(fused._turned(cos, sin, q, k), 1)
 
     q, k = torch.randn(1, tokens, 4, size), torch.randn(1, 2, tokens, size)
-    assert_same(dtype, both(fused._rotary(apply)), both(apply), q.transpose(1, 2), k)
-    assert fused._rotary(apply)(q.transpose(1, 2), k, cos.float(), sin.float())[0].grad_fn is None
+    assert_same(dtype, fast, plain, q.transpose(1, 2), k)
 
 
-def run(model: nn.Module, dtype: torch.dtype) -> list[Tensor]:
+def run(model: nn.Module) -> list[Tensor]:
     """Logits, and gradients of all that is trained."""
     out = model(input_ids=torch.arange(1, 24)[None]).logits
     model.zero_grad()
@@ -86,51 +88,109 @@ def run(model: nn.Module, dtype: torch.dtype) -> list[Tensor]:
     return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-@pytest.fixture(params=TYPES, ids=str)
-def llama(request: pytest.FixtureRequest, tiny: Path) -> Iterator[LlamaForCausalLM]:
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=request.param)
+def models(config: PretrainedConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A small random model, and the same untouched; norms are frozen and no two channels weigh the same."""
+    torch.manual_seed(1)
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager").to(dtype)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("proj" in name)
-    return model
+        if "norm" in name:
+            nn.init.uniform_(parameter, -0.5, 0.5 if config.model_type.startswith("gemma") else 2.0)
+    return model, untouched_copy(model)
 
 
-def test_a_llama_computes_the_same(llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    dtype = llama.dtype
-    # A trainer of another test may have patched the module for good.
-    original = inspect.unwrap(modeling_llama.apply_rotary_pos_emb)
-    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", original)
-    plain = run(llama, dtype)
-    with fused.install(llama):
-        patched = [name for name, module in llama.named_modules() if "forward" in vars(module)]
-        assert len(patched) == 2 * 3 + 1 + 3
-        assert modeling_llama.apply_rotary_pos_emb is not original
-        fast = run(llama, dtype)
-        with fused.install(llama):  # once is enough
+def llama() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.3,
+    )  # fmt: skip
+
+
+def gemma() -> Gemma3TextConfig:
+    return Gemma3TextConfig(
+        vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, initializer_range=0.3,
+    )  # fmt: skip
+
+
+def fused_names(model: nn.Module) -> dict[str, int]:
+    """How many modules of each class compute with a kernel."""
+    names = [type(m).__name__ for m in model.modules() if "forward" in vars(m)]
+    return dict(sorted(Counter(names).items()))
+
+
+ALL_OF_LLAMA = {"LlamaAttention": 3, "LlamaMLP": 3, "LlamaRMSNorm": 7}
+ALL_OF_GEMMA = {"Gemma3Attention": 2, "Gemma3RMSNorm": 2 * 6 + 1}  # its MLP is not gated by SiLU
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("config", "kernels"), [(llama(), ALL_OF_LLAMA), (gemma(), ALL_OF_GEMMA)])
+def test_a_model_computes_the_same(
+    config: PretrainedConfig, kernels: dict[str, int], dtype: torch.dtype
+) -> None:
+    model, untouched = models(config, dtype)
+    original = modeling_llama.apply_rotary_pos_emb
+    plain = run(model)
+    with fused.install(model, untouched, IDS):
+        assert fused_names(model) == kernels
+        assert not fused_names(untouched)
+        assert modeling_llama.apply_rotary_pos_emb is original
+        fast = run(model)
+        with fused.install(model, untouched, IDS):  # once is enough
             pass
-        assert [name for name, module in llama.named_modules() if "forward" in vars(module)] == patched
+        assert fused_names(model) == kernels
         several = torch.arange(6).view(2, 3)  # rows side by side go the model's own way
-        assert llama(input_ids=several).logits.shape[:2] == (2, 3)
+        assert model(input_ids=several).logits.shape[:2] == (2, 3)
     for a, b in zip(fast, plain, strict=True):
         tolerance = 1e-5 if dtype == torch.float32 else 0.05
         assert (a - b).norm() <= tolerance * b.norm()
-    assert not [name for name, module in llama.named_modules() if "forward" in vars(module)]
-    assert modeling_llama.apply_rotary_pos_emb is original
-    assert all(torch.equal(a, b) for a, b in zip(run(llama, dtype), plain, strict=True))
+    assert not fused_names(model)
+    assert all(torch.equal(a, b) for a, b in zip(run(model), plain, strict=True))
 
 
-def test_norms_of_another_kind_are_left_alone() -> None:
-    gemma, llama = GemmaRMSNorm(48), LlamaRMSNorm(48)
-    assert vars(gemma).get("eps") is not None, "Gemma's norm is not what this test thinks it is"
-    model = nn.ModuleList([gemma, llama, LlamaRMSNorm(48).to("meta"), LlamaRMSNorm(48).half()])
-    fused.install(model)
-    assert ["forward" in vars(module) for module in model] == [False, True, False, False]
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("direction", ["forth", "back"])
+@pytest.mark.parametrize(
+    ("kernel", "gone"),
+    [("rms_norm", "LlamaRMSNorm"), ("swiglu", "LlamaMLP"), ("rotary", "LlamaAttention")],
+)
+def test_a_kernel_that_is_wrong_in_one_channel_stands_in_nowhere(
+    kernel: str, gone: str, direction: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where it is not the largest: what a tolerance of the largest element would let pass."""
+    backward = direction == "back"
+    name = f"{kernel}_grad" if backward and kernel != "rotary" else kernel
+    right = getattr(fused_kernels, name)
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        out = right(*args, **kwargs)
+        if kernel != "rotary" or bool(kwargs.get("inverse")) == backward:
+            (out if isinstance(out, Tensor) else out[0])[..., 3] *= 1.05
+        return out
+
+    monkeypatch.setattr(fused_kernels, name, wrong)
+    model, untouched = models(llama(), dtype)
+    fused.install(model, untouched, IDS)
+    assert fused_names(model) == {name: n for name, n in ALL_OF_LLAMA.items() if name != gone}
 
 
-def test_a_norm_that_is_trained_goes_its_own_way() -> None:
-    norm = LlamaRMSNorm(48)
-    fused.install(norm)
-    norm(torch.randn(2, 48)).sum().backward()
-    assert norm.weight.grad is not None
+def test_a_norm_without_its_one_stands_in_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is given Gemma's weights as they are, where the module multiplies by 1 + w."""
+    right = fused._RMSNorm.apply
+    monkeypatch.setattr(fused._RMSNorm, "apply", lambda x, scale, eps: right(x, scale - 1.0, eps))
+    model, untouched = models(gemma(), torch.bfloat16)
+    fused.install(model, untouched, IDS)
+    assert "Gemma3RMSNorm" not in fused_names(model)
+
+
+def test_a_norm_that_is_trained_and_other_types_go_their_own_way() -> None:
+    model, untouched = models(llama(), torch.float32)
+    model.model.norm.weight.requires_grad_()
+    fused.install(model, untouched, IDS)
+    assert fused_names(model)["LlamaRMSNorm"] == 6
+    model, untouched = models(llama(), torch.float16)
+    fused.install(model, untouched, IDS)
+    assert not fused_names(model)
 
 
 def test_without_a_compiler_nothing_is_fused(
@@ -138,13 +198,13 @@ def test_without_a_compiler_nothing_is_fused(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     fused_kernels._library.cache_clear()
-    norm = LlamaRMSNorm(48)
+    model, untouched = models(llama(), torch.float32)
     try:
         with caplog.at_level(logging.WARNING):
-            fused.install(norm)
-            fused.install(norm)
+            fused.install(model, untouched, IDS)
+            fused.install(model, untouched, IDS)
     finally:
         fused_kernels._library.cache_clear()
-    assert "forward" not in vars(norm)
+    assert not fused_names(model)
     assert len(caplog.records) == 1
     assert "no-such-compiler" in caplog.text

@@ -9,7 +9,6 @@ and an answer that are easy to find again.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_mega.errors import ModelError, TrainingError
+from vllm_mega.models.checkpoint import read_json
 from vllm_mega.models.refusals import load_error
 from vllm_mega.prompts import Message, user
 
@@ -219,7 +219,7 @@ def _end_ids(path: Path, tokenizer: Any) -> list[int]:
     named: list[Any] = [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):
         if (path / name).is_file():
-            named.append(json.loads((path / name).read_text(encoding="utf-8")).get("eos_token_id"))
+            named.append(read_json(path / name).get("eos_token_id"))
             break
     flat = [token for ids in named for token in (ids if isinstance(ids, list) else [ids])]
     ends = [token for token in dict.fromkeys(flat) if token is not None]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
+from vllm_mega.training import learner, truth
+from vllm_mega.training import round as rounds
+from vllm_mega.training.encoding import Encoded, encode
+from vllm_mega.training.export import export
+from vllm_mega.training.job import Fit, memory_job
+from vllm_mega.training.loss import Candidates
+from vllm_mega.training.trainer import Trainer
+
+MEMORIES = (KETTLE, LAMP, BELL)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path) -> tuple[Trainer, list[Fit], list[Encoded]]:
+    torch.set_num_threads(1)
+    trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=3, max_steps=60))
+    fits = dict(trainer.fit([memory_job(memory, trainer.settings) for memory in MEMORIES]))
+    texts = [encode(trainer.chat, memory_job(memory, trainer.settings).examples[0]) for memory in MEMORIES]
+    return trainer, [fits[n] for n in range(3)], texts
+
+
+def said(tiny: Path, folder: Path, trainer: Trainer, fit: Fit, text: Encoded) -> list[int]:
+    """What the exported adapter decodes, token by token, in PEFT."""
+    export(folder, fit.tensors, str(tiny), trainer.settings, trainer.layers)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=torch.tensor([text.prompt]), max_new_tokens=len(text.answer), do_sample=False,
+            pad_token_id=2,
+        )  # fmt: skip
+    return list(out[0, len(text.prompt) :].tolist())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_verdict_is_what_peft_decodes(
+    trained: tuple[Trainer, list[Fit], list[Encoded]], tiny: Path, tmp_path: Path, broken: bool
+) -> None:
+    trainer, fits, texts = trained
+    if broken:
+        fits = [fit._replace(tensors={n: 0.4 * x for n, x in fit.tensors.items()}) for fit in fits]
+    verdicts = truth.recite(
+        trainer.untouched, [fit.tensors for fit in fits], texts, [2], scaling=1.0, dtype=torch.bfloat16
+    )
+    for n, (fit, text, verdict) in enumerate(zip(fits, texts, verdicts, strict=True)):
+        (tmp_path / str(n)).mkdir()
+        assert verdict.recalled == (said(tiny, tmp_path / str(n), trainer, fit, text) == text.answer)
+        assert verdict.recalled == (len(verdict.winners) == 0)
+        assert verdict.recalled != broken or not broken
+    assert any(not verdict.recalled for verdict in verdicts) == broken
+
+
+def test_texts_are_asked_in_as_many_passes_as_memory_allows(
+    trained: tuple[Trainer, list[Fit], list[Encoded]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, fits, texts = trained
+    monkeypatch.setattr(truth, "LOGITS", 1)
+    tensors = [fit.tensors for fit in fits]
+    verdicts = truth.recite(trainer.untouched, tensors, texts, [2], scaling=1.0, dtype=torch.bfloat16)
+    assert [verdict.recalled for verdict in verdicts] == [fit.recalled for fit in fits] == [True] * 3
+    assert not any(module._forward_hooks for module in trainer.untouched.modules())
+
+
+def test_any_end_token_ends_a_text(trained: tuple[Trainer, list[Fit], list[Encoded]]) -> None:
+    trainer, fits, texts = trained
+    ended = texts[0]._replace(answer=[*texts[0].answer[:-1], 1])
+    for ends, recalled in (([1, 2], True), ([1], False)):
+        (verdict,) = truth.recite(
+            trainer.untouched, [fits[0].tensors], [ended], ends, scaling=1.0, dtype=torch.float32
+        )
+        assert verdict.recalled == recalled
+
+
+def test_what_only_seems_learnt_goes_on_against_the_tokens_that_won(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that leaves winning tokens out thinks that it is done; the untouched model does not."""
+    monkeypatch.setattr(Candidates, "discover", lambda self, hidden: None)
+    monkeypatch.setattr(Candidates, "scan", lambda self, hidden, labels: 0)
+    monkeypatch.setattr(rounds.Round, "_is_certain", lambda *_: True)
+    asked: list[bool] = []
+    recite = truth.recite
+
+    def noted(*args: object, **kwargs: object) -> list[truth.Verdict]:
+        verdicts = recite(*args, **kwargs)  # type: ignore[arg-type]
+        asked.extend(verdict.recalled for verdict in verdicts)
+        return verdicts
+
+    monkeypatch.setattr(rounds, "recite", noted)
+    settings = msgspec.structs.replace(SETTINGS, jobs=1, learning_rate=0.02)
+    fits = [
+        fit for memory in MEMORIES for _, fit in Trainer(tiny, settings).fit([memory_job(memory, settings)])
+    ]
+    assert False in asked, "the loss saw everything after all"
+    assert all(fit.recalled == (fit.ending == "learnt") for fit in fits)
+
+
+def test_a_memory_that_no_step_helps_is_given_up_and_told(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner, "PATIENCE", 5)
+    settings = msgspec.structs.replace(SETTINGS, learning_rate=1e-9)
+    ((_, fit),) = Trainer(tiny, settings).fit([memory_job(BELL, settings)])
+    assert (fit.recalled, fit.ending) == (False, "no step helps")
+    assert fit.steps < 20
+
+
+def test_a_budget_of_seconds_is_kept_and_told(tiny: Path) -> None:
+    settings = msgspec.structs.replace(SETTINGS, seconds=1e-9)
+    ((_, fit),) = Trainer(tiny, settings).fit([memory_job(BELL, settings)])
+    assert (fit.steps, fit.recalled, fit.ending) == (1, False, "out of time")
