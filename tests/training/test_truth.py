@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -83,25 +84,32 @@ def test_any_end_token_ends_a_text(trained: tuple[Trainer, list[Fit], list[Encod
 def test_what_only_seems_learnt_goes_on_against_the_tokens_that_won(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loss that leaves winning tokens out thinks that it is done; the untouched model does not."""
-    monkeypatch.setattr(Candidates, "discover", lambda self, hidden: None)
-    monkeypatch.setattr(Candidates, "scan", lambda self, hidden, labels: 0)
+    """The training forward thinks that it is done at once; the untouched model does not."""
+    monkeypatch.setattr(rounds, "LEAST", 1)
+    monkeypatch.setattr(learner.Learner, "seems_learnt", lambda _: True)
     monkeypatch.setattr(rounds.Round, "_is_certain", lambda *_: True)
-    asked: list[bool] = []
-    recite = truth.recite
+    monkeypatch.setattr(Candidates, "discover", lambda *_: None)
+    monkeypatch.setattr(Candidates, "scan", lambda *_: 0)
+    verdicts: list[truth.Verdict] = []
+    known: list[int] = []
 
-    def noted(*args: object, **kwargs: object) -> list[truth.Verdict]:
-        verdicts = recite(*args, **kwargs)  # type: ignore[arg-type]
-        asked.extend(verdict.recalled for verdict in verdicts)
-        return verdicts
+    def noted(*args: Any, **kwargs: Any) -> list[truth.Verdict]:
+        verdicts.extend(truth.recite(*args, **kwargs))
+        return verdicts[-1:]
+
+    add = Candidates.add
+
+    def counted(self: Candidates, tokens: torch.Tensor) -> None:
+        add(self, tokens)
+        known.append(len(self))
 
     monkeypatch.setattr(rounds, "recite", noted)
-    settings = msgspec.structs.replace(SETTINGS, jobs=1, learning_rate=0.02)
-    fits = [
-        fit for memory in MEMORIES for _, fit in Trainer(tiny, settings).fit([memory_job(memory, settings)])
-    ]
-    assert False in asked, "the loss saw everything after all"
-    assert all(fit.recalled == (fit.ending == "learnt") for fit in fits)
+    monkeypatch.setattr(Candidates, "add", counted)
+    settings = msgspec.structs.replace(SETTINGS, jobs=1)
+    ((_, fit),) = Trainer(tiny, settings).fit([memory_job(BELL, settings)])
+    assert (fit.recalled, fit.ending) == (True, "learnt")
+    assert [verdict.recalled for verdict in verdicts] == [False] * (fit.steps - 1) + [True]
+    assert known[-1] > known[0], "the tokens that won took no part"
 
 
 def test_a_memory_that_no_step_helps_is_given_up_and_told(
