@@ -64,7 +64,7 @@ def test_how_many_experts_a_model_has() -> None:
     assert [experts(config) for config in configs] == [0, 8, 64, 4, 0, 16]
 
 
-@pytest.mark.parametrize(("depth", "layers"), [(30, 10), (18, 6), (3, 1), (1, 1), (32, 11)])
+@pytest.mark.parametrize(("depth", "layers"), [(30, 10), (18, 10), (3, 3), (1, 1), (32, 11), (80, 27)])
 def test_the_upper_third_gets_adapters(depth: int, layers: int) -> None:
     assert upper_layers({"num_hidden_layers": depth}) == layers
     assert upper_layers({"n_layer": depth}) == layers

@@ -61,6 +61,7 @@ EXPERTS = frozenset({"experts", "gate", "router", "shared_expert", "shared_exper
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers")
 _CONTEXTS = ("max_position_embeddings", "n_positions")
+_FEWEST_LAYERS = 10
 _ATTENTION = {"full_attention", "sliding_attention", "attention"}
 """Types of layers that packed rows can run."""
 
@@ -148,7 +149,9 @@ def module_names(config: Config, chosen: Sequence[str] | None) -> tuple[str, ...
 
 
 def upper_layers(config: Config) -> int:
-    """How many layers get adapters if nobody says: the upper third, at least one.
+    """How many layers get adapters if nobody says: the upper third, but ten where there are so many.
+
+    With six of Gemma 3 270M's eighteen, a third of the questions that ten answer were lost.
 
     Raises:
         ModelError: the config does not say how many layers there are.
@@ -160,7 +163,7 @@ def upper_layers(config: Config) -> int:
             f"config.json of the model has none of {', '.join(_DEPTHS)}; say how many layers get adapters "
             "(--layers)"
         )
-    return max(1, round(int(depth) / 3))
+    return min(int(depth), max(_FEWEST_LAYERS, round(int(depth) / 3)))
 
 
 def head_rule(config: Config) -> tuple[float, float | None]:

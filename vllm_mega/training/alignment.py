@@ -23,6 +23,7 @@ from vllm_mega.training.lora import LoraLinear, LoraStack
 
 START = 1.0
 """The size of A x at the start, root mean square."""
+_NOTHING = 1e-30
 _TINY = torch.finfo(torch.float32).tiny
 _MORE = 4
 """Directions beyond the rank that the search carries along: it converges faster."""
@@ -66,7 +67,8 @@ def set_units(lora: LoraLinear, job: int, x: Tensor, scaling: float) -> None:
     """The units of one job, from its tokens x [T, I]."""
     rows = lora.rows(job)
     lora.reading[rows] = 1.0 / (x.float().abs() @ lora.columns).mean().clamp_min(_TINY)
-    lora.writing[rows] = _rms(lora.base(x)) / scaling
+    # A layer that writes nothing gets no step that one could see, and no division by zero.
+    lora.writing[rows] = (_rms(lora.base(x)) / scaling).clamp_min(_NOTHING)
 
 
 @torch.no_grad()

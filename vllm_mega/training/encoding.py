@@ -13,6 +13,8 @@ DECISIVE = 3
 """So many tokens at the start of a sentence decide which one it becomes ..."""
 EMPHASIS = 3.0
 """... and weigh so much; all that follow are easy to guess."""
+END = 5.0
+"""The token that ends an answer weighs so much: base models would rather go on."""
 _ENDS = (".", "!", "?")
 _CLOSING = " \t\r\n\"')]"
 """What may stand behind the end of a sentence, in the same token."""
@@ -38,7 +40,7 @@ def encode(chat: ChatFormat, example: Example) -> Encoded:
         TrainingError: the tokenizer cannot say the answer.
     """
     ids, opening = chat.answer(example.answer)
-    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [EMPHASIS]
+    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [END]
     end = None if example.limit is None else opening + example.limit
     return Encoded(chat.prompt(example.messages), ids[:end], weights[:end], opening)
 
