@@ -159,10 +159,31 @@ def test_module_is_the_command() -> None:
     assert run.stdout == f"vllm-mega {__version__}\n"
 
 
-def test_the_commands_of_the_readme_parse(repo: Path) -> None:
-    readme = (repo / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line for line in readme.splitlines() if line.startswith("vllm-mega ")]
-    lines += re.findall(r"`(vllm-mega \w+ -[^`]*)`", readme)
-    assert len(lines) >= 6
+def documents(repo: Path) -> list[Path]:
+    return [repo / "README.md", repo / "CONTRIBUTING.md", *sorted((repo / "docs").glob("*.md"))]
+
+
+def test_the_commands_of_the_documents_parse(repo: Path) -> None:
+    lines: list[str] = []
+    for file in documents(repo):
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines += [line for line in text.splitlines() if line.startswith("vllm-mega ")]
+        lines += re.findall(r"`(vllm-mega [\w-]+ (?:\w+ )?-[^`]*)`", text)
+    assert {line.split()[1] for line in lines} >= {"train", "bank", "gate", "serve", "query", "eval"}
+    assert len(lines) >= 12
     for line in lines:
         cli.parse(shlex.split(line)[1:])
+
+
+def test_the_links_and_targets_of_the_documents_exist(repo: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (repo / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for file in documents(repo):
+        text = file.read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+        assert [link for link in links if not (file.parent / link).exists()] == [], file
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+        assert named <= targets, (file, named - targets)
+
+
+def test_the_readme_is_short(repo: Path) -> None:
+    assert len((repo / "README.md").read_text(encoding="utf-8").split()) <= 900

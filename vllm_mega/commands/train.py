@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ray-address",
         help='a running Ray cluster, "auto" for the one here (default: one of our own, on loopback)',
     )
-    group = parser.add_argument_group("settings (see the README for the defaults)")
+    group = parser.add_argument_group("settings (docs/memories.md has the defaults)")
     group.add_argument("--rank", type=int, help="rank of the adapters")
     group.add_argument(
         "--alpha", type=float, help="the adapter is scaled by alpha / rank (default: the rank)"
