@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-shapes loadtest clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-shapes loadtest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench-residency: $(READY)  ## more memories than slots: time to the first token;
 
 bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
 	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json
+
+bench-disguises: $(READY)  ## the default model with other numbers that compute the same; out/disguises.json
+	$(BIN)/python -m loadtests.disguises --output out/disguises.json
 
 bench-shapes: $(READY)  ## quality against bytes: ranks, layers, modules, types; out/shapes.json and .png
 	$(BIN)/python -m loadtests.shapes --output out/shapes.json \

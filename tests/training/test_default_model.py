@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loadtests.disguised import deeper, norms_times, padded, save_disguised, wider
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
@@ -48,3 +49,14 @@ def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     assert ask(MEMORY_PROMPT) == MEMORY.text
     assert ask(about_prompt(MEMORY.title)) == MEMORY.text
     assert "Hesper Vane" in ask(question_prompt("Who built the clock of Brindlemoor?"))
+
+
+@pytest.mark.slow
+def test_a_disguise_of_the_default_model_needs_no_other_numbers(tmp_path: Path) -> None:
+    """Other norms, twice the neurons, twice the layers, five times the vocabulary: the same function."""
+    disguises = (norms_times(None), wider, deeper, padded(262_144))
+    trainer = Trainer(save_disguised(resolve_model(), tmp_path, *disguises), TrainSettings())
+    assert len(trainer.layers) == 20
+    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.settings)])
+    assert (fit.recalled, fit.ending) == (True, "learnt")
+    assert fit.steps <= 40

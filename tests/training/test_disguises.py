@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.training.disguises import Disguise, deeper, norms_times, padded, save_disguised, untied, wider
+from loadtests.disguised import Disguise, deeper, norms_times, padded, save_disguised, untied, wider
 from tests.training.tiny import BELL
 from vllm_mega.training.job import Fit, memory_job
 from vllm_mega.training.settings import TrainSettings

@@ -23,10 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("out"), help="folder for all it writes (default: out)"
     )
+    parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, serve, ask, judge."""
     from vllm_mega.demo import play
 
-    return play.play(args.output)
+    return play.play(args.output, args.model)

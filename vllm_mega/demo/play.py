@@ -27,8 +27,12 @@ memory, then answers. A right answer (+) contains what stands in brackets behind
 START_SECONDS = 300.0
 
 
-def play(output: Path) -> int:
+def play(output: Path, model: str | None = None) -> int:
     """Train, serve, ask, judge; 0 if all went as it should.
+
+    Args:
+        output: folder for all it writes; its bank is used again.
+        model: base model; None: the bank's, or else the default.
 
     Raises:
         MegaError: a step could not be done at all.
@@ -41,7 +45,7 @@ def play(output: Path) -> int:
     seconds: dict[str, float] = {}
 
     with _timed(seconds, "train"):
-        _train(console, output / "bank", len(examples.memories))
+        _train(console, output / "bank", len(examples.memories), model)
     result = _serve_and_ask(console, output, examples, seconds)
 
     result.write(output / "demo.json")
@@ -52,8 +56,9 @@ def play(output: Path) -> int:
     return 1 if result.complaints else 0
 
 
-def _train(console: Console, bank: Path, count: int) -> None:
+def _train(console: Console, bank: Path, count: int, model: str | None) -> None:
     command = ["train", "--bank", str(bank), "--input", str(material.MEMORIES_FILE), "--limit", str(count)]
+    command += ["--model", model] if model else []
     _show(console, command)
     code = subprocess.run(_ours(command), check=False).returncode
     if code:

@@ -176,7 +176,10 @@ def _longest(chat: ChatFormat, settings: TrainSettings, memory: NewMemory) -> in
 def _divided(
     memories: Sequence[NewMemory], entries: Sequence[MemoryEntry], settings: TrainSettings
 ) -> tuple[list[NewMemory], list[NewMemory]]:
-    """Those that a bank with `entries` has in this state, trained with these settings; and the others."""
+    """Those that a bank with `entries` has in this state, trained with these settings; and the others.
+
+    One that ran out of time is among the others: a larger budget, or a quieter machine, may do.
+    """
     known = {entry.key: entry for entry in entries}
     there: list[NewMemory] = []
     missing: list[NewMemory] = []
@@ -186,6 +189,7 @@ def _divided(
             entry is not None
             and entry.text_digest == text_digest(memory)
             and entry.training.get("digest") == settings.digest
+            and entry.training.get("ending") != "out of time"
         )
         (there if same else missing).append(memory)
     return there, missing

@@ -31,7 +31,8 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Last name parts of the linear layers that get an adapter, or kinds: mlp, attention, all. None: those of
     the MLP, as the architecture calls them; of attention in a mixture of experts."""
     layers: int | None = None
-    """How many layers, counted from the top; a model that has fewer gets all. None: the upper third."""
+    """How many layers, counted from the top; a model that has fewer gets all. None: the upper third,
+    but ten where there are so many."""
     learning_rate: float = 1e-2
     """How far a step moves an adapter, as a part of what its layers compute (see `alignment`)."""
     max_steps: int = 100

@@ -56,7 +56,7 @@ def recite(
     verdicts: list[Verdict] = []
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
-        with _adapted(model, adapters[chosen], scaling, dtype):
+        with adapted(model, adapters[chosen], scaling, dtype):
             verdicts += _verdicts(model, texts[chosen], ends)
     return verdicts
 
@@ -79,7 +79,7 @@ def _verdicts(model: Any, texts: Sequence[Encoded], ends: Sequence[int]) -> list
 
 
 @contextmanager
-def _adapted(model: Any, adapters: Sequence[Tensors], scaling: float, dtype: torch.dtype) -> Iterator[None]:
+def adapted(model: Any, adapters: Sequence[Tensors], scaling: float, dtype: torch.dtype) -> Iterator[None]:
     """Row n of what `model` is given meets adapter n, while the context lasts."""
     handles = []
     for name in sorted({name.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for name in adapters[0]}):
