@@ -9,13 +9,19 @@ import torch
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.gate.embedder import load_embedder
-from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, resolve_model
+from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, model_config, resolve_model
 from vllm_mega.training.export import export
-from vllm_mega.training.lora import layer_index
+from vllm_mega.training.lora import peft_name
 from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import layer_index, resolved, selected
 
 SCALE = 0.02
 """Of B: large enough to change what the model says, small enough to keep its values tame."""
+
+
+def default_settings(settings: TrainSettings | None = None) -> TrainSettings:
+    """`settings` (or the defaults) with the names and layers of the default model."""
+    return resolved(settings or TrainSettings(), model_config(resolve_model()))
 
 
 def make_bank(root: Path, count: int, seed: int) -> list[str]:
@@ -25,7 +31,7 @@ def make_bank(root: Path, count: int, seed: int) -> list[str]:
         BankError: there is one already, or the disk refuses.
         ModelError: the default model or embedder cannot be found.
     """
-    settings = TrainSettings()
+    settings = default_settings()
     model = resolve_model()
     embedder = load_embedder()
     shapes = linear_shapes(model)
@@ -48,13 +54,11 @@ def write_adapter(
     folder: Path, shapes: dict[str, tuple[int, int]], settings: TrainSettings, seed: int
 ) -> None:
     """A random adapter, where training would put one, for the linear modules of `shapes`: (O, I) by name."""
-    layers = 1 + max(layer_index(name) for name in shapes)
-    chosen = range(max(0, layers - settings.layers), layers)
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for name, (out, into) in shapes.items():
-        if layer_index(name) in chosen and name.rpartition(".")[2] in settings.modules:
-            prefix = f"base_model.model.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = torch.randn(settings.rank, into, generator=g) / into**0.5
-            tensors[f"{prefix}.lora_B.weight"] = torch.randn(out, settings.rank, generator=g) * SCALE
-    export(folder, tensors, DEFAULT_MODEL, settings, chosen)
+    chosen = selected(shapes, settings)
+    for name in chosen:
+        out, into = shapes[name]
+        tensors[peft_name(name, "A")] = torch.randn(settings.rank, into, generator=g) / into**0.5
+        tensors[peft_name(name, "B")] = torch.randn(out, settings.rank, generator=g) * SCALE
+    export(folder, tensors, DEFAULT_MODEL, settings, sorted(set(map(layer_index, chosen))))

@@ -23,7 +23,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.bank import write_adapter
+from loadtests.bank import default_settings, write_adapter
 from loadtests.engine_child import Figure, Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.program import run
@@ -157,7 +157,7 @@ def adapters(names: Sequence[str]) -> Iterator[dict[str, list[tuple[str, str]]]]
             for n in range(ADAPTERS):
                 folder = Path(root, name, str(n))
                 folder.mkdir(parents=True)
-                write_adapter(folder, shapes, SHAPES[name], n)
+                write_adapter(folder, shapes, default_settings(SHAPES[name]), n)
                 made[name].append((adapter_digest(folder), str(folder)))
         yield made
 
@@ -168,8 +168,8 @@ def jobs(args: argparse.Namespace, made: dict[str, list[tuple[str, str]]]) -> li
     for compiled in (False, True) if args.compiled else (False,):
         found.append(("none", Job("base", model, args.dtype, compiled, 0, [], [])))
         for name, folders in made.items():
-            shape = SHAPES[name]
-            rest = (model, args.dtype, compiled, shape.rank, list(shape.modules), folders)
+            shape = default_settings(SHAPES[name])
+            rest = (model, args.dtype, compiled, shape.rank, list(shape.modules or ()), folders)
             if not compiled and not args.no_stock:  # vLLM's own cannot be compiled on CPUs
                 found.append((name, Job("stock", *rest)))
             found.append((name, Job("mega", *rest)))

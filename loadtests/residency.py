@@ -22,14 +22,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from loadtests.bank import write_adapter
+from loadtests.bank import default_settings, write_adapter
 from loadtests.engine import Child
 from loadtests.engine_child import Job, Measurement
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.program import run
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.models import linear_shapes, resolve_model
-from vllm_mega.training.settings import TrainSettings
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -68,7 +67,7 @@ class Result(msgspec.Struct):
 
 
 def _adapters(root: Path, count: int) -> list[tuple[str, str]]:
-    shapes, settings, made = linear_shapes(resolve_model()), TrainSettings(), []
+    shapes, settings, made = linear_shapes(resolve_model()), default_settings(), []
     for n in tqdm(range(count), desc=f"{count} adapters", leave=False):
         folder = root / str(n)
         folder.mkdir()
@@ -79,10 +78,18 @@ def _adapters(root: Path, count: int) -> list[tuple[str, str]]:
 
 def replay(what: Replay, dtype: str, rounds: int, log: Path, console: Console) -> Outcome:
     """Run one replay, `rounds` times, few slots and all resident in turn."""
-    settings = TrainSettings()
+    settings = default_settings()
     with tempfile.TemporaryDirectory(prefix="vllm-mega-replay-") as root, ExitStack() as stack:
         adapters = _adapters(Path(root), what.memories)
-        common = ("mega", str(resolve_model()), dtype, False, settings.rank, list(settings.modules), adapters)
+        common = (
+            "mega",
+            str(resolve_model()),
+            dtype,
+            False,
+            settings.rank,
+            list(settings.modules or ()),
+            adapters,
+        )
         few = Child(Job(*common, what.slots, what.host), log)
         stack.callback(few.close)
         resident = Child(Job(*common, what.memories, what.memories), log)

@@ -14,13 +14,14 @@ from vllm_mega.evaluation import plots
 from vllm_mega.evaluation.model import Reply
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import resolved
 
 DEFAULT = Shape(4, 10, "mlp")
 
 
 def test_the_default_is_among_the_shapes() -> None:
     assert DEFAULT in SHAPES
-    assert DEFAULT.settings == TrainSettings()
+    assert DEFAULT.settings == resolved(TrainSettings(), {"model_type": "llama", "num_hidden_layers": 30})
     assert len({shape.name for shape in SHAPES}) == len(SHAPES)
 
 
