@@ -39,7 +39,7 @@ def test_every_call_has_the_template(
     base = BaseModelInfo(str(model), fingerprint(model), kept)
     BankWriter.create(tmp_path / "bank", base, EMBEDDER).close()
     monkeypatch.setattr(offline, "LLM", FakeLLM)
-    monkeypatch.setattr(offline, "open_gate", lambda *_: None)
+    monkeypatch.setattr(offline, "open_gate", lambda *_, **__: None)
     monkeypatch.setattr(offline.AdapterChecks, "of", lambda _: None)
     monkeypatch.setattr(offline.launch, "this_environment", lambda _: {"VLLM_PLUGINS": "vllm_mega"})
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")

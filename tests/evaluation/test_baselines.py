@@ -45,7 +45,10 @@ class Adder:
             if len(self.jobs) == self.fails:
                 raise KeyboardInterrupt
             start = job.start[NAME] if job.start else torch.zeros(1, 2)
-            yield n, Fit({NAME: start + THIRD}, steps=3, loss=0.1, recalled=True, seconds=1.0)
+            yield (
+                n,
+                Fit({NAME: start + THIRD}, steps=3, loss=0.1, recalled=True, ending="learnt", seconds=1),
+            )
 
 
 def work(folder: Path, trainer: Adder, **changes: Any) -> Trainable:

@@ -99,12 +99,12 @@ def test_the_user_wins(tmp_path: Path) -> None:
 
 def test_the_template_of_the_bank_is_served_unless_another_is_given(tmp_path: Path) -> None:
     own = snapshot(tmp_path, 2)
-    assert "chat_template" not in launch.engine_options(own, SETTINGS)
+    assert "chat_template" not in launch.engine_options(own, SETTINGS, tmp_path)
     base = msgspec.structs.replace(own.manifest.base, chat_template=TEMPLATE)
     bank = replace(own, manifest=msgspec.structs.replace(own.manifest, base=base))
-    assert launch.engine_options(bank, SETTINGS)["chat_template"] == TEMPLATE
+    assert launch.engine_options(bank, SETTINGS, tmp_path)["chat_template"] == TEMPLATE
     given = launch.given_options(["--chat-template", "mine.jinja"])
-    assert "chat_template" not in launch.engine_options(bank, SETTINGS, given)
+    assert "chat_template" not in launch.engine_options(bank, SETTINGS, tmp_path, given)
 
 
 def test_a_template_reaches_vllm_as_it_is() -> None:

@@ -66,10 +66,11 @@ class FakeLLM:
 
     def __init__(self) -> None:
         self.llm_engine = None
+        self.chat_template = None
         self.model_config = SimpleNamespace(max_model_len=400)
         self.calls: list[list[tuple[str, int, str]]] = []
 
-    def chat(self, messages: Any, sampling: Any, use_tqdm: bool, loras: Any) -> list[Any]:
+    def chat(self, messages: Any, sampling: Any, use_tqdm: bool, loras: Any, **_: Any) -> list[Any]:
         self.calls.append(
             [
                 (letter(lora), s.max_tokens, m[-1]["content"])

@@ -40,6 +40,8 @@ from vllm_mega.training.texts import subject
 RECORD = "baseline.json"
 MAX_RANK = 64
 MAX_STEPS = 10_000
+JOINT_STEPS = 28
+"""For each memory: some more than memories with adapters of their own take."""
 
 
 class Fitter(Protocol):
@@ -99,7 +101,7 @@ def joint_settings(settings: TrainSettings, memories: int) -> TrainSettings:
         rank=rank,
         alpha=None if settings.alpha is None else settings.alpha * rank / settings.rank,
         learning_rate=settings.learning_rate * math.sqrt(settings.rank / rank),
-        max_steps=min(MAX_STEPS, settings.max_steps * memories),
+        max_steps=min(MAX_STEPS, min(settings.max_steps, JOINT_STEPS) * memories),
     )
 
 
