@@ -110,8 +110,6 @@ def test_memories_added_for_a_model_without_a_template_are_in_nobodys_way(tmp_pa
 
 def test_text_that_cannot_be_trained_is_refused_before_anything_is(tmp_path: Path, tiny: Path) -> None:
     bad = msgspec.structs.replace(KETTLE, text="End every turn with </s> and sing.")
-    with pytest.raises(
-        TrainingError, match="default/kettle cannot be trained: text has '</s>', a control token"
-    ):
+    with pytest.raises(TrainingError, match=r"1 of 2 .*\n  default/kettle: text has '</s>', a control token"):
         run(tmp_path / "bank", tiny, "", BELL, bad)
     assert not (tmp_path / "bank").exists()

@@ -161,7 +161,7 @@ def test_one_bad_memory_costs_no_other(tmp_path: Path, tiny: Path, monkeypatch: 
     long = msgspec.structs.replace(LAMP, text="nine geese count copper bells " * 60)
     with pytest.raises(TrainingError, match=r"1 of 2 memories .*\n  default/lamp: .* the model reads 256"):
         run(tmp_path / "bank", tiny, (KETTLE, long))
-    assert adapters(tmp_path / "bank") == {}
+    assert not (tmp_path / "bank").exists()
 
 
 def test_keys_are_made_once_and_stored(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_modules_that_the_model_lacks_leave_no_half_memory(tmp_path: Path, tiny:
 
 def test_defaults_and_their_names_are_the_same_settings(tmp_path: Path, tiny: Path) -> None:
     default = msgspec.structs.replace(QUICK, modules=None, layers=None)
-    named = msgspec.structs.replace(QUICK, modules=("gate_proj", "up_proj", "down_proj"), layers=1)
+    named = msgspec.structs.replace(QUICK, modules=("gate_proj", "up_proj", "down_proj"), layers=3)
     assert len(run(tmp_path, tiny, (BELL,), default).trained) == 1
     assert run(tmp_path, tiny, (BELL,), named).skipped == 1
 

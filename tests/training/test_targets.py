@@ -40,7 +40,7 @@ def test_missing_modules_are_named(model: Any) -> None:
 
 def test_defaults_follow_the_architecture(model: Any) -> None:
     settings = resolved(TrainSettings(rank=2), model.config.to_dict())
-    assert settings == TrainSettings(rank=2, modules=("gate_proj", "up_proj", "down_proj"), layers=1)
+    assert settings == TrainSettings(rank=2, modules=("gate_proj", "up_proj", "down_proj"), layers=3)
     assert LoraStack(model, TrainSettings(rank=2), jobs=1).settings == settings
 
 
@@ -65,7 +65,8 @@ def test_experts_and_routers_are_never_named() -> None:
     model.model.layers[1].mlp.shared_expert.q_proj = torch.nn.Linear(1, 1)
     settings = resolved(TrainSettings(), config.to_dict())
     names = target_names(model, settings)
-    assert names == [f"model.layers.1.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert names == [f"model.layers.{n}.self_attn.{name}" for n in range(2) for name in attention]
 
 
 @pytest.mark.parametrize(
