@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,7 +138,7 @@ class Row(msgspec.Struct, frozen=True):
     flops: float
     """Multiplications and additions of one memory on all layers."""
     h100: float
-    """Seconds that these take an H100 at `SHARE` of its peak, by arithmetic alone."""
+    """Seconds that these take an H100 at `SHARE` of its peak."""
 
 
 class Result(msgspec.Struct):
@@ -178,8 +177,8 @@ def row(model: Dimensions, part: Slice, ran: Trained, short: Tokens, long: Token
         efficiency=ran.jobs * did.step / ran.step / part.flops,
         estimated_peak=estimated,
         full_seconds=STEPS * step + rest,
-        full_peak=ran.peak * full_estimate / estimated,
-        full_estimate=full_estimate,
+        full_peak=ran.peak * estimate / estimated,
+        full_estimate=estimate,
         adapter=2 * full.adapter,
         flops=would.memory(STEPS),
         h100=would.memory(STEPS) / (H100 * SHARE),
@@ -248,12 +247,13 @@ def short_memories(count: int) -> list[NewMemory]:
     ]
 
 
-def measure(_args: argparse.Namespace, console: Console) -> Result:
+def measure(console: Console) -> Result:
     """Both models, each in its own processes."""
     base = resolve_model()
     chat, words = load_chat_format(base), int(model_config(base)["vocab_size"])
-    machine, slices, rows = this_machine("bfloat16"), dict[str, Slice](), list[Row]()
     memories = short_memories(max(JOBS))
+    machine = this_machine("bfloat16")
+    slices, rows = dict[str, Slice](), list[Row]()
     short, long = (tokens_of(texts, chat, TrainSettings()) for texts in (memories, invent(16, seed=0)))
     for model in (LLAMA, QWEN):
         with tempfile.TemporaryDirectory(prefix="vllm-mega-large-") as root:
@@ -295,8 +295,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+    return run(arguments(argv).output, measure, table)
 
 
 if __name__ == "__main__":
