@@ -162,14 +162,12 @@ def row(model: Dimensions, part: Slice, ran: Trained, short: Tokens, long: Token
     """
     settings = _settings(model, ran.jobs)
     full = model.shape(model.full, settings, model.config["vocab_size"])
-    small_settings = _settings(model, ran.jobs, layers=1)
+    upper = _settings(model, ran.jobs, layers=1)
     linear = {name: shape for name, shape in model.full.items() if int(name.split(".")[2]) < LAYERS}
-    small = model.shape(linear, small_settings, words)
-    did, would = flops(small, short, small_settings), flops(full, long, settings)
-    estimated, full_estimate = (
-        peak_bytes(small, short, small_settings, 2),
-        peak_bytes(full, long, settings, 2),
-    )
+    small = model.shape(linear, upper, words)
+    did, would = flops(small, short, upper), flops(full, long, settings)
+    estimated = peak_bytes(small, short, upper, 2)
+    estimate = peak_bytes(full, long, settings, 2)
     step = ran.step / ran.jobs * would.step / did.step
     rest = ran.rest / ran.jobs * would.memory(0) / did.memory(0)
     return Row(
