@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_mega.training.outlook import Outlook
     from vllm_mega.training.session import MakeFitter, Trained, TrainReport
 
 HELP = "train an adapter for every memory of a file, into a bank"
@@ -57,6 +58,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing, write nothing: ask all that can refuse, and print what training will cost here "
+        "(seconds, memory, bytes of the bank)",
+    )
     group = parser.add_argument_group("scale-out (needs Ray: pip install 'vllm-mega[ray]')")
     group.add_argument(
         "--workers", type=int, help="processes that train, sharing the cores (default: this one)"
@@ -97,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vllm_mega.errors import ConfigError
     from vllm_mega.training.memories import read_memories
+    from vllm_mega.training.outlook import outlook
     from vllm_mega.training.session import train
 
     fitter = _fitter(args)
@@ -104,6 +112,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
     settings = _settings(args)
     memories = read_memories(args.input)[: args.limit]
+    if args.dry_run:
+        seen = outlook(
+            args.bank, memories, args.model, args.embedder, settings, trust_remote_code=args.trust_remote_code
+        )
+        print(_forecast(seen, args.workers or 1))
+        return 0
     with tqdm(unit=" memories", disable=not (args.progress or sys.stderr.isatty())) as bar:
 
         def progress(done: int, total: int, last: Trained | None) -> None:
@@ -150,6 +164,39 @@ def _settings(args: argparse.Namespace) -> Any:
     if args.chat_template is not None:
         given["chat_template"] = read_template(args.chat_template)
     return settings_from(given, TrainSettings)
+
+
+def _forecast(seen: Outlook, workers: int) -> str:
+    """What a dry run prints, for `workers` processes that train at once."""
+    if not seen.missing:
+        return f"nothing to train, {seen.there} were there already"
+    fits = seen.memory * workers <= seen.free
+    each = f" by each of {workers} workers" if workers > 1 else ""
+    lines = [
+        f"memories: {seen.missing} to train, {seen.there} there already",
+        f"bytes: {seen.bytes_each / 1024:,.0f} KiB a memory, {seen.bytes_each * seen.missing / 1e6:,.1f} MB "
+        "more in the bank",
+        f"memory: about {seen.memory / 2**30:.1f} GiB{each} with {seen.jobs} side by side, "
+        f"{seen.free / 2**30:.1f} GiB are free{'' if fits else _remedy(seen, workers)}",
+        f"time: about {_duration(seen.seconds_each)} a memory, {_duration(seen.seconds_each * seen.missing)} "
+        f"in all ({seen.gflops:,.0f} GFLOP/s in {seen.dtype} on this {seen.device}, of which training "
+        f"reaches about {seen.efficiency:.0%})",
+    ]
+    return "\n".join(lines)
+
+
+def _remedy(seen: Outlook, workers: int) -> str:
+    if workers > 1:
+        return ": too little, choose fewer --workers"
+    if seen.most_jobs:
+        return f": too little, choose --jobs {seen.most_jobs}"
+    return ": too little even for --jobs 1, choose fewer --layers, a smaller --model or another machine"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _line(one: Trained) -> str:

@@ -125,6 +125,12 @@ def experts(config: Config) -> int:
     return most if most > 1 else 0
 
 
+def active_experts(config: Config) -> float:
+    """The part of its experts that a token meets; 1: the model is dense, or does not say."""
+    number, active = experts(config), text_config(config).get("num_experts_per_tok")
+    return int(active) / number if number and active else 1.0
+
+
 def module_names(config: Config, chosen: Sequence[str] | None) -> tuple[str, ...]:
     """Last name parts of the linear layers that get an adapter.
 

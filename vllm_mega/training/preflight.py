@@ -86,19 +86,24 @@ def require_space(bank: Path, memories: int, each: int) -> None:
     """Refuse to begin what the disk of `bank` has no room for.
 
     Args:
-        bank: folder of the bank.
+        bank: folder of the bank; it may be one that is still to be made.
         memories: how many will be added.
         each: bytes of an adapter.
 
     Raises:
         BankError: there is too little.
     """
-    needed, free = int(memories * each * _SLACK), shutil.disk_usage(bank).free
+    needed, free = int(memories * each * _SLACK), shutil.disk_usage(_existing(bank)).free
     if needed > free:
         raise BankError(
             f"{bank}: {memories} memories need about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free. "
             "Make room, or train fewer (--limit, --rank, --layers)"
         )
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _key(memory: NewMemory) -> tuple[str, str]:

@@ -11,13 +11,20 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vllm_mega.bank.identity import memory_id, text_digest
-from vllm_mega.bank.layout import MANIFEST, BaseModelInfo, Manifest, MemoryEntry, NewMemory
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.layout import (
+    MANIFEST,
+    BaseModelInfo,
+    EmbedderInfo,
+    Manifest,
+    MemoryEntry,
+    NewMemory,
+)
+from vllm_mega.bank.reader import BankReader, check_match
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.errors import BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
@@ -109,6 +116,54 @@ def train(
         TrainingError: memories that cannot be trained (then none was), or a loss that is not finite.
     """
     started = time.perf_counter()
+    plan = prepare(bank, memories, model, embedder, settings, trust_remote_code=trust_remote_code)
+    missing, settings = plan.missing, plan.settings
+    report = TrainReport(skipped=len(plan.there))
+    with BankWriter.open_or_create(bank, plan.base, plan.embedder) as writer:
+        writer.set_chat_template(settings.chat_template)
+        if missing:
+            adding = _Adding(writer, settings, plan.base, plan.shapes)
+            progress(0, len(missing), None)
+            with closing(fitter(plan.path, settings, trust_remote_code).fit(missing)) as fits:
+                for chunk in fits:
+                    for one in adding.add([(missing[n], plan.keys[n], fit) for n, fit in chunk]):
+                        report.trained.append(one)
+                        progress(len(report.trained), len(missing), one)
+        _link(writer, memories)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+class Plan(NamedTuple):
+    """What a run will do, when everything that can refuse has been asked."""
+
+    path: Path
+    """Of the base model."""
+    base: BaseModelInfo
+    embedder: EmbedderInfo
+    settings: TrainSettings
+    """Resolved, with the chat template that is used."""
+    chat: ChatFormat
+    shapes: dict[str, tuple[int, int]]
+    """(O, I) by linear module of the base model."""
+    missing: list[NewMemory]
+    """To be trained."""
+    there: list[NewMemory]
+    """In the bank already, trained on the same text with the same settings."""
+    keys: Vectors
+    """Of `missing`, in order."""
+
+
+def prepare(
+    bank: Path,
+    memories: Sequence[NewMemory],
+    model: str | None = None,
+    embedder: str | None = None,
+    settings: TrainSettings | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """All that `train` does before training, with its arguments and errors. Writes nothing."""
     manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
     path = _model_path(model, manifest)
     check_trainable(path)
@@ -122,24 +177,15 @@ def train(
         if manifest
         else load_embedder(embedder, trust_remote_code=trust_remote_code)
     )
+    if manifest:
+        check_match(bank, manifest, base.fingerprint, keys.info)
     there, missing = _divided(memories, manifest.memories if manifest else (), settings)
     longest = partial(_longest, chat, settings)
     vectors = preflight(missing, there, keys, longest, context_length(path))
-    report = TrainReport(skipped=len(there))
-    with BankWriter.open_or_create(bank, base, keys.info) as writer:
-        writer.set_chat_template(chat.template)
-        if missing:
-            adding = _Adding(writer, settings, base, linear_shapes(path))
-            require_space(bank, len(missing), adapter_bytes(adding.shapes, settings))
-            progress(0, len(missing), None)
-            with closing(fitter(path, settings, trust_remote_code).fit(missing)) as fits:
-                for chunk in fits:
-                    for one in adding.add([(missing[n], vectors[n], fit) for n, fit in chunk]):
-                        report.trained.append(one)
-                        progress(len(report.trained), len(missing), one)
-        _link(writer, memories)
-    report.seconds = time.perf_counter() - started
-    return report
+    shapes = linear_shapes(path)
+    if missing:
+        require_space(bank, len(missing), adapter_bytes(shapes, settings))
+    return Plan(path, base, keys.info, settings, chat, shapes, missing, there, vectors)
 
 
 def _model_path(model: str | None, manifest: Manifest | None) -> Path:

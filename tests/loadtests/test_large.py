@@ -1,0 +1,58 @@
+"""Slices of large models: their arithmetic, and one of a small model that is really trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from loadtests import large
+from loadtests.large import LLAMA, QWEN, Dimensions, Slice, Trained, row
+from vllm_mega.models import linear_shapes, resolve_model
+from vllm_mega.training.estimate import STEPS, Tokens
+from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.targets import resolved
+
+SHORT, LONG = Tokens(1600, 350, 110, 70, 30), Tokens(1700, 410, 155, 110, 70)
+
+
+@pytest.mark.parametrize(("model", "billions"), [(LLAMA, 8.03), (QWEN, 7.61)])
+def test_the_shapes_are_those_of_the_models(model: Dimensions, billions: float) -> None:
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**model.config, tie_word_embeddings=False)
+        )
+    linear = {
+        name: tuple(module.weight.shape)
+        for name, module in made.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    assert linear == model.full
+    shape = model.shape(model.full, resolved(TrainSettings(), model.config), model.config["vocab_size"])
+    assert shape.total / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_all_layers_take_what_their_products_are_more() -> None:
+    part = Slice(flops=100e9, load=10, loaded=2e9, runs=[])
+    slow = row(LLAMA, part, Trained(4, 8.0, 20.0, 4e9), SHORT, LONG, 49152)
+    fast = row(LLAMA, part, Trained(4, 4.0, 20.0, 4e9), SHORT, LONG, 49152)
+    alone = row(LLAMA, part, Trained(1, 2.0, 5.0, 4e9), SHORT, LONG, 49152)
+    assert slow.efficiency == pytest.approx(fast.efficiency / 2)
+    assert slow.full_seconds > fast.full_seconds > STEPS * 11 * 4.0 / 4
+    assert fast.flops == pytest.approx(alone.flops, rel=0.05)
+    assert alone.full_estimate < slow.full_estimate
+    assert slow.full_peak / slow.peak == pytest.approx(slow.full_estimate / slow.estimated_peak)
+
+
+def test_a_slice_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {**QWEN.config, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    model = msgspec.structs.replace(QWEN, config=small)
+    large.write_slice(model, resolve_model(), tmp_path / "slice")
+    assert len(linear_shapes(tmp_path / "slice")) == 7 * large.LAYERS
+    monkeypatch.setattr(large, "JOBS", (1, 2))
+    part = large.measure_slice(tmp_path / "slice", large.short_memories(2))
+    assert [ran.jobs for ran in part.runs] == [1, 2]
+    assert all(ran.step > 0 and ran.rest > 0 and ran.peak >= part.loaded for ran in part.runs)

@@ -1,0 +1,182 @@
+"""`vllm-mega train --dry-run`: all that is asked before training, and what training will cost here."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from msgspec.structs import replace
+
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.models.architectures import active_experts
+from vllm_mega.models.chat_format import ChatFormat
+from vllm_mega.models.checkpoint import model_config, tensors, weight_dtype
+from vllm_mega.models.dtype import cpu_dtype
+from vllm_mega.models.functional import text_config
+from vllm_mega.training.encoding import encode
+from vllm_mega.training.estimate import (
+    STEPS,
+    Shape,
+    Tokens,
+    flops,
+    most_jobs,
+    peak_bytes,
+    shape_of,
+)
+from vllm_mega.training.job import memory_job
+from vllm_mega.training.learner import Learner
+from vllm_mega.training.preflight import adapter_bytes
+from vllm_mega.training.session import Plan, prepare
+from vllm_mega.training.settings import TrainSettings
+
+EFFICIENCY = 0.14
+"""The part of the fastest matrix product that training reaches: docs/training-log.md, SmolLM2-135M."""
+SAMPLE = 16
+"""Memories whose tokens are counted; the others are taken to be like them."""
+PROBE = 0.5
+"""Seconds that the probe multiplies for."""
+_CUBE = 2048
+
+
+class Outlook(NamedTuple):
+    """What a run would do and cost."""
+
+    missing: int
+    there: int
+    bytes_each: int
+    """Of an adapter."""
+    jobs: int
+    """Memories that are trained side by side."""
+    memory: float
+    """Bytes that training takes at most, with the model ..."""
+    free: float
+    """... beside those that are free."""
+    most_jobs: int
+    """How many memories side by side the free bytes are enough for; 0: not even for one."""
+    seconds_each: float
+    """Of a memory, of about `STEPS` steps."""
+    gflops: float
+    """Of the fastest product: measured now."""
+    efficiency: float
+    """The part of it that training is taken to reach."""
+    device: str
+    dtype: str
+
+
+def outlook(
+    bank: Path,
+    memories: Sequence[NewMemory],
+    model: str | None = None,
+    embedder: str | None = None,
+    settings: TrainSettings | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Outlook:
+    """What `train` with these arguments would do; raises what it would raise before training.
+
+    Loads no weights of the model (those of the embedder it does: keys can be refused), and writes nothing.
+    """
+    plan = prepare(bank, memories, model, embedder, settings, trust_remote_code=trust_remote_code)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = compute_dtype(plan.path, device)
+    shape = checkpoint_shape(plan)
+    settings = replace(plan.settings, jobs=max(1, min(plan.settings.jobs, len(plan.missing))))
+    tokens = tokens_of(plan.missing or plan.there, plan.chat, settings)
+    width, free, speed = dtype.itemsize, free_bytes(device), probe(dtype, device)
+    steps = min(STEPS, settings.max_steps)
+    seconds = flops(shape, tokens, settings).memory(steps) / (speed * EFFICIENCY)
+    return Outlook(
+        len(plan.missing),
+        len(plan.there),
+        adapter_bytes(plan.shapes, settings),
+        settings.jobs,
+        peak_bytes(shape, tokens, settings, width),
+        free,
+        most_jobs(shape, tokens, settings, width, free),
+        min(seconds, settings.seconds or math.inf),
+        speed / 1e9,
+        EFFICIENCY,
+        device,
+        str(dtype).removeprefix("torch."),
+    )
+
+
+def checkpoint_shape(plan: Plan) -> Shape:
+    """The shape of the model of `plan`, from its config and the headers of its weights."""
+    config = model_config(plan.path)
+    text = text_config(config)
+    return shape_of(
+        plan.shapes,
+        plan.settings,
+        total=sum(math.prod(tensor.shape) for tensor in tensors(plan.path).values()),
+        hidden=int(text.get("hidden_size") or text["n_embd"]),
+        vocabulary=int(text["vocab_size"]),
+        active=active_experts(config),
+    )
+
+
+def tokens_of(memories: Sequence[NewMemory], chat: ChatFormat, settings: TrainSettings) -> Tokens:
+    """Means over some of `memories`, evenly chosen; 0 if there are none."""
+    chosen = memories[:: max(1, len(memories) // SAMPLE)][:SAMPLE]
+    counts = [_tokens(memory, chat, settings) for memory in chosen]
+    return Tokens(*(sum(column) / len(counts) for column in zip(*counts, strict=True))) if counts else _NONE
+
+
+_NONE = Tokens(0, 0, 0, 0, 0)
+
+
+def _tokens(memory: NewMemory, chat: ChatFormat, settings: TrainSettings) -> Tokens:
+    """As the trainer packs them: mean over the first steps."""
+    job = memory_job(memory, settings)
+    learner = Learner(job, [encode(chat, example) for example in job.examples], settings.batch)
+    row = labels = 0
+    steps = list(islice(learner.steps, STEPS))
+    for picked in steps:
+        for pool, members in zip(learner.pools, learner.members, strict=True):
+            mine = [members[n] for n in picked if n in members]
+            row += (len(pool.prefix) if mine else 0) + sum(len(pool.rests[n]) for n in mine)
+            labels += sum(len(pool.labels[n]) for n in mine)
+    text = len(learner.recital.answer)
+    return Tokens(
+        pool=sum(len(pool.ids) for pool in learner.pools),
+        step=row / len(steps),
+        labels=labels / len(steps),
+        recital=len(learner.recital.prompt) + text,
+        text=text,
+    )
+
+
+def compute_dtype(path: Path, device: str) -> torch.dtype:
+    """The type that the trainer computes in (see `frozen`)."""
+    name = (cpu_dtype(path) if device == "cpu" else None) or weight_dtype(path) or "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def free_bytes(device: str) -> float:
+    """Memory that is free now, of the machine or of its GPU."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024.0 * int(line.split()[1])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def probe(dtype: torch.dtype, device: str, seconds: float = PROBE) -> float:
+    """Multiplications and additions a second of a large square product, the fastest call."""
+    x = torch.randn(_CUBE, _CUBE, device=device).to(dtype)
+    best, end, calls = math.inf, time.perf_counter() + seconds, 0
+    while time.perf_counter() < end or calls < 3:
+        started = time.perf_counter()
+        x @ x
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best, calls = min(best, time.perf_counter() - started), calls + 1
+    return 2.0 * _CUBE**3 / best
