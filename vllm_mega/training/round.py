@@ -171,11 +171,12 @@ class Round:
         seeming = set()
         for n, picked in chosen.items():
             learner = self.learners[n]
-            kinds = [learner.job.examples[i].kind for i in learner.order(picked)]
-            mine = [next(known) for _ in picked]
-            recalls = [ok for kind, ok in zip(kinds, mine, strict=True) if kind == "recall"]
-            answers = [ok for kind, ok in zip(kinds, mine, strict=True) if kind != "recall"]
-            learner.note(Sight(float(losses[n]), all(recalls), answers))
+            examples = [learner.job.examples[i] for i in learner.order(picked)]
+            mine = [(example, next(known)) for example in examples]
+            recalls = [ok for example, ok in mine if example.kind == "recall"]
+            answers = [ok for example, ok in mine if example.kind != "recall"]
+            ended = [ok for example, ok in mine if example.kind != "recall" and example.limit is None]
+            learner.note(Sight(float(losses[n]), all(recalls), answers, ended))
             if step >= LEAST and learner.seems_learnt() and self._is_certain(n, row, hidden):
                 seeming.add(n)
         return seeming
