@@ -90,11 +90,11 @@ def test_seed_and_text_change_the_adapter(tiny: Path) -> None:
 
 
 def test_a_job_goes_on_from_what_it_is_given(tiny: Path) -> None:
-    trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, max_steps=40))
+    trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, max_steps=4))
     job = memory_job(BELL, trainer.settings)
     ((_, first),) = trainer.fit([job])
     ((_, second),) = trainer.fit([job._replace(start=first.tensors)])
-    assert second.loss < first.loss / 2 or second.steps == rounds.LEAST
+    assert second.loss < first.loss / 2
     assert not same(first, second)
 
 

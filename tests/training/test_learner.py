@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.training.tiny import BELL, SETTINGS
+from vllm_mega.training import learner
+from vllm_mega.training.encoding import Encoded
+from vllm_mega.training.job import memory_job
+from vllm_mega.training.learner import Learner, Sight
+
+KNOWN = Sight(0.1, True, [True] * 5, [True] * 2)
+
+
+@pytest.fixture
+def bell() -> Learner:
+    job = memory_job(BELL, SETTINGS)
+    return Learner(job, [Encoded([1, 2, 3], [4, 2], [1.0, 1.0]) for _ in job.examples], SETTINGS.batch)
+
+
+def seen(bell: Learner, *sights: Sight) -> bool:
+    for sight in sights:
+        bell.note(sight)
+    return bell.seems_learnt()
+
+
+def test_three_steps_must_know_everything(bell: Learner) -> None:
+    assert not seen(bell, KNOWN, KNOWN)
+    assert seen(bell, KNOWN)
+    assert not seen(bell, KNOWN._replace(recalled=False))
+
+
+@pytest.mark.parametrize(("wrong", "learnt"), [(3, True), (4, False)])
+def test_a_fifth_of_the_answers_may_be_others(bell: Learner, wrong: int, learnt: bool) -> None:
+    answered = [False] * wrong + [True] * (5 - wrong)
+    assert seen(bell, KNOWN, KNOWN, KNOWN._replace(answered=answered)) == learnt
+
+
+def test_ends_of_answers_are_counted_apart(bell: Learner) -> None:
+    """One of ten answers, but two of the six that are learnt to their end: it goes on behind them."""
+    assert not seen(bell, KNOWN, KNOWN, KNOWN._replace(ended=[False, False]))
+
+
+def test_steps_that_do_not_help_any_more_are_noticed(bell: Learner) -> None:
+    for step in range(40):
+        bell.note(KNOWN._replace(loss=1.0 - 0.02 * step))
+        assert not bell.is_stuck()
+    for _ in range(learner.PATIENCE + learner.AVERAGE):
+        bell.note(KNOWN._replace(loss=0.22))
+    assert bell.is_stuck()
