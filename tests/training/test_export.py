@@ -68,7 +68,7 @@ def test_a_bank_accepts_it(tiny: Path, tmp_path: Path, dtype: str) -> None:
 
 
 def test_the_configuration(tiny: Path, tmp_path: Path) -> None:
-    exported(tiny, tmp_path, TrainSettings(rank=4, alpha=2.0, layers=2, max_steps=1))
+    exported(tiny, tmp_path, TrainSettings(rank=4, alpha=2.0, layers=2, max_steps=2))
     config = msgspec.json.decode((tmp_path / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == str(tiny)
     assert (config["r"], config["lora_alpha"]) == (4, 2.0)

@@ -87,7 +87,7 @@ class Round:
         for n in live - seeming:
             if step >= self.settings.max_steps:
                 endings[n] = "out of steps"
-            elif self._is_late():
+            elif step > 1 and self._is_late():  # before, B is zero and there is nothing to keep
                 endings[n] = "out of time"
             elif self.learners[n].is_stuck():
                 endings[n] = "no step helps"

@@ -68,7 +68,7 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1,
             f"learning_rate must be in (0, 1], got {self.learning_rate}",
         )
-        _require(1 <= self.max_steps <= 10_000, f"max_steps must be 1..10000, got {self.max_steps}")
+        _require(2 <= self.max_steps <= 10_000, f"max_steps must be 2..10000, got {self.max_steps}")
         _require(
             self.seconds is None or (math.isfinite(self.seconds) and self.seconds > 0),
             f"seconds must be positive, got {self.seconds}",
