@@ -66,7 +66,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
-    """Train, recite, ask."""
+    """Train what the bank lacks, let vLLM recite every memory, and ask every question."""
     from vllm_mega.offline import DEFAULT_SAMPLING, MegaLLM
 
     items = read_items(args.data, args.limit)
@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
 
 
 def table(result: Result) -> Table:
-    """What was compared."""
+    """The trainer's word, the engine's, and the answers."""
     shown = Table("", "", title=result.model, title_justify="left", show_header=False)
     of = f"of {result.memories}"
     shown.add_row("recalled, says the trainer", f"{result.recalled} {of}")

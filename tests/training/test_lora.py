@@ -9,9 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import SETTINGS
-from vllm_mega.errors import ModelError
 from vllm_mega.training.lora import LoraLinear, LoraStack
-from vllm_mega.training.settings import TrainSettings
 
 
 @pytest.fixture
@@ -51,26 +49,6 @@ def test_gradients() -> None:
     found = torch.autograd.grad(lora(x[None])[0], (x, lora.A, lora.B), dy)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-6, atol=1e-6)
-
-
-def test_upper_layers_and_named_modules_only(model: Any) -> None:
-    stack = LoraStack(model, TrainSettings(modules=("up_proj", "q_proj"), layers=2), jobs=1)
-    assert stack.layers == [1, 2]
-    assert sorted(stack.modules) == [
-        f"model.layers.{i}.{name}" for i in (1, 2) for name in ("mlp.up_proj", "self_attn.q_proj")
-    ]
-    assert {p for p in model.parameters() if p.requires_grad} == set(stack.parameters())
-
-
-def test_a_model_with_fewer_layers_gets_all(model: Any) -> None:
-    assert LoraStack(model, TrainSettings(layers=20), jobs=1).layers == [0, 1, 2]
-
-
-def test_missing_modules_are_named(model: Any) -> None:
-    with pytest.raises(
-        ModelError, match=r"no linear layers named fc1, fc2 .* choose modules from: down_proj"
-    ):
-        LoraStack(model, TrainSettings(modules=("fc2", "up_proj", "fc1")), jobs=1)
 
 
 def test_jobs_are_reset_loaded_and_read_alone(model: Any) -> None:
