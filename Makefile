@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-large bench-shapes loadtest clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-large bench-shapes recitals loadtest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ bench-shapes: $(READY)  ## quality against bytes: ranks, layers, modules, types;
 
 bench-large: $(READY)  ## seconds and memory of 8B models, from slices of their shape; out/large.json
 	$(BIN)/python -m loadtests.large --output out/large.json
+
+recitals: $(READY)  ## does vLLM recite what the trainer calls recalled, does it answer; out/recitals.json
+	$(BIN)/python -m loadtests.recitals --output out/recitals.json --bank out/bank \
+	  --questions vllm_mega/examples/questions.jsonl
 
 loadtest: $(READY)  ## `vllm bench serve` against the real server, 5 minutes; out/loadtest.json
 	$(BIN)/python -m loadtests.serve --output out/loadtest.json
