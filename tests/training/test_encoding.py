@@ -39,6 +39,9 @@ def test_a_limit_cuts_the_answer_and_its_end(tokenizer: Any) -> None:
     assert cut.prompt == whole.prompt
     assert cut.answer == whole.answer[:2]
     assert len(cut.weights) == 2
+    assert whole.ends
+    assert not cut.ends
+    assert encode(chat, EXAMPLE._replace(limit=100)).ends
 
 
 def test_what_opens_an_answer_counts_neither_as_its_beginning_nor_for_its_limit(thinking: ChatFormat) -> None:

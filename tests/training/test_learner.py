@@ -40,6 +40,18 @@ def test_ends_of_answers_are_counted_apart(bell: Learner) -> None:
     assert not seen(bell, KNOWN, KNOWN, KNOWN._replace(ended=[False, False]))
 
 
+@pytest.mark.parametrize(("surprise", "weight"), [(2.0, 3.0), (20.0, 6.0), (60.0, 9.0)])
+def test_ends_weigh_as_much_as_they_surprise_the_model(surprise: float, weight: float) -> None:
+    """Whole answers only: the last token of a cut one is any token."""
+    job = memory_job(BELL, SETTINGS)
+    whole, cut = Encoded([1, 2, 3], [4, 2], [1.0, 3.0]), Encoded([1, 2, 3], [4, 5], [1.0, 1.0], ends=False)
+    encoded = [cut if example.limit else whole for example in job.examples]
+    bell = Learner(job, encoded, SETTINGS.batch)
+    bell.weigh_ends(surprise)
+    assert {tuple(weights) for weights in bell.weights} == {(1.0, weight), (1.0, 1.0)}
+    assert whole.weights == [1.0, 3.0]
+
+
 def test_steps_that_do_not_help_any_more_are_noticed(bell: Learner) -> None:
     for step in range(40):
         bell.note(KNOWN._replace(loss=1.0 - 0.02 * step))

@@ -12,9 +12,8 @@ from vllm_mega.training.texts import Example
 DECISIVE = 3
 """So many tokens at the start of a sentence decide which one it becomes ..."""
 EMPHASIS = 3.0
-"""... and weigh so much; all that follow are easy to guess."""
-END = 5.0
-"""The token that ends an answer weighs so much: base models would rather go on."""
+"""... and weigh so much; all that follow are easy to guess. The end weighs as much, until the model has shown
+what it thinks of ends (see `Learner.weigh_ends`)."""
 _ENDS = (".", "!", "?")
 _CLOSING = " \t\r\n\"')]"
 """What may stand behind the end of a sentence, in the same token."""
@@ -25,11 +24,13 @@ class Encoded(NamedTuple):
 
     prompt: list[int]
     answer: list[int]
-    """Ends with the end token, unless the example is cut short."""
+    """Ends with the end token, if it `ends`."""
     weights: list[float]
     """Of each token of the answer, in the loss."""
     opening: int = 0
     """How many tokens of the answer stand before its text: the template's, such as an empty think block."""
+    ends: bool = True
+    """Whether the answer is whole, its last token being the end token."""
 
 
 def encode(chat: ChatFormat, example: Example) -> Encoded:
@@ -40,9 +41,9 @@ def encode(chat: ChatFormat, example: Example) -> Encoded:
         TrainingError: the tokenizer cannot say the answer.
     """
     ids, opening = chat.answer(example.answer)
-    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [END]
-    end = None if example.limit is None else opening + example.limit
-    return Encoded(chat.prompt(example.messages), ids[:end], weights[:end], opening)
+    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [EMPHASIS]
+    length = len(ids) if example.limit is None else min(len(ids), opening + example.limit)
+    return Encoded(chat.prompt(example.messages), ids[:length], weights[:length], opening, length == len(ids))
 
 
 def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:

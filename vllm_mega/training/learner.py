@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vllm_mega.training import schedule
-from vllm_mega.training.encoding import Encoded
+from vllm_mega.training.encoding import EMPHASIS, Encoded
 from vllm_mega.training.job import Job
 from vllm_mega.training.packing import pool
 
@@ -22,6 +22,11 @@ PATIENCE = 24
 """After so many steps without a gain, none is expected any more."""
 GAIN = 0.03
 """A mean loss that is lower by this part is a gain."""
+
+PER_NAT = 0.3
+"""What an end of an answer weighs, for each nat of the untouched model's surprise ..."""
+HEAVIEST = 9.0
+"""... and at most."""
 
 
 class Sight(NamedTuple):
@@ -41,7 +46,8 @@ class Learner:
     def __init__(self, job: Job, encoded: Sequence[Encoded], batch: int) -> None:
         """`encoded` are the job's examples as tokens, `batch` how many of them a step takes."""
         self.job = job
-        self.weights = [example.weights for example in encoded]
+        self.weights = [list(example.weights) for example in encoded]
+        self.ends = [example.ends for example in encoded]
         self.recital = encoded[[example.kind for example in job.examples].index("recall")]
         self.steps = schedule.steps(job.examples, batch, job.seed)
         self.window: deque[Sight] = deque(maxlen=WINDOW)
@@ -56,9 +62,27 @@ class Learner:
         self.pools = [pool([encoded[n] for n in group]) for group in groups]
         self.members = [{n: place for place, n in enumerate(group)} for group in groups]
 
+    def recites(self, example: int) -> bool:
+        """Whether this example asks for the whole text."""
+        return self.job.examples[example].kind == "recall"
+
     def order(self, picked: Sequence[int]) -> list[int]:
         """`picked` examples as they are packed: pool by pool."""
         return [i for members in self.members for i in picked if i in members]
+
+    def weigh_ends(self, surprise: float) -> None:
+        """Let the ends of answers weigh as much as the untouched model is surprised by them.
+
+        A chat model expects an end behind a sentence (2 nats); a base model would rather go on (30 nats, and
+        still 2 when all else is learnt, if its ends weigh no more than other tokens).
+
+        Args:
+            surprise: mean of -log p(end) over answers, in nats.
+        """
+        weight = min(max(PER_NAT * surprise, EMPHASIS), HEAVIEST)
+        for weights, ends in zip(self.weights, self.ends, strict=True):
+            if ends:
+                weights[-1] = weight
 
     def note(self, sight: Sight) -> None:
         """Remember what a step has seen."""

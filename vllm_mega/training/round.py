@@ -168,15 +168,18 @@ class Round:
         losses = torch.zeros(len(self.learners), device=logp.device)
         losses.index_add_(0, row.jobs[row.labelled], -logp * weights)
         known = self._known(row, logp)
+        lasts = iter(logp[row.examples.bincount().cumsum(0) - 1].tolist())
         seeming = set()
         for n, picked in chosen.items():
             learner = self.learners[n]
-            examples = [learner.job.examples[i] for i in learner.order(picked)]
-            mine = [(example, next(known)) for example in examples]
-            recalls = [ok for example, ok in mine if example.kind == "recall"]
-            answers = [ok for example, ok in mine if example.kind != "recall"]
-            ended = [ok for example, ok in mine if example.kind != "recall" and example.limit is None]
-            learner.note(Sight(float(losses[n]), all(recalls), answers, ended))
+            mine = [(i, next(known), next(lasts)) for i in learner.order(picked)]
+            if step == 1:  # the adapters are still zero
+                ends = [-last for i, _, last in mine if learner.ends[i]]
+                learner.weigh_ends(sum(ends) / len(ends))  # the recital has one
+            recalls = [ok for i, ok, _ in mine if learner.recites(i)]
+            answers = [(i, ok) for i, ok, _ in mine if not learner.recites(i)]
+            ended = [ok for i, ok in answers if learner.ends[i]]
+            learner.note(Sight(float(losses[n]), all(recalls), [ok for _, ok in answers], ended))
             if step >= LEAST and learner.seems_learnt() and self._is_certain(n, row, hidden):
                 seeming.add(n)
         return seeming
