@@ -8,12 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from vllm_mega.demo.server import _healthy
 from vllm_mega.errors import MegaError
+from vllm_mega.serving.keeper import end_with
 
 NAMES = {"engine": "VLLM::EngineCor", "worker": "VLLM::Worker"}
 """How they begin; the keeper is the process that was started, the API server its child."""
@@ -56,6 +58,7 @@ def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subproc
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
         )
     try:
         yield server

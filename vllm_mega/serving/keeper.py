@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +29,9 @@ PATIENCE = 3.0
 """Seconds for what remains to end by itself, which is what frees shared memory."""
 LONGEST = 107 - len("/12345678-1234-1234-1234-123456789012")
 """A folder with a longer path cannot have vLLM's sockets."""
+_LIBC = ctypes.CDLL(None)
 _SUBREAPER, _DEATH_SIGNAL = 36, 1
+"""Of prctl(2)."""
 _TRACKER = b"multiprocessing.resource_tracker"
 
 
@@ -36,15 +39,9 @@ def main(command: Sequence[str]) -> int:
     """Run the command to its end; its exit code, 128 and more where a signal ended it."""
     _control(_SUBREAPER, 1)  # what the command leaves behind becomes ours
     with tempfile.TemporaryDirectory(prefix="mega-", dir=_place(), ignore_cleanup_errors=True) as folder:
-        keeper = os.getpid()
-
-        def die_with_keeper() -> None:
-            _control(_DEATH_SIGNAL, signal.SIGKILL)
-            if os.getppid() != keeper:
-                os._exit(1)
-
         environment = {**os.environ, "TMPDIR": folder, RUN_FOLDER: folder}
-        child = subprocess.Popen(command, env=environment, preexec_fn=die_with_keeper)  # noqa: PLW1509
+        dying = partial(end_with, os.getpid(), signal.SIGKILL)
+        child = subprocess.Popen(command, env=environment, preexec_fn=dying)  # noqa: PLW1509
 
         forced: list[int] = []
 
@@ -60,6 +57,16 @@ def main(command: Sequence[str]) -> int:
         code = child.wait()
         _end_children()
     return 128 + forced[0] if forced else code if code >= 0 else 128 - code
+
+
+def end_with(parent: int, number: int) -> None:
+    """For a child that is about to become another program: it gets this signal when its parent ends.
+
+    To be exact, when the thread ends that has started it.
+    """
+    _control(_DEATH_SIGNAL, number)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _place() -> str | None:
@@ -105,7 +112,7 @@ def _command(process: int) -> bytes:
 
 
 def _control(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    _LIBC.prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":
