@@ -41,6 +41,8 @@ RETRYABLE = {"ServiceUnavailableError"}
 """Types of errors with a status of 500 and more that tell a client to ask again."""
 VERSIONS = 16
 """Adapters that updates are drawn from."""
+AHEAD = 16
+"""Changes that may come before the answers that they belong to."""
 STANDSTILLS = (0.2, 1.5)
 """Seconds that the worker is stopped, and as long between two stops."""
 
@@ -67,7 +69,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Writer(threading.Thread):
-    """Updates, forgets and adds memories again, one after the other."""
+    """Updates, forgets and adds memories again, one after the other, as fast as requests are answered."""
 
     def __init__(self, bank: Path, ids: Sequence[str], changes: int, pool: Sequence[Path], seed: int) -> None:
         super().__init__(name="writer", daemon=True)
@@ -77,6 +79,7 @@ class Writer(threading.Thread):
         self._chance = random.Random(seed)  # noqa: S311
         self._shapes = linear_shapes(resolve_model())
         self.error: Exception | None = None
+        self.answers = threading.Semaphore(AHEAD)
 
     def run(self) -> None:
         """See the class."""
@@ -85,6 +88,7 @@ class Writer(threading.Thread):
                 first = writer.snapshot
                 known = {e.id: (first.text(e), first.keys[first.row(e)]) for e in first.manifest.memories}
                 while self.updates + self.forgets < self._changes:
+                    self.answers.acquire()
                     name = self._chance.choice(self._ids)
                     if self._chance.random() < 0.3:
                         writer.forget([(DEFAULT_NAMESPACE, name)])
@@ -198,6 +202,7 @@ def _churn(
                 for status, wrong in pool.map(partial(ask, client, ids), numbers):
                     statuses[status] += 1
                     bad += [wrong] if wrong else []
+                    writer.answers.release(-(-args.changes // args.requests))
                 if time.monotonic() > end or len(bad) > 100 or writer.error:
                     break
                 console.print(f"{sum(statuses.values())} answers, {writer.updates + writer.forgets} changes")
