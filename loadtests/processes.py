@@ -46,6 +46,15 @@ def keeper_of(port: int) -> int:
     raise MegaError(f"nobody keeps a server on port {port}")
 
 
+def open_files(process: int) -> list[str]:
+    """What the process has open of adapters; what is deleted ends with "(deleted)"."""
+    found = []
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(one.readlink()))
+    return [link for link in found if "adapter_" in link]
+
+
 @contextmanager
 def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server whose temporary folder is `folder`; at the end of the block all of it is ended by force."""

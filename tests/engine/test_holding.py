@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,12 @@ def test_so_many_and_those_that_run_at_any_rate(tmp_path: Path) -> None:
     assert isinstance(path(kept), HeldPath)
     assert not isinstance(path(holder.hold(second)), HeldPath)
     assert isinstance(path(holder.hold(second, at_any_rate=True)), HeldPath)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1024, 256), (resource.RLIM_INFINITY, 2**18)])
+def test_half_of_the_files_that_may_be_open(limit: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert Holder()._most == most
 
 
 def test_where_the_holder_is_gone_the_folder_is_read(folder: Path) -> None:

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from loadtests.processes import keeper_of, processes
+from loadtests.processes import keeper_of, open_files, processes
 from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, serve_command, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
@@ -327,7 +327,8 @@ def test_a_memory_that_goes_while_the_worker_stands_still(
     url: str, client: openai.OpenAI, bank: LiveBank, change: str
 ) -> None:
     """The request that was decided is answered, whatever happens to the files meanwhile."""
-    worker = processes(keeper_of(httpx.URL(url).port or 0))["worker"]
+    found = processes(keeper_of(httpx.URL(url).port or 0))
+    worker = found["worker"]
     bank.add([CLOCK])
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         worker.suspend()
@@ -339,6 +340,10 @@ def test_a_memory_that_goes_while_the_worker_stands_still(
             worker.resume()
         assert used(waiting[0].result())[0] == "clock"
         assert text(waiting[1].result())
+    end = time.monotonic() + 20
+    while held := [link for one in found.values() for link in open_files(one.pid) if "(deleted)" in link]:
+        assert time.monotonic() < end, held
+        ask(client, UNRELATED, BASE, max_tokens=1)
     assert ("clock" in used(ask(client, ASKED["clock"]))) == (change == "updated")
     if change == "updated":
         bank.forget(CLOCK)

@@ -38,7 +38,7 @@ class _MixtureRequest(LoRARequest, dict=True):  # type: ignore[misc, call-arg]  
         return hash(self.lora_name)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def decode(path: str) -> Mixture:
     """`Mixture.from_path`, remembered: the same mixture is asked for again in every step."""
     return Mixture.from_path(path)

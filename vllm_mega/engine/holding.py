@@ -70,7 +70,7 @@ class Holder:
 
     def __init__(self, most: int | None = None) -> None:
         """`most`: so many adapters; None: half of the files that this process may open."""
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if most is None else most
+        self._most = _bound() if most is None else most
         self._lock = threading.Lock()
         self._held: WeakValueDictionary[str, HeldPath] = WeakValueDictionary()
 
@@ -99,6 +99,11 @@ class Holder:
         except OSError:
             return path
         return held
+
+
+def _bound() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (2**20 if limit == resource.RLIM_INFINITY else limit) // 4
 
 
 class _Address(NamedTuple):
