@@ -88,6 +88,17 @@ def test_a_server_that_starts_up_is_ended(tmp_path: Path, start: list[Kept], num
     assert not kept.folder.exists()
 
 
+def test_what_is_to_be_ignored_is(tmp_path: Path, start: list[Kept]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        start.append(kept := Kept(tmp_path, "is deaf"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    kept.keeper.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert kept.keeper.poll() is None
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("victim", [1, 0])
 def test_kills_leave_nothing(tmp_path: Path, start: list[Kept], victim: int, stopped: bool) -> None:

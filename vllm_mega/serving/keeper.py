@@ -53,7 +53,8 @@ def main(command: Sequence[str]) -> int:
                 child.kill()
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, pass_on)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
+                signal.signal(number, pass_on)
         code = child.wait()
         _end_children()
     return 128 + forced[0] if forced else code if code >= 0 else 128 - code
