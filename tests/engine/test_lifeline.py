@@ -37,6 +37,39 @@ if __name__ == "__main__":
 """
 
 
+IMPORTING = """
+import multiprocessing, os, sys, time
+from vllm_mega.engine.lifeline import end_with_parent
+
+class Slow:
+    def __reduce__(self):
+        return loading, ()
+
+def loading():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    context.Process(target=print, args=(Slow(),), name="EngineCore").start()
+    time.sleep(600)
+else:
+    end_with_parent()
+"""
+
+
+def test_it_ends_while_it_still_imports(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(IMPORTING)
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(1)
+        assert child.is_running()
+        parent.kill()
+        assert not psutil.wait_procs([child], timeout=10)[1]
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 @pytest.mark.parametrize(("name", "watches"), [("VllmWorker-0", 1), ("of-the-user", 0)])
 def test_it_ends_with_its_parent_unless_it_is_the_users(

@@ -19,7 +19,7 @@ from vllm_mega.home import RUN_FOLDER
 
 logger = logging.getLogger(__name__)
 
-STARTED_BY_VLLM = ("EngineCore", "VllmWorker", "ApiServer")
+STARTED_BY_VLLM = ("EngineCore", "VllmWorker", "ApiServer", "VLLM_DP_Coordinator")
 """How vLLM's processes are called; a process of the user's own may well outlive the one that started it."""
 INTERVAL = 0.5
 """Seconds between two looks."""
@@ -27,7 +27,10 @@ _THREAD = "mega-lifeline"
 
 
 def end_with_parent() -> None:
-    """From now on, end this process when the one that started it has; nothing if vLLM did not start it."""
+    """From now on, end this process when the one that started it has; nothing if vLLM did not start it.
+
+    Any process may call it, any number of times, the sooner the better.
+    """
     if not multiprocessing.current_process().name.startswith(STARTED_BY_VLLM):
         return
     if all(thread.name != _THREAD for thread in threading.enumerate()):  # a fork has none of its parent's
@@ -35,7 +38,8 @@ def end_with_parent() -> None:
 
 
 def _watch() -> None:
-    while not _orphaned():
+    first = os.getppid()
+    while not _orphaned(first):
         time.sleep(INTERVAL)
     logger.error("the process that started this one has ended, so this one ends")
     if folder := os.environ.get(RUN_FOLDER):
@@ -43,7 +47,13 @@ def _watch() -> None:
     os.kill(os.getpid(), signal.SIGKILL)  # a thread can do no less: the others may be anywhere
 
 
-def _orphaned() -> bool:
-    """Whether the parent has ended: its id alone says nothing where a fork server stands between."""
+def _orphaned(first: int) -> bool:
+    """Whether the parent has ended.
+
+    Its id alone says nothing where a fork server stands between. As long as a spawned process imports what
+    it needs, it does not know its parent; then that is the `first` that this thread has seen.
+    """
     parent = parent_process()
-    return parent is not None and os.getppid() != parent.pid and not parent.is_alive()
+    if parent is None:
+        return os.getppid() != first
+    return os.getppid() != parent.pid and not parent.is_alive()
