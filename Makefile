@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-large bench-shapes recitals loadtest clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,12 @@ recitals: $(READY)  ## does vLLM recite what the trainer calls recalled, does it
 
 loadtest: $(READY)  ## `vllm bench serve` against the real server, 5 minutes; out/loadtest.json
 	$(BIN)/python -m loadtests.serve --output out/loadtest.json
+
+churn: $(READY)  ## 1,000 requests during 1,000 updates and forgets, the worker stopped now and then; out/churn.json
+	$(BIN)/python -m loadtests.churn --output out/churn.json
+
+kills: $(READY)  ## 20 kills of each process of a server: nothing is left after 10 s; out/kills.json
+	$(BIN)/python -m loadtests.kills --output out/kills.json
 
 clean:  ## remove the virtual environment, the demo's output and every cache
 	rm -rf .venv out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

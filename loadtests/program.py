@@ -15,8 +15,13 @@ from vllm_mega.output import write_json
 R = TypeVar("R")
 
 
-def run(output: Path, measure: Callable[[Console], R], table: Callable[[R], Table]) -> int:
-    """Measure, write the result to `output`, whole, and show it; the exit code."""
+def run(
+    output: Path,
+    measure: Callable[[Console], R],
+    table: Callable[[R], Table],
+    good: Callable[[R], bool] = lambda _: True,
+) -> int:
+    """Measure, write the result to `output`, whole, and show it; the exit code, 1 if it is not `good`."""
     console = Console()
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -29,4 +34,4 @@ def run(output: Path, measure: Callable[[Console], R], table: Callable[[R], Tabl
         return 130
     console.print(table(result))
     console.print(f"written: {output}")
-    return 0
+    return 0 if good(result) else 1

@@ -12,6 +12,7 @@
     |   |-- BankFormatError      unreadable, or of a version we do not know
     |   |-- BankMismatchError    made for another base model or another embedder
     |   |-- BankLockedError      another writer is at work
+    |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
@@ -69,6 +70,10 @@ class BankMismatchError(BankError):
 
 class BankLockedError(BankError):
     """Another writer holds the bank."""
+
+
+class BankChangedError(BankError):
+    """The bank changes faster than it can be read; the same request may succeed a moment later."""
 
 
 class MemoryNotFoundError(BankError, LookupError):

@@ -1,9 +1,12 @@
-"""Where prepared models and compiled kernels lie."""
+"""Where prepared models and compiled kernels lie, and what a server makes while it runs."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+RUN_FOLDER = "VLLM_MEGA_RUN_FOLDER"
+"""Environment variable: the folder of the temporary files of one server, which goes with it."""
 
 
 def home() -> Path:

@@ -47,7 +47,7 @@ class Component(NamedTuple):
     adapter: str
     """Content hash of the adapter (64 hex digits): what it is."""
     path: str
-    """Directory of the adapter: where it is."""
+    """Directory of the adapter, or what else says where it is (`engine.holding`)."""
     steps: int
     """Weight in steps of 1/64, never 0."""
 
@@ -112,7 +112,7 @@ class Mixture:
     @cached_property
     def path(self) -> str:
         """The LoRARequest path: the components, decodable by `Mixture.from_path`."""
-        return PATH_PREFIX + msgspec.json.encode(self.components).decode()
+        return PATH_PREFIX + msgspec.json.encode(self.components, enc_hook=str).decode()
 
     @classmethod
     def from_path(cls, path: str) -> Mixture:

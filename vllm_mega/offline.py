@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import MegaSettings, Mode, settings_from
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.holding import Holder
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_recorded
@@ -84,6 +85,7 @@ class MegaLLM:
         os.environ.update(environment)
         self.llm = LLM(str(path), **{**llm_kwargs, **options})
         self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
+        self._holder = Holder()
 
     def close(self) -> None:
         """End the engine's processes, instead of leaving them to the end of this one."""
@@ -203,7 +205,7 @@ class MegaLLM:
                 raise answer
             if answer.mixture and plans[i].mode in ("recall", "irag"):
                 conversation.question_of(messages[i])
-            decisions.append(answer)
+            decisions.append(replace(answer, mixture=self._holder.hold(answer.mixture)))
         return decisions
 
     def _checked(self, decisions: Sequence[Decision]) -> list[LoRARequest | None]:

@@ -7,8 +7,9 @@ from typing import Any
 
 def register() -> None:
     """`vllm.general_plugins`: called in every process, maybe twice."""
-    from vllm_mega.engine import upstream
+    from vllm_mega.engine import lifeline, upstream
 
+    lifeline.end_with_parent()
     upstream.apply()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,21 @@ def test_silence_is_an_error_and_the_process_ends(tmp_path: Path) -> None:
         pytest.fail("it never answered")
     assert waited
     assert not alive(int((tmp_path / "pid").read_text(encoding="utf-8")))
+
+
+def test_it_ends_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    program = (
+        "import sys, time; from pathlib import Path; from vllm_mega.demo.server import serving\n"
+        f"with serving({command(port)!r}, {port}, Path({str(tmp_path / 'log')!r}), 60.0, lambda _: None):\n"
+        "    print('on', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"on\n"
+        pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+        process.kill()
+    end = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(pid)

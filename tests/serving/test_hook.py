@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import shutil
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.serving.fakes import FakeGate
 from vllm_mega.config import MegaSettings
-from vllm_mega.errors import BankError, MemoryNotFoundError
-from vllm_mega.mixture import Component
+from vllm_mega.engine.adapters import mixture_of
+from vllm_mega.engine.holding import FILES, files_of
+from vllm_mega.errors import BankChangedError, BankError, MemoryNotFoundError
+from vllm_mega.gate.gate import Query
+from vllm_mega.mixture import Component, Mixture
 from vllm_mega.serving.deciding import Ask
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import make_plan
@@ -95,6 +102,40 @@ async def test_an_adapter_replaced_meanwhile_is_decided_again() -> None:
     decision, request = await route
     assert request is not None
     assert decision.mixture.components[0].path == "/bank/bees/2"
+
+
+@pytest.mark.parametrize(("updates", "answered"), [(5, True), (100, False)])
+async def test_only_a_torrent_of_updates_is_a_named_refusal(updates: int, answered: bool) -> None:
+    hook, checks, gate = make()
+
+    def begin(component: Component) -> Future[str]:
+        gate.version += 1  # an update comes while the adapter is looked at
+        checks.bad = "/bees/" if gate.version <= updates else "nothing is bad"
+        return checks.begin(component)
+
+    hook._check = begin
+    if answered:
+        decision, _ = await hook.route(ask("bees"))
+        assert decision.mixture.components[0].path == f"/bank/bees/{updates}"
+        return
+    with pytest.raises(BankChangedError, match=r"\(bees\) change faster than they can be read: ask again"):
+        await hook.route(ask("bees"))
+
+
+async def test_what_was_decided_is_held_until_its_request_is_done(tmp_path: Path) -> None:
+    hook, _, gate = make()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text(name)
+    decision = gate.decide([Query("bees")])[0]
+    mixture = Mixture((c.adapter, str(tmp_path), c.weight) for c in decision.mixture.components)
+    gate.decide = lambda queries: [replace(decision, mixture=mixture)] * len(queries)
+    _, request = await hook.route(ask("bees"))
+    shutil.rmtree(tmp_path)
+    (component,) = mixture_of(request).components
+    assert [file.read_text() for file in files_of(component.path)] == list(FILES)
+    del request, _
+    gc.collect()
+    assert files_of(component.path)[0].parent == tmp_path, "closed"
 
 
 async def test_a_client_that_leaves_does_not_stop_the_check_for_others() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from loadtests.processes import keeper_of, open_files, processes
 from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, serve_command, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
@@ -318,6 +320,33 @@ def test_a_broken_memory_is_refused_and_the_others_go_on(client: openai.OpenAI, 
     assert used(ask(client, ASKED["comet"]))[0] == "comet"
     bank.forget(CLOCK)
     assert "clock" not in used(ask(client, ASKED["clock"]))
+
+
+@pytest.mark.parametrize("change", ["forgotten", "updated"])
+def test_a_memory_that_goes_while_the_worker_stands_still(
+    url: str, client: openai.OpenAI, bank: LiveBank, change: str
+) -> None:
+    """The request that was decided is answered, whatever happens to the files meanwhile."""
+    found = processes(keeper_of(httpx.URL(url).port or 0))
+    worker = found["worker"]
+    bank.add([CLOCK])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        worker.suspend()
+        try:
+            waiting = [pool.submit(ask, client, ASKED["clock"]), pool.submit(ask, client, UNRELATED, BASE)]
+            time.sleep(1.5)  # all of it is in the engine by now
+            bank.forget(CLOCK) if change == "forgotten" else bank.add([CLOCK])
+        finally:
+            worker.resume()
+        assert used(waiting[0].result())[0] == "clock"
+        assert text(waiting[1].result())
+    end = time.monotonic() + 20
+    while held := [link for one in found.values() for link in open_files(one.pid) if "(deleted)" in link]:
+        assert time.monotonic() < end, held
+        ask(client, UNRELATED, BASE, max_tokens=1)
+    assert ("clock" in used(ask(client, ASKED["clock"]))) == (change == "updated")
+    if change == "updated":
+        bank.forget(CLOCK)
 
 
 def test_many_at_once(client: openai.OpenAI) -> None:

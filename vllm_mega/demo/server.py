@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from vllm_mega.errors import MegaError
+from vllm_mega.serving.keeper import end_with
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 30.0
@@ -43,9 +45,15 @@ def serving(
         MegaError: it ended, or did not answer in time; the message has the end of its log.
     """
     with log.open("wb") as out:
-        # A session of its own: Ctrl-C is for us to hear, who then stop the server in order.
+        # A session of its own: Ctrl-C is for us to hear, who then stop the server in order. Are we killed, it
+        # is told to stop.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
         )
     try:
         _wait(process, port, log, timeout, note)

@@ -18,14 +18,27 @@ LAST_MIXTURE_ID = 2**31 - 1
 def to_lora_request(mixture: Mixture) -> LoRARequest | None:
     """The LoRARequest that carries `mixture` to the engine; None for the empty mixture (base model).
 
-    The id is a placeholder: the scheduler gives every distinct mixture its own.
+    The id is a placeholder: the scheduler gives every distinct mixture its own. What `mixture` holds
+    (`Holder.hold`) is held until the request is gone.
     """
     if not mixture:
         return None
-    return LoRARequest(mixture.name, FIRST_MIXTURE_ID, mixture.path)
+    request = _MixtureRequest(mixture.name, FIRST_MIXTURE_ID, mixture.path)
+    request.mixture = mixture
+    return request
 
 
-@lru_cache(maxsize=65536)
+class _MixtureRequest(LoRARequest, dict=True):  # type: ignore[misc, call-arg]  # vLLM is untyped to mypy
+    """A LoRARequest that keeps its mixture alive; on its way to another process it is the plain one."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LoRARequest) and self.lora_name == other.lora_name
+
+    def __hash__(self) -> int:
+        return hash(self.lora_name)
+
+
+@lru_cache(maxsize=8192)
 def decode(path: str) -> Mixture:
     """`Mixture.from_path`, remembered: the same mixture is asked for again in every step."""
     return Mixture.from_path(path)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from vllm_mega.bank.adapter import check_adapter
-from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vllm_mega.engine.holding import Signature, folder_of, readable, signature
 from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
-
-_Signature = tuple[tuple[int, int, int], ...]
 
 
 class AdapterChecks:
@@ -25,7 +22,7 @@ class AdapterChecks:
     def __init__(self, shapes: Mapping[str, tuple[int, int]], max_rank: int) -> None:
         self._shapes, self._max_rank = shapes, max_rank
         self._pool = ThreadPoolExecutor(1, "mega-checks")
-        self._checks: dict[tuple[str, str], tuple[_Signature, Future[str]]] = {}
+        self._checks: dict[tuple[str, str], tuple[Signature, Future[str]]] = {}
 
     @classmethod
     def of(cls, vllm_config: Any) -> AdapterChecks:
@@ -43,32 +40,21 @@ class AdapterChecks:
 
         The result is what is wrong with it; empty if nothing is.
         """
-        key = component.adapter, component.path
-        signature = _signature(Path(component.path))
+        key = component.adapter, folder_of(component.path)
+        found = signature(component.path)
         known = self._checks.get(key)
-        if known is not None and known[0] == signature:
+        if known is not None and known[0] == found:
             return known[1]
         future = self._pool.submit(self._check, component)
-        self._checks[key] = signature, future
+        self._checks[key] = found, future
         return future
 
     def _check(self, component: Component) -> str:
         try:
-            check_adapter(
-                Path(component.path),
-                self._shapes,
-                max_rank=self._max_rank,
-                expected_digest=component.adapter,
-            )
+            with readable(component.path) as folder:
+                check_adapter(
+                    folder, self._shapes, max_rank=self._max_rank, expected_digest=component.adapter
+                )
         except AdapterError as error:
             return str(error)
         return ""
-
-
-def _signature(folder: Path) -> _Signature:
-    """What changes when a file is written or replaced; empty if one is missing."""
-    try:
-        stats = [(folder / name).stat() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    except OSError:
-        return ()
-    return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)

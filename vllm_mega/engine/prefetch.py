@@ -43,7 +43,7 @@ class Announcer:
 
     def announce(self, components: Iterable[Component]) -> None:
         """Say that a request will need these adapters. Never blocks."""
-        message = msgspec.json.encode(list(components))
+        message = msgspec.json.encode(list(components), enc_hook=str)
         with self._lock:
             self._socket.send(message)
 

@@ -14,8 +14,10 @@ from vllm.v1.request import Request
 from vllm_mega.engine.adapters import MixtureIds, adapters_of, check_width, mixture_of
 from vllm_mega.engine.admission import Admission
 from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.holding import HeldPath, Holder
 from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.errors import ConfigError
+from vllm_mega.mixture import Mixture
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +35,22 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._ids = MixtureIds()
         self._joined: int | None = None
         self._checks = AdapterChecks.of(self.vllm_config)
+        self._holder = Holder()
+        self._needs: dict[str, Mixture] = {}
         self._announcer = Announcer(channel(self.vllm_config))
         # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
         # check must never bite: this copy, which only the scheduler sees, allows any number.
         self.lora_config = copy(self.lora_config)
         self.lora_config.max_loras = self.max_num_running_reqs + 1
 
-    def expect(self, lora: LoRARequest | None) -> None:
-        """Begin to check and to load what a request needs. Called from the thread that takes requests in."""
+    def expect(self, request_id: str, lora: LoRARequest | None) -> None:
+        """Hold what a request needs until it is done, and begin to check and to load it.
+
+        Called from the thread that takes requests in.
+        """
         mixture = mixture_of(lora) if lora is not None else None
         if mixture:
+            self._needs[request_id] = mixture = self._holder.hold(mixture)
             for component in mixture.components:
                 self._checks.begin(component)
             self._announcer.announce(mixture.components)
@@ -50,10 +58,12 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
     def add_request(self, request: Request) -> None:
         """Give the request's mixture its engine-local id; the client's is a placeholder."""
         lora = request.lora_request
-        if lora is not None and mixture_of(lora) is not None:
+        mixture = mixture_of(lora) if lora is not None else None
+        if mixture is not None:
             check_width(lora, self._admission.slots)
-            number = self._ids.get(lora.lora_name, self._live_mixtures)
-            request.lora_request = LoRARequest(lora.lora_name, number, lora.lora_path)
+            number = self._ids.get(mixture.name, self._live_mixtures)
+            needs = self._needs.setdefault(request.request_id, mixture)
+            request.lora_request = LoRARequest(mixture.name, number, needs.path)
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
@@ -77,8 +87,8 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._note_joined()
         if not self._admission.admits(request.request_id, adapters_of(request.lora_request)):
             return False
-        mixture = mixture_of(request.lora_request) if request.lora_request else None
-        checks = [self._checks.begin(component) for component in mixture.components] if mixture else []
+        needs = self._held(request)
+        checks = [self._checks.begin(component) for component in needs.components] if needs else []
         if self.running and not all(check.done() for check in checks):
             return False  # those that run need not wait for it
         wrong = next((check.result() for check in checks if check.result()), "")
@@ -88,6 +98,15 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
             self.grammar_compile_error_reqs.add(request.request_id)
         return not wrong
 
+    def _held(self, request: Request) -> Mixture | None:
+        """What the request needs, held for certain: a step that cannot read its adapter ends the engine."""
+        needs = self._needs.get(request.request_id)
+        if needs and not all(isinstance(component.path, HeldPath) for component in needs.components):
+            needs = self._needs[request.request_id] = self._holder.hold(needs, at_any_rate=True)
+            lora = request.lora_request
+            request.lora_request = LoRARequest(lora.lora_name, lora.lora_int_id, needs.path)
+        return needs
+
     def _note_joined(self) -> None:
         if self._joined is not None:
             for request in self.running[self._joined :]:
@@ -96,6 +115,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self._admission.forget(request.request_id)
+        self._needs.pop(request.request_id, None)
         return super()._free_request(request, *args, **kwargs)
 
     def shutdown(self) -> None:

@@ -92,9 +92,10 @@ def _door(original: Any) -> Any:
 
 def _intake(original: Any) -> Any:
     def preprocess_add_request(self: Any, request: Any) -> Any:
+        prepared = original(self, request)
         if settings_of(self.vllm_config) is not None:
-            self.scheduler.expect(request.lora_request)
-        return original(self, request)
+            self.scheduler.expect(request.request_id, request.lora_request)
+        return prepared
 
     return preprocess_add_request
 
@@ -190,7 +191,7 @@ PATCHES = (
         target="EngineCore.preprocess_add_request",
         parameters=("self", "request"),
         why=(
-            "Runs while the model computes, so adapters are checked and loaded before their request is "
+            "Runs while the model computes, so adapters are held, checked and loaded before their request is "
             "scheduled; the scheduler itself hears of a request only between steps."
         ),
         until="the scheduler is told of a request when it arrives",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, check_width, mixture_of
+from vllm_mega.engine.holding import readable
 from vllm_mega.engine.manager import MegaLoRAModelManager
 from vllm_mega.engine.packed import PackedAdapter, pack
 from vllm_mega.engine.prefetch import Loader, channel
@@ -176,13 +176,22 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         """From disk to packed. Any thread may call it: it changes nothing here but the counters of loads."""
         started = time.perf_counter()
         if isinstance(source, Component):
-            check_adapter(
-                Path(source.path),
-                self._shapes,
-                max_rank=self.lora_config.max_lora_rank,
-                expected_digest=source.adapter,
-            )
-            source = LoRARequest(source.adapter, FIRST_MIXTURE_ID, source.path)
+            with readable(source.path) as folder:
+                check_adapter(
+                    folder,
+                    self._shapes,
+                    max_rank=self.lora_config.max_lora_rank,
+                    expected_digest=source.adapter,
+                )
+                adapter = self._packed(LoRARequest(source.adapter, FIRST_MIXTURE_ID, str(folder)))
+        else:
+            adapter = self._packed(source)
+        self._counts.loads += 1
+        self._counts.load_bytes += adapter.nbytes
+        self._counts.load_seconds += time.perf_counter() - started
+        return adapter
+
+    def _packed(self, source: LoRARequest) -> PackedAdapter:
         lora = self._load_adapter(source)
         for name, layer in lora.loras.items():
             for tensor in (layer.lora_a, layer.lora_b):
@@ -193,11 +202,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
                         found=f"NaN or infinity in {name}",
                         change="Train the adapter again, or restore its file.",
                     )
-        adapter = self._adapter_manager.pack(lora, source.lora_path)
-        self._counts.loads += 1
-        self._counts.load_bytes += adapter.nbytes
-        self._counts.load_seconds += time.perf_counter() - started
-        return adapter
+        return self._adapter_manager.pack(lora, source.lora_path)
 
     # --- what vLLM asks about plain adapters ----------------------------------------------------
 

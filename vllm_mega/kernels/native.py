@@ -13,7 +13,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 
 from vllm_mega.errors import KernelError
 from vllm_mega.home import home
+from vllm_mega.kernels import cache
 
 SOURCE = Path(__file__).with_name("mixture.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-ffp-contract=off")
@@ -61,17 +61,19 @@ def loaded(source: Path | None = None) -> ctypes.CDLL:
     Raises:
         KernelError: see `functions`.
     """
-    path = compiled(source)
+    path, descriptor = compiled(source)
     # OpenMP's symbols are undefined in the library, so that they become those of PyTorch's own runtime, or
     # of the one that was preloaded: two runtimes would fight for the cores.
     try:
-        return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+        # The open file, which was checked, whatever its name means by now. It stays open: the loader tells
+        # libraries apart by name.
+        return ctypes.CDLL(f"/proc/self/fd/{descriptor}", mode=os.RTLD_NOW)
     except OSError as error:
         raise KernelError(f"the CPU kernel {path} cannot be loaded: {error}") from error
 
 
-def compiled(source: Path | None = None) -> Path:
-    """The shared library of `source`, compiled now if this machine has not got it yet.
+def compiled(source: Path | None = None) -> tuple[Path, int]:
+    """The shared library of `source`, compiled now if this machine has not got it yet: its place, open.
 
     Raises:
         KernelError: see `functions`.
@@ -86,14 +88,18 @@ def compiled(source: Path | None = None) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     key = repr([source.read_text(), FLAGS, compiler, version, _processor()])
     path = home() / "kernels" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as work:
-            built = Path(work) / path.name
-            _run([*compiler, *FLAGS, "-c", str(source), "-o", f"{built}.o"])
-            _run([*compiler, "-shared", f"{built}.o", "-o", str(built)])
-            built.replace(path)  # several processes may build at once: the last one wins, all are equal
-    return path
+
+    def build(built: Path) -> None:
+        _run([*compiler, *FLAGS, "-c", str(source), "-o", f"{built}.o"])
+        _run([*compiler, "-shared", f"{built}.o", "-o", str(built)])
+
+    try:
+        return path, cache.opened(path, build)
+    except OSError as error:
+        raise KernelError(
+            f"there is no place to compile the CPU kernel in ({error}): "
+            "set VLLM_MEGA_HOME to a folder that can be written"
+        ) from error
 
 
 def _run(command: list[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -15,8 +17,10 @@ from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.home import RUN_FOLDER
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.keeper import READY
 from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate
 
@@ -35,11 +39,21 @@ class MegaEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""
+        if folder := os.environ.get(RUN_FOLDER):
+            state.mega_ready = asyncio.create_task(_tell_keeper(Path(folder)))
         settings = settings_of(engine_client.vllm_config)
         if settings is None:
             logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
             return
         await attach(engine_client, state, settings)
+
+
+async def _tell_keeper(folder: Path) -> None:
+    """Say that this server hears signals, once vLLM has replaced the handler of its start-up."""
+    starting = signal.getsignal(signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) is starting:
+        await asyncio.sleep(0.05)
+    (folder / READY).touch()
 
 
 async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None:

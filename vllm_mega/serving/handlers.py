@@ -20,7 +20,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.errors import MegaError, MemoryNotFoundError, RequestError
+from vllm_mega.errors import BankChangedError, MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.serving import conversation
@@ -132,6 +132,8 @@ class _WithMemory:
             return self.create_error_response(message, param=error.param)  # type: ignore[attr-defined]
         if isinstance(error, MemoryNotFoundError):
             kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
+        elif isinstance(error, BankChangedError):
+            kind, status = "ServiceUnavailableError", HTTPStatus.SERVICE_UNAVAILABLE
         else:
             logger.error("a request was refused: %s", error)
             kind, status = "InternalServerError", HTTPStatus.INTERNAL_SERVER_ERROR

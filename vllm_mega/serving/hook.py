@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.errors import BankError, MegaError
+from vllm_mega.engine.holding import Holder
+from vllm_mega.errors import BankChangedError, BankError, MegaError
 from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component
 from vllm_mega.serving.batching import MicroBatcher
 from vllm_mega.serving.deciding import Ask, decide
 
+ATTEMPTS = 8
+"""Decisions for one request, each of the newest generation: only a torrent of updates needs more."""
+
 
 class MemoryHook:
     """Decides for many requests at a time, off the event loop, and has their adapters checked there.
+
+    What was decided is held until the request is done, whatever is forgotten or updated meanwhile.
 
     Args:
         gate: of the bank.
@@ -38,32 +45,39 @@ class MemoryHook:
         self._gate = gate
         self._slots = slots
         self._check = check
+        self._holder = Holder()
         self._batcher: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide)
 
     def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | MegaError]:
         return [
-            answer
-            if isinstance(answer, MegaError)
-            else (answer, [self._check(component) for component in answer.mixture.components])
+            answer if isinstance(answer, MegaError) else self._begin(answer)
             for answer in decide(self._gate, asks, self._slots)
         ]
+
+    def _begin(self, answer: Decision) -> tuple[Decision, list[Future[str]]]:
+        """The decision, its adapters held, and their checks, begun."""
+        decision = replace(answer, mixture=self._holder.hold(answer.mixture))
+        return decision, [self._check(component) for component in decision.mixture.components]
 
     async def route(self, ask: Ask) -> tuple[Decision, LoRARequest | None]:
         """The mixture for one request, and the LoRARequest that carries it; None is the base model.
 
         Raises:
             RequestError: the client's own mixture cannot be served.
+            BankChangedError: the memories were replaced again and again while they were looked at.
             BankError: the bank cannot be read, or an adapter must not be used; the message says why.
         """
-        decision, wrong = await self._decided(ask)
-        if wrong:
+        before = None
+        for _ in range(ATTEMPTS):
+            decision, wrong = await self._decided(ask)
+            if not wrong:
+                return decision, to_lora_request(decision.mixture)
+            ids = ", ".join(hit.id for hit in decision.hits)
+            if decision.mixture == before:
+                raise BankError(f"the memories ({ids}) cannot be used: {wrong}")
             # A writer may have replaced an adapter since the decision; then there is a newer one.
             before = decision.mixture
-            decision, wrong = await self._decided(ask)
-            if wrong or decision.mixture == before:
-                ids = ", ".join(hit.id for hit in decision.hits)
-                raise BankError(f"the memories ({ids}) cannot be used: {wrong}")
-        return decision, to_lora_request(decision.mixture)
+        raise BankChangedError(f"the memories ({ids}) change faster than they can be read: ask again")
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""

@@ -1,0 +1,140 @@
+"""Kills of every process of a server: python -m loadtests.kills --output out/kills.json
+
+A real server is started, one of its processes is killed, and after ten seconds nothing of it may run or lie
+in the temporary folder: the keeper, the API server, the engine, the worker; and a server that starts up is
+killed, or asked to end, at some moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.processes import processes, seconds_until_gone, started, wait_healthy
+from loadtests.program import run
+from vllm_mega.demo.server import HOST, free_port
+
+RUNNING = ("keeper", "api", "engine", "worker")
+STARTING = ("start-up", "start-up, asked to end")
+LIMIT = 10.0
+"""Seconds after which nothing may be left."""
+START_LIMIT = 300.0
+START_UP = 20.0
+"""Seconds in which a server is caught while it starts up."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One kill."""
+
+    kind: str
+    seconds: float | None
+    """Until nothing ran any more; None: something did after the limit."""
+    left: tuple[str, ...]
+    """Names of what lay in the temporary folder then."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was left."""
+        return self.seconds is not None and not self.left
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What the output file says."""
+
+    kills: int
+    clean: int
+    outcomes: list[Outcome]
+
+    @property
+    def good(self) -> bool:
+        """Whether none left anything."""
+        return self.clean == len(self.outcomes)
+
+
+def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
+    """Start a server for `bank` and kill its process `kind`; a server that starts up, after `moment` seconds.
+
+    Raises:
+        MegaError: the server did not start.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "vllm_mega", "serve", "--bank", str(bank), "--port", str(port)]
+    command += ["--host", HOST, "--max-loras", "2", "--max-model-len", "256", "--enforce-eager"]
+    with tempfile.TemporaryDirectory(prefix="kill-") as folder, started(command, Path(folder), log) as server:
+        if kind in RUNNING:
+            wait_healthy(server, port, START_LIMIT)
+        else:
+            time.sleep(moment)
+        found = processes(server.pid)
+        number = signal.SIGTERM if kind == STARTING[1] else signal.SIGKILL
+        found[kind if kind in RUNNING else "keeper"].send_signal(number)
+        seconds = seconds_until_gone(list(found.values()), LIMIT)
+        return Outcome(kind, seconds, tuple(sorted(path.name for path in Path(folder).iterdir())))
+
+
+def measure(args: argparse.Namespace, console: Console) -> Result:
+    """Kill each kind so many times, in turn."""
+    from loadtests.bank import make_bank
+
+    log, chance, outcomes = args.output.with_suffix(".log"), random.Random(args.seed), []  # noqa: S311
+    log.write_bytes(b"")
+    with tempfile.TemporaryDirectory(prefix="vllm-mega-kills-") as folder:
+        bank = Path(folder, "bank")
+        make_bank(bank, 2, args.seed)
+        for turn in range(args.kills):
+            for kind in args.kinds:
+                outcome = kill(kind, bank, log, chance.uniform(0.5, START_UP))
+                outcomes.append(outcome)
+                told = "left something" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
+                console.print(f"{turn + 1} of {args.kills}  {kind:22}  {told}  {' '.join(outcome.left)}")
+    return Result(args.kills, sum(outcome.clean for outcome in outcomes), outcomes)
+
+
+def table(result: Result) -> Table:
+    """How many kills of each kind left nothing, and how long that took at most."""
+    shown = Table("killed", "times", "left nothing", "longest s", title=f"gone within {LIMIT:g} s")
+    for kind in dict.fromkeys(outcome.kind for outcome in result.outcomes):
+        some = [outcome for outcome in result.outcomes if outcome.kind == kind]
+        seconds = [outcome.seconds for outcome in some if outcome.seconds is not None]
+        longest = f"{max(seconds):.1f}" if seconds else ""
+        shown.add_row(kind, str(len(some)), str(sum(one.clean for one in some)), longest)
+    return shown
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; leaves through SystemExit for --help and mistakes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.kills",
+        description="Kill every process of a real server, and see that nothing is left after ten seconds.",
+        epilog="Half a minute a kill. Exit code 1: something was left.",
+    )
+    kinds = (*RUNNING, *STARTING)
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write (out/kills.json)")
+    parser.add_argument("--kills", type=int, default=20, help="of each kind (default: 20)")
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="which (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="decides when a start-up is cut off")
+    args = parser.parse_args(argv)
+    if args.kills < 1:
+        parser.error(f"--kills must be at least 1, got {args.kills}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the kills; the exit code."""
+    args = arguments(argv)
+    return run(args.output, partial(measure, args), table, lambda result: result.good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

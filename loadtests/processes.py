@@ -1,0 +1,98 @@
+"""The processes of a server that a load test has started, by what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from vllm_mega.demo.server import _healthy
+from vllm_mega.errors import MegaError
+from vllm_mega.serving.keeper import end_with
+
+NAMES = {"engine": "VLLM::EngineCor", "worker": "VLLM::Worker"}
+"""How they begin; the keeper is the process that was started, the API server its child."""
+
+
+def processes(root: int) -> dict[str, psutil.Process]:
+    """Those below the keeper `root` by what they do: keeper, api, engine, worker, and others by their id."""
+    keeper = psutil.Process(root)
+    found = {"keeper": keeper}
+    for process in keeper.children(recursive=True):
+        name = process.name()
+        known = [kind for kind, begin in NAMES.items() if name.startswith(begin)]
+        kind = "api" if process.ppid() == root and "api" not in found else str(process.pid)
+        found[known[0] if known else kind] = process
+    return found
+
+
+def keeper_of(port: int) -> int:
+    """The process that was started to serve on `port`.
+
+    Raises:
+        MegaError: there is none.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "vllm_mega.serving.keeper" in words and str(port) in words:
+            return int(process.pid)
+    raise MegaError(f"nobody keeps a server on port {port}")
+
+
+def open_files(process: int) -> list[str]:
+    """What the process has open of adapters; what is deleted ends with "(deleted)"."""
+    found = []
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(one.readlink()))
+    return [link for link in found if "adapter_" in link]
+
+
+@contextmanager
+def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server whose temporary folder is `folder`; at the end of the block all of it is ended by force."""
+    with log.open("ab") as out:
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        server = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
+        )
+    try:
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_healthy(server: subprocess.Popen[bytes], port: int, limit: float) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        MegaError: it ended, or did not within `limit` seconds.
+    """
+    end = time.monotonic() + limit
+    while not _healthy(port):
+        if server.poll() is not None or time.monotonic() > end:
+            raise MegaError(f"the server did not start within {limit:g} s; exit code {server.returncode}")
+        time.sleep(0.5)
+
+
+def seconds_until_gone(found: Sequence[psutil.Process], limit: float) -> float | None:
+    """How long it takes until none of them runs; None: longer than `limit`."""
+    start = time.monotonic()
+    _, left = psutil.wait_procs(found, timeout=limit)
+    left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    return None if left else time.monotonic() - start
