@@ -85,6 +85,8 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.id:
             check_name(self.id, "id")
         check_links(self.links, self.id)
+        texts = (self.text, self.title, *self.tags, *self.paraphrases)
+        _require_whole([*texts, *(part for qa in self.qa for part in (qa.question, qa.answer))])
 
 
 class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -166,6 +168,14 @@ def check_links(links: Sequence[str], memory_id: str) -> None:
         raise ValueError(f"links names {', '.join(twice)} more than once")
     if memory_id in links:
         raise ValueError(f"links of {memory_id!r} names the memory itself: leave it out")
+
+
+def _require_whole(texts: Sequence[str]) -> None:
+    """Refuse what no file can hold; it comes from arguments and other programs, never from JSON."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a text has half a character (a lone surrogate)") from error
 
 
 def keys_file(generation: int) -> str:

@@ -221,18 +221,17 @@ def _add(args: argparse.Namespace) -> int:
 
 def _new_memory(args: argparse.Namespace) -> NewMemory:
     """What the arguments say, over what the file says."""
-    import msgspec
-
     from vllm_mega.bank.layout import NewMemory
     from vllm_mega.config import settings_from
     from vllm_mega.errors import ConfigError
+    from vllm_mega.jsonl import read_lines
 
     fields: dict[str, Any] = {}
     if args.memory:
-        try:
-            fields = msgspec.json.decode(args.memory.read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ConfigError(f"{args.memory}: {error}") from error
+        found = [value for _, value in read_lines(args.memory, dict[str, Any])]
+        if len(found) != 1:
+            raise ConfigError(f"{args.memory}: expected one JSON object, found {len(found)}")
+        fields = found[0]
     given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
     return settings_from(
         {**fields, **{name: value for name, value in given.items() if value is not None}}, NewMemory

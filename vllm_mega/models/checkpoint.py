@@ -201,12 +201,12 @@ def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
             if end < start or 8 + length + end > file.stat().st_size:
                 raise ValueError(f"the bytes of {name} end behind the file")
             yield name, Tensor(file, info["dtype"], tuple(info["shape"]), 8 + length + start, end - start)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a whole safetensors file, found otherwise ({error})") from error
 
 
 def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file}: expected JSON, found otherwise ({error})") from error
