@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -34,7 +34,7 @@ class JsonError(ValueError):
     """Bytes that are no JSON, or not of the type that was asked for; the message is one line."""
 
 
-def decode(data: bytes | str, kind: type[T]) -> T:
+def decode(data: bytes | str | msgspec.Raw, kind: type[T]) -> T:
     """`data` as JSON of type `kind`.
 
     Raises:

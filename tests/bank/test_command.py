@@ -15,6 +15,7 @@ from vllm_mega.bank.layout import EmbedderInfo, MemoryEntry
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.gate import embedder as embedder_module
+from vllm_mega.models import base_weights
 
 
 class InventedEmbedder:
@@ -36,7 +37,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         models, "fingerprint", lambda path: BASE.fingerprint if path.name == BASE.name else f"of {path.name}"
     )
-    monkeypatch.setattr(models, "linear_shapes", lambda path: SHAPES)
+    monkeypatch.setattr(base_weights, "linear_shapes", lambda path: SHAPES)
     monkeypatch.setattr(embedder_module, "load_embedder", InventedEmbedder)
     with BankWriter.create(tmp_path / "bank", BASE, EMBEDDER) as writer:
         items = [staged(writer.stage(), "first", 1, namespace="ann"), staged(writer.stage(), "second", 2)]

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-import msgspec
-
 from vllm_mega.errors import ConfigError
 from vllm_mega.jsonl import JsonError, decode
 from vllm_mega.serving.batch_lines import Job, Reply, encode, output_line
