@@ -55,17 +55,11 @@ def sort_names(path: Path, names: Collection[str], shapes: Shapes) -> Names:
         AdapterError: a tensor that would be ignored, of a module that the base model does not have, or that
             may belong to several; or tensors of several adapters.
     """
-    halves: dict[str, dict[str, str]] = defaultdict(dict)
-    adapters: set[str] = set()
-    beside: list[str] = []
-    for name in sorted(names):
-        match = _LORA.fullmatch(name)
-        if match is None:
-            _refuse_unless_whole(path, name)
-            beside.append(name)
-            continue
-        adapters.add(match["adapter"] or "")
-        _put(path, halves[unwrapped(match["module"])], match["half"], name)
+    matches = {name: match for name in sorted(names) if (match := _LORA.fullmatch(name))}
+    beside = sorted(set(names) - matches.keys())
+    for name in beside:
+        _refuse_unless_whole(path, name)
+    adapters = {match["adapter"] or "" for match in matches.values()}
     if len(adapters) > 1:
         raise AdapterError(
             path,
@@ -73,6 +67,9 @@ def sort_names(path: Path, names: Collection[str], shapes: Shapes) -> Names:
             found=f"those of {', '.join(name or '(without a name)' for name in sorted(adapters))}",
             change="Save one of them: PEFT's save_pretrained with selected_adapters=[...]",
         )
+    halves: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, match in matches.items():
+        _put(path, halves[unwrapped(match["module"])], match["half"], name)
     own = _by_module(path, halves, shapes)
     pairs = {module: _pair(path, halves[name]) for module, name in own.items()}
     return Names(pairs, own, beside)
