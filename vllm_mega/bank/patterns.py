@@ -17,15 +17,12 @@ from vllm_mega.bank._matching import SECONDS
 _PROGRAM = Path(__file__).with_name("_matching.py")
 
 
-def first_matches(
-    patterns: Sequence[str], names: Sequence[str], seconds: float = SECONDS
-) -> list[int | None]:
+def first_matches(patterns: Sequence[str], names: Sequence[str]) -> list[int | None]:
     """For each of `names`, the place of the first of `patterns` that matches its last parts, as PEFT does.
 
     Args:
         patterns: regular expressions.
         names: of modules.
-        seconds: that it may take.
 
     Raises:
         ValueError: one is no regular expression, or they take too long or too much memory.
@@ -37,7 +34,7 @@ def first_matches(
             [sys.executable, "-I", "-S", str(_PROGRAM)],
             input=json.dumps({"patterns": list(patterns), "names": list(names)}).encode(),
             capture_output=True,
-            timeout=seconds,
+            timeout=SECONDS,
             check=True,
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:

@@ -23,7 +23,7 @@ from vllm_mega.bank.lora_tensors import Shapes, check_shapes, checked_values
 from vllm_mega.bank.patterns import first_matches
 from vllm_mega.bank.peft_config import PeftConfig, read_peft_config
 from vllm_mega.bank.peft_names import same_module, sort_names, unwrapped
-from vllm_mega.bank.tensors import TensorInfo, as_float32, encode_tensors, read_header
+from vllm_mega.bank.tensors import TensorInfo, all_finite, as_float32, encode_tensors, read_header
 from vllm_mega.errors import AdapterError
 
 Values = npt.NDArray[Any]
@@ -108,8 +108,15 @@ def _import(folder: Path, target: Path, base: Base, max_rank: int) -> None:
     }
     tensors: dict[str, Values] = {}
     for module, pair in pairs.items():
-        a, b = values.pop(pair.a), values.pop(pair.b)
-        tensors |= zip(plain_names(module), scaling.folded(module, a, b), strict=True)
+        a, b = scaling.folded(module, values.pop(pair.a), values.pop(pair.b))
+        if not all_finite(b):
+            raise AdapterError(
+                config_path,
+                expected="finite values of B, scaled",
+                found=f"a scale of {scaling.scales[module]:g} for {module}",
+                change="Export the adapter again",
+            )
+        tensors |= zip(plain_names(module), (a, b), strict=True)
     data = encode_tensors(tensors)
     files.write_file(target / ADAPTER_CONFIG, _plain_config(scaling, sorted(pairs)))
     files.write_file(target / ADAPTER_WEIGHTS, data)
@@ -141,7 +148,8 @@ class _Scaling:
         """
         more = self.rank - self.ranks[module]
         if self.scale is None:
-            b = (as_float32(b).astype(np.float64) * self.scales[module]).astype(np.float32)
+            with np.errstate(over="ignore"):  # infinity tells
+                b = (as_float32(b).astype(np.float64) * self.scales[module]).astype(np.float32)
         return np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more)))
 
 
