@@ -15,9 +15,10 @@ from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.lock import BankLock
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.staged import write_memory
+from vllm_mega.bank.tensors import read_header
 from vllm_mega.bank.verify import verify
 from vllm_mega.bank.writer import BankWriter
-from vllm_mega.errors import BankError, BankFormatError, MegaError
+from vllm_mega.errors import AdapterError, BankError, BankFormatError, MegaError
 from vllm_mega.models.checkpoint import read_json, tensors
 from vllm_mega.regular_file import read_regular
 
@@ -128,3 +129,13 @@ def test_a_base_model_too(tmp_path: Path, kind: str, name: str) -> None:
     elif not kind.startswith("half"):  # which json of Python takes
         assert name in _told(lambda: read_json(tmp_path / name))
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_the_header_of_what_is_no_file(tmp_path: Path, kind: str) -> None:
+    """As `serve` reads it for every adapter, to choose options for vLLM."""
+    UNREADABLE[kind](tmp_path / "adapter_model.safetensors")
+    started = time.monotonic()
+    with pytest.raises(AdapterError, match="a file that can be read"):
+        read_header(tmp_path / "adapter_model.safetensors")
+    assert time.monotonic() - started < 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vllm_mega.bank.lora_tensors import Pair, Shapes, check_shapes, checked_values, exhaust
 from vllm_mega.bank.peft_config import MAX_CONFIG, PeftConfig, read_peft_config
-from vllm_mega.bank.tensors import CONVERT, MAX_FILE, MAX_HEADER, TensorInfo, read_header
+from vllm_mega.bank.tensors import CONVERT, MAX_FILE, MAX_HEADER, TensorInfo, read_header, unreadable
 from vllm_mega.errors import AdapterError
 from vllm_mega.regular_file import open_regular
 
@@ -63,7 +63,7 @@ def adapter_digest(folder: Path, most: int = MAX_FILE) -> str:
         except FileNotFoundError as error:
             raise AdapterError(path, expected="a file of the adapter", found="no such file") from error
         except OSError as error:
-            raise _unreadable(folder, error) from error
+            raise unreadable(folder, error) from error
     return digest.hexdigest()
 
 
@@ -97,16 +97,7 @@ def check_adapter(
     try:
         return _checked(folder, shapes, max_rank or MAX_RANK, expected_digest)
     except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _unreadable(folder: Path, error: OSError) -> AdapterError:
-    return AdapterError(
-        error.filename or folder,
-        expected="a file that can be read",
-        found=error.strerror or str(error),
-        change="Mend it, or add the adapter again",
-    )
+        raise unreadable(folder, error) from error
 
 
 def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str | None) -> AdapterFacts:

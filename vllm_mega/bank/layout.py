@@ -34,6 +34,15 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MEMORY_FILES = (MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
+MAX_MANIFEST = 1 << 30
+"""Bytes of a manifest; with a million memories it is smaller."""
+MAX_TEXT = 64 << 20
+"""Bytes of a `memory.json`."""
+MAX_DIM = 1 << 16
+"""Numbers of a key."""
+MAX_KEYS_HEADER = 1 << 16
+"""Bytes of a keys file beside the keys."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

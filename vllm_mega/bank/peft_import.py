@@ -23,7 +23,7 @@ from vllm_mega.bank.lora_tensors import Shapes, check_shapes, checked_values
 from vllm_mega.bank.patterns import first_matches
 from vllm_mega.bank.peft_config import PeftConfig, read_peft_config
 from vllm_mega.bank.peft_names import same_module, sort_names, unwrapped
-from vllm_mega.bank.tensors import TensorInfo, all_finite, as_float32, encode_tensors, read_header
+from vllm_mega.bank.tensors import TensorInfo, all_finite, as_float32, encode_tensors, read_header, unreadable
 from vllm_mega.errors import AdapterError
 
 Values = npt.NDArray[Any]
@@ -82,12 +82,7 @@ def import_adapter(folder: Path, target: Path, base: Base, *, max_rank: int | No
     try:
         _import(folder, target, base, max_rank or MAX_RANK)
     except OSError as error:
-        raise AdapterError(
-            error.filename or folder,
-            expected="a file that can be read",
-            found=error.strerror or str(error),
-            change="Mend it, or give another folder",
-        ) from error
+        raise unreadable(folder, error) from error
 
 
 def _import(folder: Path, target: Path, base: Base, max_rank: int) -> None:

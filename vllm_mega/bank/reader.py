@@ -21,9 +21,14 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from vllm_mega.bank.inside import require_inside
 from vllm_mega.bank.layout import (
     FORMAT_VERSION,
     MANIFEST,
+    MAX_DIM,
+    MAX_KEYS_HEADER,
+    MAX_MANIFEST,
+    MAX_TEXT,
     MEMORY_FILE,
     MEMORY_FILES,
     EmbedderInfo,
@@ -41,14 +46,6 @@ from vllm_mega.errors import (
 from vllm_mega.jsonl import JsonError, decode
 from vllm_mega.regular_file import open_regular, read_regular
 
-MAX_MANIFEST = 1 << 30
-"""Bytes of a manifest; with a million memories it is smaller."""
-MAX_TEXT = 64 << 20
-"""Bytes of a `memory.json`."""
-MAX_DIM = 1 << 16
-"""Numbers of a key."""
-_KEYS_HEADER = 1 << 16
-"""Bytes of a keys file beside the keys: far more than its header has."""
 _ATTEMPTS = 100
 _Item = TypeVar("_Item", bound=np.generic)
 
@@ -239,7 +236,7 @@ def read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
     if not 1 <= manifest.embedder.dim <= MAX_DIM:
         raise BankFormatError(f"{root / MANIFEST}: expected keys of 1..{MAX_DIM} numbers, found {shape[1]}")
     try:
-        data = read_regular(path, 4 * shape[0] * shape[1] + _KEYS_HEADER)
+        data = read_regular(path, 4 * shape[0] * shape[1] + MAX_KEYS_HEADER)
     except FileNotFoundError as error:
         raise BankFormatError(f"{path} is missing, and {MANIFEST} names it") from error
     except OSError as error:
@@ -291,17 +288,6 @@ def check_match(
             f"not with {embedder.name} (fingerprint {embedder.fingerprint}, D={embedder.dim}). "
             "Use that embedder, or make a bank with this one"
         )
-
-
-def require_inside(root: Path, path: Path) -> None:
-    """Refuse a path that links lead out of the bank.
-
-    Raises:
-        BankFormatError: `path` is outside `root` once links are followed.
-    """
-    real = os.path.realpath(path)
-    if not real.startswith(os.path.realpath(root) + os.sep):
-        raise BankFormatError(f"{path} leads out of the bank, to {real}: replace the link by the file")
 
 
 _NO_ROWS = _frozen(np.array([], np.intp))

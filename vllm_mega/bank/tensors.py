@@ -51,9 +51,26 @@ def read_header(path: Path, most: int = MAX_FILE) -> tuple[dict[str, TensorInfo]
         most: bytes that it may have.
 
     Raises:
-        AdapterError: a pickle, truncated, with an absurdly long header, or otherwise not safetensors.
-        OSError: it cannot be opened, is no regular file, or is larger than `most`.
+        AdapterError: a pickle, truncated, with an absurdly long header, or otherwise not safetensors; or it
+            cannot be opened, is no regular file, or is larger than `most`.
     """
+    try:
+        return _read_header(path, most)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> AdapterError:
+    """What is said of an adapter's file, or of one in the folder `path`, that cannot be read."""
+    return AdapterError(
+        error.filename or path,
+        expected="a file that can be read",
+        found=error.strerror or str(error),
+        change="Mend it, or add the adapter again",
+    )
+
+
+def _read_header(path: Path, most: int) -> tuple[dict[str, TensorInfo], int]:
     with open_regular(path, most) as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(8)
