@@ -67,9 +67,12 @@ def adapter_digest(folder: Path, most: int = MAX_FILE) -> str:
     return digest.hexdigest()
 
 
-def largest(shapes: Shapes, max_rank: int) -> int:
-    """The most bytes that the tensors' file of an adapter of this rank can have."""
-    return MAX_HEADER + _BYTES * max_rank * sum(out + into for out, into in shapes.values())
+def largest(shapes: Shapes) -> int:
+    """The most bytes that the tensors' file of an adapter can have, if vLLM can serve it at all.
+
+    Not by the rank that is served here: a rank above it is better told as such.
+    """
+    return MAX_HEADER + _BYTES * MAX_RANK * sum(out + into for out, into in shapes.values())
 
 
 def check_adapter(
@@ -102,7 +105,7 @@ def check_adapter(
 
 def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str | None) -> AdapterFacts:
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
-    most = largest(shapes, max_rank)
+    most = largest(shapes)
     if expected_digest is not None:
         _require_digest(folder, most, expected_digest)
     config = read_peft_config(config_path)
