@@ -218,7 +218,7 @@ def test_add_what_peft_may_have_written(run: Run, bank: Path, tmp_path: Path, fi
     started = time.monotonic()
     code, out, _ = run("add", "--adapter", tmp_path / "run", "--text", "The tide is late.", "--id", "tide")
     assert (code, out) == (0, "added default/tide, rank 2, generation 2\n")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert run("verify")[0] == 0
     assert not list((bank / "staging").iterdir())
 
