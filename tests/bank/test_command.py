@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +17,7 @@ from vllm_mega.bank.layout import EmbedderInfo, MemoryEntry
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.gate import embedder as embedder_module
+from vllm_mega.models import base_weights
 
 
 class InventedEmbedder:
@@ -36,7 +39,7 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         models, "fingerprint", lambda path: BASE.fingerprint if path.name == BASE.name else f"of {path.name}"
     )
-    monkeypatch.setattr(models, "linear_shapes", lambda path: SHAPES)
+    monkeypatch.setattr(base_weights, "linear_shapes", lambda path: SHAPES)
     monkeypatch.setattr(embedder_module, "load_embedder", InventedEmbedder)
     with BankWriter.create(tmp_path / "bank", BASE, EMBEDDER) as writer:
         items = [staged(writer.stage(), "first", 1, namespace="ann"), staged(writer.stage(), "second", 2)]
@@ -200,9 +203,49 @@ def test_add_from_a_file(run: Run, bank: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": r"([a-z._0-9]+)*!"},
+        {"target_modules": ["up_proj", "down_proj", "query_key_value"]},
+        {"target_modules": "all-linear", "exclude_modules": r"([a-z._0-9]+)*!"},
+        {"rank_pattern": {"o_proj": 9}, "alpha_pattern": {r"layers\.1.*": 3}},
+        {"modules_to_save": [], "bias": "all"},
+    ],
+    ids=str,
+)
+def test_add_what_peft_may_have_written(run: Run, bank: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    write_adapter(tmp_path / "run" / "lamp", 5, **fields)
+    started = time.monotonic()
+    code, out, _ = run("add", "--adapter", tmp_path / "run", "--text", "The tide is late.", "--id", "tide")
+    assert (code, out) == (0, "added default/tide, rank 2, generation 2\n")
+    assert time.monotonic() - started < 20
+    assert run("verify")[0] == 0
+    assert not list((bank / "staging").iterdir())
+
+
+def test_add_refuses_before_anything_is_written(run: Run, bank: Path, tmp_path: Path) -> None:
+    lora = write_adapter(tmp_path / "lora", 5, use_dora=True)
+    code, _, err = run("add", "--adapter", lora, "--text", "x")
+    assert code == 1
+    assert f"{lora}/adapter_config.json: expected use_dora unset" in err
+    assert not list((bank / "staging").iterdir())
+    assert run("forget", "second")[0] == 0  # the lock is free again
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_add_from_a_file_of_another_system(run: Run, bank: Path, tmp_path: Path, encoding: str) -> None:
+    lora, file = write_adapter(tmp_path / "lora", 5), tmp_path / "memory.json"
+    file.write_bytes('{\r\n  "text": "The tide is late.",\r\n  "title": null\r\n}\r\n'.encode(encoding))
+    assert run("add", "--adapter", lora, "--memory", file)[0] == 0
+    file.write_bytes('[{"text": "One."}, {"text": "Two."}]'.encode(encoding))
+    assert "expected one JSON object, found 2" in run("add", "--adapter", lora, "--memory", file)[2]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--text", " "], "text must not be empty"),
+        (["--text", "half a \ud83d"], "half a character"),
         (["--text", "x", "--id", "../x"], "id must be 1 to 128 of"),
         (["--memory", "{tmp}/nowhere"], "No such file"),
         (["--memory", "{tmp}/bank/keys-1.safetensors"], "malformed"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.engine.adapters import Adapters
+from tests.engine.adapters import MIXED, Adapters, write_adapter
 from tests.engine.conftest import ENGINE_ARGS, SLOTS, Answer, Engine
 from tests.engine.other_engine import ask_other_engine
+from vllm_mega.bank.adapter import adapter_digest
+from vllm_mega.bank.peft_import import import_adapter
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import EMPTY, Mixture
+from vllm_mega.models import BaseWeights
 
 pytestmark = pytest.mark.engine
 
@@ -116,6 +121,31 @@ def test_weight_one_on_one_adapter_equals_stock_vllm(
 
 
 @pytest.mark.slow
+def test_ranks_and_scales_of_its_own_go_into_an_added_adapter(engine: Engine, model: Path, tmp_path: Path):
+    """The same adapter, once plain, once as PEFT writes it with patterns and a saved state's names."""
+    base = BaseWeights(model)
+    plain = write_adapter(tmp_path / "plain", base.shapes, seed=11, leaves=MIXED)
+    twisted = write_adapter(tmp_path / "twisted", base.shapes, seed=11, leaves=MIXED)
+    tensors = {}
+    for name, values in load_file(twisted / "adapter_model.safetensors").items():
+        if ".q_proj." in name:  # rank 8, of which half is zero
+            more = torch.zeros_like(values)
+            values = torch.cat([values, more], dim=0 if "lora_A" in name else 1)  # noqa: PLW2901
+        if ".up_proj.lora_B" in name:
+            values = values / 4  # noqa: PLW2901
+        tensors[name.replace(".weight", ".default.weight")] = values
+    save_file(tensors, twisted / "adapter_model.safetensors")
+    fields = json.loads((twisted / "adapter_config.json").read_text())
+    fields |= {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {r".*\.q_proj": 16, "up_proj": 32}}
+    (twisted / "adapter_config.json").write_text(json.dumps(fields))
+    (tmp_path / "added").mkdir()
+    import_adapter(twisted, tmp_path / "added", base)
+    folders = plain, tmp_path / "added"
+    mixtures = [Mixture([(adapter_digest(folder), str(folder), 1.0)]) for folder in folders]
+    first, second = (engine.alone([(prompt, mixture) for prompt in PROMPTS]) for mixture in mixtures)
+    assert_same(second, first)
+
+
 def test_compiled_equals_eager(engine: Engine, batch, model: Path, tmp_path: Path):
     requests = [(p, to_lora_request(x) if isinstance(x, Mixture) else x) for p, x in batch]
     args = ENGINE_ARGS | {"enforce_eager": False, "additional_config": {"mega": {"bank": "unused"}}}

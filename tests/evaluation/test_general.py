@@ -62,6 +62,9 @@ def test_paragraphs(tmp_path: Path) -> None:
     path.write_text("\n\n")
     with pytest.raises(ConfigError, match="is empty"):
         read_paragraphs(path)
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes(b"One.\ncaf\xe9")
+    with pytest.raises(ConfigError, match=r"text\.txt, line 2: bytes that are not UTF-8"):
+        read_paragraphs(path)
+    path.unlink()
     with pytest.raises(ConfigError, match="cannot read"):
         read_paragraphs(path)

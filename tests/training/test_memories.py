@@ -58,23 +58,71 @@ def test_broken_encoding_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [['{"text": "a", "id": "x"}', '{"text": "b", "id": "x"}'], ['{"text": "a"}'] * 2]
+    "line",
+    [
+        '{"text": "b", "id": "x"}',
+        '{"text": "a", "id": "x", "title": "A"}',
+        '{"text": "a", "id": "x", "links": ["y"]}',
+    ],
 )
-def test_duplicates_are_refused(tmp_path: Path, lines: list[str]) -> None:
+def test_two_versions_of_one_memory_are_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=r"line 2: .* line 1 already"):
-        read_memories(write(tmp_path / "in.jsonl", *lines))
+        read_memories(write(tmp_path / "in.jsonl", '{"text": "a", "id": "x"}', line))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        '{"text": "a"}',
+        ' { "text" : "\\u0061" } ',
+        '{"text": "a", "title": null}',
+        f'{{"text": "a", "id": "{memory_id(NewMemory(text="a"))}"}}',
+    ],
+)
+def test_the_same_memory_twice_counts_once(tmp_path: Path, second: str) -> None:
+    found = read_memories(write(tmp_path / "in.jsonl", '{"text": "a"}', '{"text": "b"}', second))
+    assert [memory.text for memory in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize("field", ["id", "title", "namespace", "tags", "paraphrases", "qa", "links"])
+def test_null_is_left_out(tmp_path: Path, field: str) -> None:
+    line = f'{{"text": "a", "{field}": null}}'
+    assert read_memories(write(tmp_path / "in.jsonl", line)) == [NewMemory(text="a")]
+
+
+def test_an_array_is_as_good_as_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.json", "[", '  {"text": "a"},', "", '  {"text": "b"}', "]")
+    assert [memory.text for memory in read_memories(path)] == ["a", "b"]
+    path = write(tmp_path / "in.json", "[", '  {"text": "a"},', "", '  {"text": 4}', "]")
+    with pytest.raises(ConfigError, match="line 4: Expected `str`"):
+        read_memories(path)
+
+
+def test_a_reason_is_told_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", *['{"text": "a", "colour": "red"}'] * 1000)
+    with pytest.raises(ConfigError) as refusal:
+        read_memories(path)
+    assert "lines 1, 2, 3, 4, 5 and 995 more: Object contains unknown field `colour`" in str(refusal.value)
+    assert "a memory has text, id, title" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
-    lines = ('{"text": "a"}', "{", '{"text": "b", "links": ["x", "x"]}', '{"text": "a"}', '{"text": " "}')
+    lines = (
+        '{"text": "a"}',
+        "{",
+        '{"text": "b", "links": ["x", "x"]}',
+        '{"text": "a", "title": "A"}',
+        '{"text": " "}',
+    )
     with pytest.raises(ConfigError) as refusal:
         read_memories(write(tmp_path / "in.jsonl", *lines))
     name = memory_id(NewMemory(text="a"))
     assert str(refusal.value).splitlines() == [
         f"{tmp_path}/in.jsonl, line 2: Input data was truncated",
         "  line 3: links names x more than once",
-        f"  line 4: the memory {name!r} of namespace 'default' is in line 1 already; "
-        "give one of them another id, or drop it",
+        f"  line 4: the memory {name!r} of namespace 'default' is in line 1 already, "
+        "with other content; give one of them another id, or drop it",
         "  line 5: text must not be empty",
     ]
 

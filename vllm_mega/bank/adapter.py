@@ -1,21 +1,30 @@
-"""Whether an adapter may be used: everything that could go wrong later, refused before it is added."""
+"""Whether an adapter of a bank may be used: everything that could go wrong later, refused before.
+
+Adapters in a bank are plain: one rank, one scale, tensors named as PEFT names them, and nothing beside A and
+B. `bank.peft_import` makes such ones of others.
+"""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from vllm_mega.bank.peft_config import PeftConfig, ends_with, read_peft_config
-from vllm_mega.bank.tensors import CONVERT, TensorInfo, all_finite, all_zero, read_header, read_values
+from vllm_mega.bank.lora_tensors import Pair, Shapes, check_shapes, checked_values, exhaust
+from vllm_mega.bank.peft_config import MAX_CONFIG, PeftConfig, read_peft_config
+from vllm_mega.bank.tensors import CONVERT, MAX_FILE, MAX_HEADER, TensorInfo, read_header, unreadable
 from vllm_mega.errors import AdapterError
+from vllm_mega.regular_file import open_regular
 
+MAX_RANK = 512
+"""The largest that vLLM serves."""
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_DTYPES = ("BF16", "F16", "F32")
+_BYTES = 4
+"""Of the widest number in an adapter."""
 
 
 @dataclass(frozen=True)
@@ -31,39 +40,57 @@ class AdapterFacts:
     """The modules it changes, sorted, as paths in the base model."""
 
 
-def adapter_digest(folder: Path) -> str:
+def adapter_digest(folder: Path, most: int = MAX_FILE) -> str:
     """SHA-256 over name, length and bytes of `adapter_config.json` and `adapter_model.safetensors`.
 
+    Args:
+        folder: of the adapter.
+        most: bytes that the second may have.
+
     Raises:
-        AdapterError: one of them is missing.
+        AdapterError: one of them is missing, cannot be read or is too large.
     """
     digest = hashlib.sha256()
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    for name, limit in ((ADAPTER_CONFIG, MAX_CONFIG), (ADAPTER_WEIGHTS, most)):
         path = folder / name
         try:
-            with path.open("rb") as file:
-                digest.update(f"{name} {path.stat().st_size}\n".encode())
-                while chunk := file.read(1 << 20):
+            with open_regular(path, limit) as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{name} {size}\n".encode())
+                while size > 0 and (chunk := file.read(min(size, 1 << 20))):
                     digest.update(chunk)
+                    size -= len(chunk)
         except FileNotFoundError as error:
             raise AdapterError(path, expected="a file of the adapter", found="no such file") from error
+        except OSError as error:
+            raise unreadable(folder, error) from error
     return digest.hexdigest()
+
+
+def largest(shapes: Shapes) -> int:
+    """The most bytes that the tensors' file of an adapter can have, if vLLM can serve it at all.
+
+    Not by the rank that is served here: a rank above it is better told as such.
+    """
+    return MAX_HEADER + _BYTES * MAX_RANK * sum(out + into for out, into in shapes.values())
 
 
 def check_adapter(
     folder: Path,
-    shapes: Mapping[str, tuple[int, int]],
+    shapes: Shapes,
     *,
     max_rank: int | None = None,
     expected_digest: str | None = None,
 ) -> AdapterFacts:
-    """Check the PEFT adapter in `folder` against the base model; headers first, then every value.
+    """Check the adapter in `folder` against the base model: digest, headers, then every value.
+
+    Nothing that a file says is believed before the digest is right, if it is known.
 
     Args:
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
         shapes: (O, I) of every linear module of the base model, by its path
             (`vllm_mega.models.linear_shapes`).
-        max_rank: the largest rank that will be served; None: any.
+        max_rank: the largest rank that will be served; None: any that vLLM serves.
         expected_digest: what `adapter_digest` said when the adapter was added; None: not known.
 
     Raises:
@@ -71,42 +98,80 @@ def check_adapter(
             found and what to change.
     """
     try:
-        return _checked(folder, shapes, max_rank, expected_digest)
+        return _checked(folder, shapes, max_rank or MAX_RANK, expected_digest)
     except OSError as error:
-        raise AdapterError(
-            error.filename or folder,
-            expected="a file that can be read",
-            found=error.strerror or str(error),
-            change="Mend it, or add the adapter again",
-        ) from error
+        raise unreadable(folder, error) from error
 
 
-def _checked(
-    folder: Path, shapes: Mapping[str, tuple[int, int]], max_rank: int | None, expected_digest: str | None
-) -> AdapterFacts:
+def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str | None) -> AdapterFacts:
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
-    config = read_peft_config(config_path, max_rank)
-    _require_weights(path)
-    infos, start = read_header(path)
-    modules = _pair(path, infos)
-    for module in modules:
-        _check_module(path, module, infos, config, shapes)
-    _check_targets(config_path, config, modules)
-    digest = adapter_digest(folder)
-    if expected_digest is not None and digest != expected_digest:
+    most = largest(shapes)
+    if expected_digest is not None:
+        _require_digest(folder, most, expected_digest)
+    config = read_peft_config(config_path)
+    _require_plain(config_path, config, max_rank)
+    require_weights(path)
+    infos, start = read_header(path, most)
+    pairs = _pairs(path, infos)
+    check_shapes(path, pairs, infos, shapes, dict.fromkeys(pairs, config.r))
+    exhaust(checked_values(path, infos, start, pairs))
+    digest = expected_digest or adapter_digest(folder, most)
+    size = config_path.stat().st_size + path.stat().st_size
+    return AdapterFacts(digest, size, config.r, tuple(sorted(pairs)))
+
+
+def _require_digest(folder: Path, most: int, expected: str) -> None:
+    found = adapter_digest(folder, most)
+    if found != expected:
         raise AdapterError(
             folder,
-            expected=f"an adapter with SHA-256 {expected_digest}",
-            found=digest,
+            expected=f"an adapter with SHA-256 {expected}",
+            found=found,
             change="It was changed after it was added; add it again",
         )
-    _check_values(path, infos, start, modules)
-    size = config_path.stat().st_size + path.stat().st_size
-    return AdapterFacts(digest, size, config.r, tuple(sorted(modules)))
 
 
-def _require_weights(path: Path) -> None:
-    if path.is_file():
+def _require_plain(path: Path, config: PeftConfig, max_rank: int) -> None:
+    """Refuse what only `bank.peft_import` can read, and too high a rank."""
+    require_rank(path, config.r, max_rank)
+    for name, neutral in (
+        ("rank_pattern", None),
+        ("alpha_pattern", None),
+        ("modules_to_save", None),
+        ("bias", "none"),
+    ):
+        value = getattr(config, name)
+        if value and value != neutral:
+            raise AdapterError(
+                path,
+                expected=f"{name} unset",
+                found=f"{value!r}",
+                change="`vllm-mega bank add` makes a plain adapter of it, where that can be done",
+            )
+
+
+def require_rank(path: Path, rank: int, max_rank: int) -> None:
+    """Refuse a rank that is not served.
+
+    Raises:
+        AdapterError: it is above `max_rank`.
+    """
+    if rank > max_rank:
+        raise AdapterError(
+            path,
+            expected=f"a rank r of at most {max_rank}",
+            found=repr(rank),
+            change=f"Raise the limit (max_lora_rank, --max-rank; vLLM serves {MAX_RANK}), or train at less",
+        )
+
+
+def require_weights(path: Path) -> None:
+    """Refuse an adapter without `adapter_model.safetensors`.
+
+    Raises:
+        AdapterError: it is missing, or a pickle is in its place.
+    """
+    if path.exists():
         return
     for name in ("adapter_model.bin", "adapter_model.pt"):
         if path.with_name(name).exists():
@@ -121,9 +186,9 @@ def _require_weights(path: Path) -> None:
     )
 
 
-def _pair(path: Path, infos: dict[str, TensorInfo]) -> list[str]:
+def _pairs(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Pair]:
     """The modules that the tensor names speak of; every one has A and B."""
-    modules: list[str] = []
+    pairs: dict[str, Pair] = {}
     for name in sorted(infos):
         suffix = name[-len(_A) :]
         if not name.startswith(_PREFIX) or suffix not in (_A, _B):
@@ -133,104 +198,37 @@ def _pair(path: Path, infos: dict[str, TensorInfo]) -> list[str]:
                 found=f"{name!r}",
                 change="It would be ignored when serving; train LoRA on linear layers only",
             )
-        other = name.removesuffix(suffix) + (_B if suffix == _A else _A)
-        if other not in infos:
+        whole = name.removesuffix(suffix)
+        pair = Pair(whole + _A, whole + _B)
+        require_both(path, pair, infos)
+        pairs[whole.removeprefix(_PREFIX)] = pair
+    require_some(path, pairs)
+    return pairs
+
+
+def require_both(path: Path, pair: Pair, infos: Mapping[str, TensorInfo]) -> None:
+    """Refuse half a pair.
+
+    Raises:
+        AdapterError: names the half that is missing.
+    """
+    for name, other in (pair, pair[::-1]):
+        if name not in infos:
             raise AdapterError(
-                path, expected=f"the tensor {other}", found=f"only {name}", change="Export the adapter again"
+                path, expected=f"the tensor {name}", found=f"only {other}", change="Export the adapter again"
             )
-        if suffix == _A:
-            modules.append(name.removeprefix(_PREFIX).removesuffix(_A))
-    if not modules:
+
+
+def require_some(path: Path, pairs: Mapping[str, Pair]) -> None:
+    """Refuse an adapter without any pair.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    if not pairs:
         raise AdapterError(path, expected="LoRA tensors", found="none", change="Export the adapter again")
-    return modules
 
 
-def _check_module(
-    path: Path,
-    module: str,
-    infos: dict[str, TensorInfo],
-    config: PeftConfig,
-    shapes: Mapping[str, tuple[int, int]],
-) -> None:
-    """Names, types and both axes of A [R, I] and B [O, R]."""
-    if module not in shapes:
-        near = difflib.get_close_matches(module, shapes, n=1)
-        raise AdapterError(
-            path,
-            expected="linear modules of the base model" + (f", such as {near[0]}" if near else ""),
-            found=f"tensors for {module}",
-            change="The adapter belongs to another base model, or to a module that is not served",
-        )
-    if not config.targets(module):
-        raise AdapterError(
-            path,
-            expected=f"only modules that {ADAPTER_CONFIG} targets",
-            found=f"tensors for {module}",
-            change="PEFT would ignore them and vLLM would not: make target_modules say what there is",
-        )
-    out, into = shapes[module]
-    for name, axes, wanted in (
-        (_PREFIX + module + _A, ("rank r", "input features"), (config.r, into)),
-        (_PREFIX + module + _B, ("output features", "rank r"), (out, config.r)),
-    ):
-        info = infos[name]
-        if info.dtype not in _DTYPES:
-            raise AdapterError(
-                path,
-                expected=f"{name} as one of {', '.join(_DTYPES)}",
-                found=info.dtype,
-                change="Export the adapter in the base model's type",
-            )
-        _check_axes(path, name, info.shape, axes, wanted)
-
-
-def _check_axes(
-    path: Path, name: str, shape: tuple[int, ...], axes: tuple[str, str], wanted: tuple[int, int]
-) -> None:
-    if len(shape) != 2:
-        raise AdapterError(
-            path,
-            expected=f"{name} with 2 axes",
-            found=f"{len(shape)}: {list(shape)}",
-            change="Export it again",
-        )
-    for axis, (found, expected) in enumerate(zip(shape, wanted, strict=True)):
-        if found != expected:
-            raise AdapterError(
-                path,
-                expected=f"{name} of shape {list(wanted)}",
-                found=f"{list(shape)}: axis {axis} ({axes[axis]}) is {found}, not {expected}",
-                change="The rank must be r of the configuration"
-                if axes[axis] == "rank r"
-                else "The adapter belongs to another base model",
-            )
-
-
-def _check_targets(path: Path, config: PeftConfig, modules: list[str]) -> None:
-    for entry in config.entries():
-        if not any(ends_with(module, entry) for module in modules):
-            raise AdapterError(
-                path,
-                expected=f"tensors for every entry of target_modules {config.entries()}",
-                found=f"none for {entry!r}",
-                change="Drop the entry, or export the adapter again with all its tensors",
-            )
-
-
-def _check_values(path: Path, infos: dict[str, TensorInfo], start: int, modules: list[str]) -> None:
-    """Finite everywhere, and not without effect."""
-    zero: set[str] = set()
-    for name, values in read_values(path, infos, start):
-        if not all_finite(values):
-            raise AdapterError(
-                path, expected="finite values", found=f"NaN or infinity in {name}", change="Train it again"
-            )
-        if all_zero(values):
-            zero.add(name)
-    if all(zero & {_PREFIX + module + _A, _PREFIX + module + _B} for module in modules):
-        raise AdapterError(
-            path,
-            expected="an adapter that changes the model",
-            found="A or B all zero in every module",
-            change="It was never trained, or saved too early: train it again",
-        )
+def plain_names(module: str) -> Pair:
+    """What the tensors of `module` are called in a plain adapter."""
+    return Pair(_PREFIX + module + _A, _PREFIX + module + _B)

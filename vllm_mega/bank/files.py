@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_mega.errors import BankError
+from vllm_mega.regular_file import open_regular
 
 _CHUNK = 1 << 20
+_MOST = 1 << 40
+"""Bytes of a file that is copied; what it may have is checked before."""
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy the content of `source` (links are followed) into the new file `target`, and sync it."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with source.open("rb") as file:
+        with open_regular(source, _MOST) as file:
             while chunk := file.read(_CHUNK):
                 _write_all(fd, chunk)
         os.fsync(fd)

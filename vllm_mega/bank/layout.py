@@ -34,6 +34,15 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MEMORY_FILES = (MEMORY_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
+MAX_MANIFEST = 1 << 30
+"""Bytes of a manifest; with a million memories it is smaller."""
+MAX_TEXT = 64 << 20
+"""Bytes of a `memory.json`."""
+MAX_DIM = 1 << 16
+"""Numbers of a key."""
+MAX_KEYS_HEADER = 1 << 16
+"""Bytes of a keys file beside the keys."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,6 +94,8 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.id:
             check_name(self.id, "id")
         check_links(self.links, self.id)
+        texts = (self.text, self.title, *self.tags, *self.paraphrases)
+        _require_whole([*texts, *(part for qa in self.qa for part in (qa.question, qa.answer))])
 
 
 class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -166,6 +177,14 @@ def check_links(links: Sequence[str], memory_id: str) -> None:
         raise ValueError(f"links names {', '.join(twice)} more than once")
     if memory_id in links:
         raise ValueError(f"links of {memory_id!r} names the memory itself: leave it out")
+
+
+def _require_whole(texts: Sequence[str]) -> None:
+    """Refuse what no file can hold; it comes from arguments and other programs, never from JSON."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a text has half a character (a lone surrogate)") from error
 
 
 def keys_file(generation: int) -> str:

@@ -1,18 +1,24 @@
-"""`adapter_config.json`: what of PEFT's LoRA can be served, and which modules it names. Pure.
+"""`adapter_config.json`: what of PEFT's LoRA can be served, and how an adapter is scaled.
 
 PEFT has more than vLLM reads, and vLLM passes over what it does not know. A field that would
-change what an adapter computes is refused here unless it has its neutral value.
+change what an adapter computes is refused here unless it has its neutral value. Which modules an
+adapter changes is not asked here: its tensors tell.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from vllm_mega.errors import AdapterError
+from vllm_mega.jsonl import JsonError, decode
+from vllm_mega.regular_file import read_regular
+
+MAX_CONFIG = 4 << 20
+"""Bytes of an `adapter_config.json`; with the names of ten thousand modules it is smaller."""
 
 _NO_EFFECT = frozenset({
     "auto_mapping",
@@ -20,6 +26,10 @@ _NO_EFFECT = frozenset({
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
+    "exclude_modules",  # these four: the tensors tell
+    "layers_pattern",
+    "layers_to_transform",
+    "target_modules",
     "fan_in_fan_out",  # how PEFT merges; A and B are the same
     "inference_mode",
     "loftq_config",
@@ -33,16 +43,27 @@ _NO_EFFECT = frozenset({
 })  # fmt: skip
 """Fields that describe an adapter, or how it was trained, but not what it computes."""
 
-_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-"""Inits that leave the base weights alone; the others (PiSSA, OLoRA, CorDA, LoftQ) change them."""
+_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+"""Inits that leave the base weights alone."""
+_CONVERTIBLE = ("pissa", "olora", "corda", "lora_ga")
+"""Inits that change the base weights, and that PEFT can make plain adapters of."""
+_CONVERT = (
+    "It was trained on changed base weights: make it a plain LoRA with PEFT's save_pretrained("
+    "path_initial_model_for_weight_conversion=...), which needs the adapter as it was before training; "
+    "without that, train again with init_lora_weights=True"
+)
+_RETRAIN = (
+    "It was trained on other base weights (quantised ones, with LoftQ) than will be served: train again with "
+    "init_lora_weights=True"
+)
 
 _WHY = {
-    "use_dora": "DoRA is not served; train a plain LoRA",
-    "modules_to_save": "Whole modules are not served; train LoRA only",
-    "rank_pattern": "One rank for all modules, please: pad A and B with zeros to the largest",
-    "alpha_pattern": "One lora_alpha for all modules, please: scale B instead",
-    "trainable_token_indices": "Trained tokens are not served; train LoRA on linear layers only",
-    "target_parameters": "LoRA on bare parameters (fused experts) is not served",
+    "use_dora": "DoRA is not served: train with use_dora=False",
+    "trainable_token_indices": "Trained tokens are not served: train without trainable_token_indices",
+    "target_parameters": "LoRA on bare parameters (fused experts) is not served: train with target_modules",
+    "lora_bias": "Biases are not served: train with lora_bias=False",
+    "alora_invocation_tokens": "Activated LoRA is not served: train without alora_invocation_tokens",
+    "layer_replication": "Repeated layers are not served: train without layer_replication",
 }
 
 
@@ -52,66 +73,29 @@ class PeftConfig(msgspec.Struct, frozen=True):
     peft_type: str
     r: int
     lora_alpha: float
-    target_modules: str | list[str]
-    exclude_modules: str | list[str] | None = None
-    layers_to_transform: int | list[int] | None = None
-    layers_pattern: str | list[str] | None = None
     use_rslora: bool = False
     init_lora_weights: bool | str | None = True
+    rank_pattern: dict[str, int] | None = None
+    """Ranks of some modules, by a regular expression for the last parts of their names."""
+    alpha_pattern: dict[str, float] | None = None
+    """Their `lora_alpha`."""
     bias: str = "none"
+    modules_to_save: Any = None
 
-    def targets(self, module: str) -> bool:
-        """Whether PEFT would attach LoRA to `module` (path in the base model)."""
-        if self.exclude_modules and _names(self.exclude_modules, module):
-            return False
-        if self.target_modules == "all-linear":
-            return True
-        if not _names(self.target_modules, module):
-            return False
-        exact = isinstance(self.target_modules, str) or module in self.target_modules
-        return exact or self._layer_is_chosen(module)
-
-    def _layer_is_chosen(self, module: str) -> bool:
-        chosen = self.layers_to_transform
-        if chosen is None or chosen == []:
-            return True
-        patterns = [rf"(?:^|.*?\.){pattern}" for pattern in _as_list(self.layers_pattern)]
-        for pattern in patterns or [r".*?\.[^.]*"]:
-            match = re.match(rf"{pattern}\.(\d+)\.", module)
-            if match:
-                layer = int(match.group(1))
-                return layer == chosen if isinstance(chosen, int) else layer in chosen
-        return False
-
-    def entries(self) -> list[str]:
-        """The entries of `target_modules`; each must have tensors."""
-        return [] if isinstance(self.target_modules, str) else self.target_modules
+    def scale(self, rank: int, alpha: float) -> float:
+        """What B times A is multiplied by, in a module of this rank and `lora_alpha`."""
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def _as_list(value: str | list[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) and value else list(value or ())
-
-
-def _names(spec: str | list[str], module: str) -> bool:
-    """PEFT's rule: a string is a pattern for the whole path, a list holds its last parts."""
-    if isinstance(spec, str):
-        return re.fullmatch(spec, module) is not None
-    return any(ends_with(module, entry) for entry in spec)
-
-
-def ends_with(module: str, entry: str) -> bool:
-    """Whether `entry` is `module` or its last parts."""
-    return module == entry or module.endswith("." + entry)
-
-
-def read_peft_config(path: Path, max_rank: int | None) -> PeftConfig:
+def read_peft_config(path: Path) -> PeftConfig:
     """Read `adapter_config.json` and refuse what cannot be served.
 
     Raises:
         AdapterError: missing, not JSON, not LoRA, or with a feature that would silently be lost.
+        OSError: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_CONFIG)
     except FileNotFoundError as error:
         raise AdapterError(
             path,
@@ -120,19 +104,19 @@ def read_peft_config(path: Path, max_rank: int | None) -> PeftConfig:
             change="Give the folder that PEFT's save_pretrained wrote",
         ) from error
     try:
-        fields = msgspec.json.decode(data, type=dict[str, object])
+        fields = decode(data, dict[str, object])
         kind = fields.get("peft_type")
         if kind != "LORA":
             raise AdapterError(
                 path, expected='peft_type "LORA"', found=repr(kind), change="Only LoRA adapters are served"
             )
-        config = msgspec.json.decode(data, type=PeftConfig)
-    except msgspec.MsgspecError as error:
+        config = decode(data, PeftConfig)
+    except JsonError as error:
         raise AdapterError(
             path, expected="a PEFT LoRA configuration", found=str(error), change="Export the adapter again"
         ) from error
     _refuse_features(path, fields)
-    _refuse_values(path, config, max_rank)
+    _refuse_values(path, config)
     return config
 
 
@@ -148,30 +132,18 @@ def _refuse_features(path: Path, fields: dict[str, object]) -> None:
             )
 
 
-def _refuse_values(path: Path, config: PeftConfig, max_rank: int | None) -> None:
+def _refuse_values(path: Path, config: PeftConfig) -> None:
     def refuse(expected: str, found: object, change: str) -> None:
         raise AdapterError(path, expected=expected, found=repr(found), change=change)
 
-    if config.bias != "none":
-        refuse('bias "none"', config.bias, "Biases are not served; train without")
-    if config.r < 1:
-        refuse("a rank r of at least 1", config.r, "Export the adapter again")
-    if max_rank is not None and config.r > max_rank:
-        refuse(
-            f"a rank r of at most {max_rank}", config.r, "Raise the limit (max_lora_rank), or train at less"
-        )
-    if not math.isfinite(config.lora_alpha) or config.lora_alpha == 0.0:
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    if smallest := [rank for rank in (config.r, *ranks.values()) if rank < 1]:
+        refuse("a rank r of at least 1", smallest[0], "Export the adapter again")
+    if strange := [alpha for alpha in (config.lora_alpha, *alphas.values()) if not math.isfinite(alpha)]:
+        refuse("a finite lora_alpha", strange[0], "Export the adapter again")
+    if config.lora_alpha == 0.0 and not any(alphas.values()):
         refuse("a lora_alpha that is not 0", config.lora_alpha, "With 0 the adapter does nothing")
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        refuse(
-            "init_lora_weights that leaves the base model alone",
-            init,
-            "Convert it to a plain LoRA (PEFT: path_initial_model_for_weight_conversion)",
-        )
-    patterns = [spec for spec in (config.target_modules, config.exclude_modules) if isinstance(spec, str)]
-    for pattern in patterns + _as_list(config.layers_pattern):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            refuse("a regular expression", pattern, str(error))
+        change = _CONVERT if init.lower().startswith(_CONVERTIBLE) else _RETRAIN
+        refuse("init_lora_weights that leaves the base model alone", init, change)

@@ -21,9 +21,14 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from vllm_mega.bank.inside import require_inside
 from vllm_mega.bank.layout import (
     FORMAT_VERSION,
     MANIFEST,
+    MAX_DIM,
+    MAX_KEYS_HEADER,
+    MAX_MANIFEST,
+    MAX_TEXT,
     MEMORY_FILE,
     MEMORY_FILES,
     EmbedderInfo,
@@ -38,6 +43,8 @@ from vllm_mega.errors import (
     BankNotFoundError,
     MemoryNotFoundError,
 )
+from vllm_mega.jsonl import JsonError, decode
+from vllm_mega.regular_file import open_regular, read_regular
 
 _ATTEMPTS = 100
 _Item = TypeVar("_Item", bound=np.generic)
@@ -107,7 +114,7 @@ class BankSnapshot:
         """
         path = self.folder(entry) / MEMORY_FILE
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MAX_TEXT)
         except FileNotFoundError as error:
             raise MemoryNotFoundError(
                 f"{path} is gone: {entry.namespace}/{entry.id} was forgotten or updated after "
@@ -119,8 +126,8 @@ class BankSnapshot:
         if found != entry.text_digest:
             raise BankFormatError(f"{path}: expected SHA-256 {entry.text_digest}, found {found}")
         try:
-            return msgspec.json.decode(data, type=NewMemory)
-        except msgspec.MsgspecError as error:
+            return decode(data, NewMemory)
+        except JsonError as error:
             raise BankFormatError(f"{path}: {error}") from error
 
     @cached_property
@@ -203,20 +210,20 @@ def read_manifest(root: Path) -> tuple[Manifest, Signature]:
     path = root / MANIFEST
     require_inside(root, path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path, MAX_MANIFEST) as file:
             stat = os.fstat(file.fileno())
             data = file.read()
     except OSError as error:
         raise _unreadable(root, error) from error
     try:
-        version = msgspec.json.decode(data, type=_Version).format
+        version = decode(data, _Version).format
         if version != FORMAT_VERSION:
             raise BankFormatError(
                 f"{path}: format {version} is unknown; this vllm_mega knows format {FORMAT_VERSION}. "
                 "Use the version that wrote it, or make a new bank"
             )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+        manifest = decode(data, Manifest)
+    except JsonError as error:
         raise BankFormatError(f"{path}: not a manifest: {error}") from error
     return manifest, Signature(stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
@@ -225,8 +232,11 @@ def read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
     """The keys [N, D] that belong to `manifest`."""
     path = root / manifest.keys_file
     require_inside(root, path)
+    shape = (len(manifest.memories), manifest.embedder.dim)
+    if not 1 <= manifest.embedder.dim <= MAX_DIM:
+        raise BankFormatError(f"{root / MANIFEST}: expected keys of 1..{MAX_DIM} numbers, found {shape[1]}")
     try:
-        data = path.read_bytes()
+        data = read_regular(path, 4 * shape[0] * shape[1] + MAX_KEYS_HEADER)
     except FileNotFoundError as error:
         raise BankFormatError(f"{path} is missing, and {MANIFEST} names it") from error
     except OSError as error:
@@ -238,7 +248,6 @@ def read_keys(root: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
         keys = safetensors.numpy.load(data)["keys"]
     except (safetensors.SafetensorError, KeyError) as error:
         raise BankFormatError(f"{path}: not a keys file: {error}") from error
-    shape = (len(manifest.memories), manifest.embedder.dim)
     if keys.shape != shape or keys.dtype != np.float32:
         raise BankFormatError(f"{path}: expected float32 {shape}, found {keys.dtype} {keys.shape}")
     return _frozen(keys)
@@ -279,17 +288,6 @@ def check_match(
             f"not with {embedder.name} (fingerprint {embedder.fingerprint}, D={embedder.dim}). "
             "Use that embedder, or make a bank with this one"
         )
-
-
-def require_inside(root: Path, path: Path) -> None:
-    """Refuse a path that links lead out of the bank.
-
-    Raises:
-        BankFormatError: `path` is outside `root` once links are followed.
-    """
-    real = os.path.realpath(path)
-    if not real.startswith(os.path.realpath(root) + os.sep):
-        raise BankFormatError(f"{path} leads out of the bank, to {real}: replace the link by the file")
 
 
 _NO_ROWS = _frozen(np.array([], np.intp))

@@ -1,4 +1,4 @@
-"""Reading a safetensors file: the header first, then one tensor at a time from the mapped file.
+"""Reading a safetensors file: the header first, then one tensor at a time from the mapped file. And writing.
 
 Own parsing beside the library's, because numpy has no bfloat16 and this must work without torch.
 """
@@ -6,7 +6,8 @@ Own parsing beside the library's, because numpy has no bfloat16 and this must wo
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 import safetensors
 
 from vllm_mega.errors import AdapterError
+from vllm_mega.jsonl import JsonError, decode
+from vllm_mega.regular_file import open_regular
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a zip archive of torch.save, and a bare pickle, begin."""
@@ -24,6 +27,10 @@ _KINDS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+MAX_HEADER = 16 << 20
+"""Bytes of a header; that of a hundred thousand tensors is smaller."""
+MAX_FILE = 1 << 40
+"""Bytes of a file whose size nothing else bounds."""
 CONVERT = "Save the adapter again as safetensors (PEFT: save_pretrained with safe_serialization=True)"
 
 
@@ -36,27 +43,52 @@ class TensorInfo(msgspec.Struct, frozen=True):
     """Where its bytes are, counted from the end of the header."""
 
 
-def read_header(path: Path) -> tuple[dict[str, TensorInfo], int]:
+def read_header(path: Path, most: int = MAX_FILE) -> tuple[dict[str, TensorInfo], int]:
     """The tensors of the file by name, and where the data begins. Reads no values.
 
+    Args:
+        path: of a safetensors file.
+        most: bytes that it may have.
+
     Raises:
-        AdapterError: a pickle, truncated, or otherwise not safetensors.
+        AdapterError: a pickle, truncated, with an absurdly long header, or otherwise not safetensors; or it
+            cannot be opened, is no regular file, or is larger than `most`.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        return _read_header(path, most)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> AdapterError:
+    """What is said of an adapter's file, or of one in the folder `path`, that cannot be read."""
+    return AdapterError(
+        error.filename or path,
+        expected="a file that can be read",
+        found=error.strerror or str(error),
+        change="Mend it, or add the adapter again",
+    )
+
+
+def _read_header(path: Path, most: int) -> tuple[dict[str, TensorInfo], int]:
+    with open_regular(path, most) as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(8)
         # A header of 1,408 bytes begins like a pickle too: what follows tells them apart.
-        if head.startswith(_PICKLES) and file.peek(1)[:1] != b"{":
+        after = file.read(1)
+        if head.startswith(_PICKLES) and after != b"{":
             raise AdapterError(path, expected="safetensors", found="a pickle", change=CONVERT)
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length > size - 8:
             raise _broken(path, f"{size} bytes, less than its header says (truncated or corrupt)")
-        header = file.read(length)
+        if length > MAX_HEADER:
+            raise _broken(path, f"a header of {length} bytes, more than {MAX_HEADER}")
+        header = after + file.read(length - 1) if length else b""
     try:
-        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw = decode(header, dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
-        infos = {name: msgspec.json.decode(part, type=TensorInfo) for name, part in raw.items()}
-    except msgspec.MsgspecError as error:
+        infos = {name: decode(part, TensorInfo) for name, part in raw.items()}
+    except JsonError as error:
         raise _broken(path, f"a header that cannot be read ({error})") from error
     start = 8 + length
     end = start + max((info.data_offsets[1] for info in infos.values()), default=0)
@@ -77,10 +109,10 @@ def _broken(path: Path, found: str) -> AdapterError:
 
 
 def read_values(
-    path: Path, infos: dict[str, TensorInfo], start: int
+    path: Path, infos: Mapping[str, TensorInfo], start: int
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Name and flat values, tensor by tensor: F32 and F16 as floats, BF16 as its uint16 bits."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path, MAX_FILE) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for name, info in infos.items():
             kind = _KINDS[info.dtype]
             first, last = info.data_offsets
@@ -100,3 +132,28 @@ def all_zero(values: npt.NDArray[Any]) -> bool:
     if values.dtype == np.uint16:
         return not bool((values & 0x7FFF).any())
     return not bool(values.any())
+
+
+def as_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """`values` exactly; uint16 means the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def encode_tensors(tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """A safetensors file with `tensors`, of the types that `read_values` gives."""
+    kinds = {kind: name for name, kind in _KINDS.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    parts: list[bytes] = []
+    position = 0
+    # The widest first, so that each begins at a multiple of its own size.
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
+        values = tensors[name]
+        parts.append(np.ascontiguousarray(values).tobytes())
+        end = position + len(parts[-1])
+        header[name] = TensorInfo(kinds[values.dtype], values.shape, (position, end))
+        position = end
+    head = msgspec.json.encode(header)
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, *parts])

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from vllm_mega.bank import files
 from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.inside import require_inside
 from vllm_mega.bank.layout import (
     FORMAT_VERSION,
     MANIFEST,
@@ -34,7 +35,7 @@ from vllm_mega.bank.layout import (
 )
 from vllm_mega.bank.lock import BankLock
 from vllm_mega.bank.orphans import dropped, orphans, refuse_strangers
-from vllm_mega.bank.reader import BankReader, BankSnapshot, check_match, require_inside
+from vllm_mega.bank.reader import BankReader, BankSnapshot, check_match
 from vllm_mega.bank.staged import (
     StagedMemory,
     checked_key,

@@ -14,6 +14,7 @@ from vllm_mega.config import DEFAULT_NAMESPACE
 if TYPE_CHECKING:
     from vllm_mega.bank.layout import Manifest, MemoryEntry, NewMemory
     from vllm_mega.bank.reader import BankSnapshot
+    from vllm_mega.models import BaseWeights
 
 Shapes = dict[str, tuple[int, int]]
 HELP = "list, show, verify, link, forget or add memories, or create a bank"
@@ -75,7 +76,9 @@ def _add_memory(parser: argparse.ArgumentParser, *, several: bool) -> None:
 
 
 def _configure_add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--adapter", required=True, type=Path, help="folder with the PEFT adapter")
+    parser.add_argument(
+        "--adapter", required=True, type=Path, help="folder with the PEFT adapter, or with one that has it"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="the text that the adapter has learnt")
     source.add_argument(
@@ -195,12 +198,13 @@ def _verified_shapes(args: argparse.Namespace) -> Shapes:
         manifest, _ = read_manifest(args.bank.absolute())
     except BankFormatError:
         return {}
-    return _shapes(args, manifest)
+    return dict(_base(args, manifest).shapes)
 
 
 def _add(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from vllm_mega.bank.peft_import import find_adapter, import_adapter
     from vllm_mega.bank.reader import check_match
     from vllm_mega.bank.writer import BankWriter, StagedMemory
     from vllm_mega.gate.embedder import bank_embedder
@@ -208,31 +212,31 @@ def _add(args: argparse.Namespace) -> int:
     memory = _new_memory(args)
     with BankWriter.open(args.bank) as writer:
         manifest = writer.snapshot.manifest
-        shapes = _shapes(args, manifest)
+        base, adapter = _base(args, manifest), writer.stage()
+        import_adapter(find_adapter(args.adapter), adapter, base, max_rank=args.max_rank)
         embedder = bank_embedder(
             manifest, args.embedder, args.model, trust_remote_code=args.trust_remote_code
         )
         check_match(args.bank, manifest, None, embedder.info)
         key = np.asarray(embedder.embed([memory.text])[0])
-        (entry,) = writer.add([StagedMemory(memory, args.adapter, key)], shapes, args.max_rank)
+        (entry,) = writer.add([StagedMemory(memory, adapter, key)], base.shapes, args.max_rank)
     print(f"added {entry.namespace}/{entry.id}, rank {entry.rank}, generation {entry.version}")
     return 0
 
 
 def _new_memory(args: argparse.Namespace) -> NewMemory:
     """What the arguments say, over what the file says."""
-    import msgspec
-
     from vllm_mega.bank.layout import NewMemory
     from vllm_mega.config import settings_from
     from vllm_mega.errors import ConfigError
+    from vllm_mega.jsonl import read_lines
 
     fields: dict[str, Any] = {}
     if args.memory:
-        try:
-            fields = msgspec.json.decode(args.memory.read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.MsgspecError) as error:
-            raise ConfigError(f"{args.memory}: {error}") from error
+        found = [value for _, value in read_lines(args.memory, dict[str, Any])]
+        if len(found) != 1:
+            raise ConfigError(f"{args.memory}: expected one JSON object, found {len(found)}")
+        fields = found[0]
     given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
     return settings_from(
         {**fields, **{name: value for name, value in given.items() if value is not None}}, NewMemory
@@ -259,14 +263,14 @@ def _snapshot(args: argparse.Namespace) -> BankSnapshot:
     return BankReader(args.bank).snapshot()
 
 
-def _shapes(args: argparse.Namespace, manifest: Manifest) -> Shapes:
-    """(O, I) by linear module of the bank's base model, wherever that is now."""
+def _base(args: argparse.Namespace, manifest: Manifest) -> BaseWeights:
+    """The weights of the bank's base model, wherever that is now."""
     from vllm_mega.bank.reader import check_match
-    from vllm_mega.models import fingerprint, linear_shapes, resolve_recorded
+    from vllm_mega.models import BaseWeights, fingerprint, resolve_recorded
 
     path = resolve_recorded(args.model, manifest.base.name)
     check_match(args.bank, manifest, fingerprint(path), None)
-    return linear_shapes(path)
+    return BaseWeights(path)
 
 
 def _print_json(items: Iterable[Any]) -> None:

@@ -74,11 +74,9 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace, launch: Launch) -> list[Job]:
     from vllm_mega.errors import ConfigError
     from vllm_mega.serving.batch_lines import read_jobs
+    from vllm_mega.text_file import read_text
 
-    try:
-        text = args.input.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{args.input}: {error}") from error
+    text = read_text(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise ConfigError("--output is the input")
     defaults: dict[str, Any] = {

@@ -12,6 +12,7 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
 from vllm_mega.evaluation.scoring import Gold
 from vllm_mega.jsonl import read_lines
+from vllm_mega.text_file import read_text
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,10 +186,7 @@ def read_paragraphs(path: Path) -> list[str]:
     Raises:
         ConfigError: the file cannot be read, is no UTF-8 or has no text.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    text = read_text(path).replace("\r\n", "\n")
     found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
     if not found:
         raise ConfigError(f"{path} is empty: expected plain text")

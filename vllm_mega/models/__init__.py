@@ -6,6 +6,7 @@
 """
 
 from vllm_mega.home import home
+from vllm_mega.models.base_weights import BaseWeights
 from vllm_mega.models.checkpoint import linear_shapes, model_config, weight_bytes
 from vllm_mega.models.fingerprint import fingerprint
 from vllm_mega.models.resolve import (
@@ -22,6 +23,7 @@ __all__ = [
     "BASE_PREFIX",
     "DEFAULT_EMBEDDER",
     "DEFAULT_MODEL",
+    "BaseWeights",
     "fingerprint",
     "home",
     "linear_shapes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_mega.errors import ConfigError
+from vllm_mega.text_file import read_text
 
 PLAIN = "plain"
 """The name of the template of this package: "User: ...", "Assistant: ...", for models that have none."""
@@ -19,8 +20,8 @@ def read_template(given: str) -> str:
     """
     path = _PLAIN_FILE if given == PLAIN else Path(given).expanduser()
     try:
-        template = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        template = read_text(path)
+    except ConfigError as error:
         raise ConfigError(f"--chat-template takes {PLAIN} or a Jinja file, got {given}: {error}") from error
     if not template.strip():
         raise ConfigError(f"--chat-template {given}: expected a Jinja template, found an empty file")

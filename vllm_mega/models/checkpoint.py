@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import CONV1D
 from vllm_mega.models.functional import text_config
+from vllm_mega.regular_file import open_regular, read_regular
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -34,6 +35,10 @@ _UNKNOWN_LENGTH = 2048
 _ENDLESS = 1e12
 """Tokenizers without a limit say 1e30."""
 _MAX_HEADER = 100_000_000  # the format's own limit
+_MAX_FILE = 1 << 44
+"""Bytes of a file of weights."""
+_MAX_JSON = 1 << 28
+"""Bytes of a config or an index."""
 
 
 class Tensor(NamedTuple):
@@ -190,7 +195,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
     """The format: 8 bytes little-endian length, so many bytes of JSON, then the data."""
     try:
-        with file.open("rb") as stream:
+        with open_regular(file, _MAX_FILE) as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > min(_MAX_HEADER, file.stat().st_size):
                 raise ValueError(f"a header of {length} bytes")
@@ -201,12 +206,12 @@ def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
             if end < start or 8 + length + end > file.stat().st_size:
                 raise ValueError(f"the bytes of {name} end behind the file")
             yield name, Tensor(file, info["dtype"], tuple(info["shape"]), 8 + length + start, end - start)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a whole safetensors file, found otherwise ({error})") from error
 
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_regular(file, _MAX_JSON).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file}: expected JSON, found otherwise ({error})") from error

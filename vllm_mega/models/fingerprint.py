@@ -129,7 +129,7 @@ def _weights(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, Tensor
 
 def _sample(tensor: Tensor) -> bytes:
     """Eight windows of 64 bytes, evenly spread from the first byte to the last; all of a small tensor."""
-    with tensor.file.open("rb") as stream:
+    with tensor.file.open("rb") as stream:  # a regular file: its header was read
         if tensor.size <= _WINDOWS * _WINDOW:
             return os.pread(stream.fileno(), tensor.size, tensor.start)
         starts = [(tensor.size - _WINDOW) * i // (_WINDOWS - 1) for i in range(_WINDOWS)]

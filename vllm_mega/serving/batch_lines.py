@@ -11,6 +11,7 @@ import msgspec
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import RequestError
+from vllm_mega.jsonl import JsonError, decode, split_values
 from vllm_mega.serving.conversation import user_text
 from vllm_mega.serving.schemas import FIELD, make_plan
 
@@ -82,7 +83,7 @@ class Reply:
 def read_jobs(
     text: str, defaults: Mapping[str, Any], settings: MegaSettings, form: Format | None = None
 ) -> list[Job]:
-    """Every line as a job; blank lines are passed over.
+    """Every line (or element of an array) as a job; blank lines are passed over.
 
     Args:
         text: the file.
@@ -93,7 +94,10 @@ def read_jobs(
     Raises:
         RequestError: lines that cannot be right, with their numbers.
     """
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    try:
+        lines = split_values(text)
+    except JsonError as error:
+        raise RequestError(f"the input, {error}") from error
     if not lines:
         raise RequestError("the input has no lines")
     parse = _parser(form or detect(lines[0][1]))
@@ -108,7 +112,7 @@ def read_jobs(
             if first != number:
                 raise ValueError(f"line {first} has the same id, {job.id!r}")
             jobs.append(job)
-        except (ValueError, msgspec.MsgspecError) as error:  # a RequestError is a ValueError
+        except ValueError as error:  # a RequestError is one, and a JsonError
             problems.append(f"line {number}: {error}")
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
@@ -120,8 +124,8 @@ def read_jobs(
 def detect(line: str) -> Format:
     """The format of a file that begins with `line`."""
     try:
-        fields = msgspec.json.decode(line)
-    except msgspec.MsgspecError:
+        fields = decode(line, object)
+    except JsonError:
         return "lines"
     return "openai-batch" if isinstance(fields, dict) and "custom_id" in fields else "lines"
 
@@ -131,7 +135,7 @@ def _parser(form: Format) -> Callable[[str, int, Mapping[str, Any]], Job]:
 
 
 def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
-    fields = msgspec.json.decode(line, type=Line)
+    fields = decode(line, Line)
     messages = fields.messages
     if messages is None:
         messages = [{"role": "user", "content": fields.prompt}]
@@ -143,7 +147,7 @@ def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
 
 
 def _parse_batch_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:  # noqa: ARG001
-    fields = msgspec.json.decode(line, type=BatchLine)
+    fields = decode(line, BatchLine)
     if fields.body.get("stream"):
         raise ValueError("a line cannot be streamed: leave `stream` out")
     return Job(fields.custom_id, fields.url, {"model": defaults["model"], **fields.body}, None)

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-import msgspec
-
 from vllm_mega.errors import ConfigError
+from vllm_mega.jsonl import JsonError, decode
 from vllm_mega.serving.batch_lines import Job, Reply, encode, output_line
 
 In = TypeVar("In")
@@ -35,8 +34,8 @@ def finished(path: Path, jobs: Sequence[Job]) -> tuple[int, int]:
         if number > len(jobs):
             raise _foreign(path, f"it has more than the {len(jobs)} lines of the input")
         try:
-            fields: Any = msgspec.json.decode(line)
-        except msgspec.MsgspecError as error:
+            fields: Any = decode(line, object)
+        except JsonError as error:
             raise _foreign(path, f"line {number} is not JSON ({error})") from error
         if not isinstance(fields, dict) or not jobs[number - 1].is_answered_by(fields):
             raise _foreign(path, f"line {number} does not answer the input's {jobs[number - 1].id!r}")
