@@ -15,6 +15,7 @@ from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.serving.door import KeyCheck, keys_of
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.metrics import router
@@ -30,7 +31,15 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Add what can be watched; the stock routes call the handlers that `init_state` changes."""
+        """Guard all routes, and add what can be watched; without our settings the server is stock vLLM.
+
+        The stock routes call the handlers that `init_state` changes.
+        """
+        args = app.state.args
+        if settings_of(args) is None:
+            return
+        if keys := keys_of(args):
+            app.add_middleware(KeyCheck, tokens=keys)
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
