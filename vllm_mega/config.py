@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -30,6 +31,11 @@ def check_name(value: str, what: str) -> str:
             f"{what} must be 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit, got {value!r}"
         )
     return value
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those of `names` that come more than once, sorted; in time linear in their number."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ def build(monkeypatch: pytest.MonkeyPatch, *argv: str, settings: str | None = SE
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
+    monkeypatch.setattr(logging.root, "level", logging.root.level)  # SageMaker's package sets it
     words = ["model", *argv, *(["--additional-config", settings] if settings else [])]
     return build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(words), ("generate",), None)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from vllm_mega.config import MegaSettings
-from vllm_mega.errors import MegaError, MixtureError
+from vllm_mega.errors import MegaError
 from vllm_mega.gate.gate import Decision, Gate, Query, alone
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.serving.conversation import Message, dialogue_text, user_text
-from vllm_mega.serving.schemas import FIELD, Plan
+from vllm_mega.serving.schemas import Plan, too_wide
 
 NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 """Nothing was compared: memory is off, or there is no text."""
@@ -128,8 +128,4 @@ def _for_mode(plan: Plan, answer: Decision | MegaError) -> Decision | MegaError:
 def _checked(answer: Decision | MegaError, slots: int) -> Decision | MegaError:
     if isinstance(answer, MegaError) or len(answer.mixture) <= slots:
         return answer
-    return MixtureError(
-        f"the mixture has {len(answer.mixture)} memories, but the engine has {slots} slots: "
-        f"ask for fewer ({FIELD}.top_k or {FIELD}.memories), or start the server with a larger --max-loras",
-        f"{FIELD}.memories",
-    )
+    return too_wide(len(answer.mixture), slots)

@@ -14,6 +14,7 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
+from vllm_mega.engine.upstream import apply_to_server
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.door import KeyCheck, keys_of
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
@@ -38,6 +39,7 @@ class MegaEndpoints:
         args = app.state.args
         if settings_of(args) is None:
             return
+        apply_to_server()
         if keys := keys_of(args):
             app.add_middleware(KeyCheck, tokens=keys)
         app.include_router(router)

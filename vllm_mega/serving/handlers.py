@@ -112,7 +112,7 @@ class _WithMemory:
     def _plan(self, request: Any) -> Plan | None:
         """What the request wants of memory; None: it asks for a model without."""
         value = (request.model_extra or {}).get(FIELD)
-        plan = make_plan(value, self.mega.settings)
+        plan = make_plan(value, self.mega.settings, self.mega.slots)
         if self.models._has_memory(request.model):
             return plan
         if value is not None and plan.mode != "off" and self._serves(request.model):

@@ -36,7 +36,7 @@ class MemoryHook:
     ) -> None:
         self.settings = settings
         self._gate = gate
-        self._slots = slots
+        self.slots = slots
         self._check = check
         self._batcher: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide)
 
@@ -45,7 +45,7 @@ class MemoryHook:
             answer
             if isinstance(answer, MegaError)
             else (answer, [self._check(component) for component in answer.mixture.components])
-            for answer in decide(self._gate, asks, self._slots)
+            for answer in decide(self._gate, asks, self.slots)
         ]
 
     async def route(self, ask: Ask) -> tuple[Decision, LoRARequest | None]:
