@@ -19,6 +19,8 @@ NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 RECALL_SHARE = 0.25
 """Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
 
+LONG = 4096
+"""Characters. What is shorter is cheap to embed, and hardly a model does not hold it."""
 
 READING_SHARE = 0.25
 """Of the mixture's weights, in the second pass of mode `irag`: the model reads the recalled text, and the
@@ -40,6 +42,11 @@ class Ask:
         """The last user messages, and what the conversation is about; see `MegaSettings`."""
         text = user_text(messages, settings.window)
         return cls(plan, text, dialogue_text(messages, settings.dialogue))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it costs much to compare: then the model must be known to hold it, and nobody waits."""
+        return len(self.text or "") + len(self.dialogue or "") > LONG
 
 
 def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | MegaError]:

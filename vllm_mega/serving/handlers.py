@@ -24,6 +24,7 @@ from vllm_mega.errors import MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.serving import conversation
+from vllm_mega.serving.beforehand import chat_tokens, completion_refusal
 from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
@@ -156,20 +157,28 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
             ask = Ask.about(plan, request.messages, self.mega.settings)
+            room = self.model_config.max_model_len
+            if plan.mode == "irag" or ask.is_long:
+                with _calling(Call(request.model, None)):
+                    taken = await chat_tokens(self, request)
+                if isinstance(taken, ErrorResponse):
+                    return taken
+                room -= taken
             decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):
-                return await self._answer(plan, decision, request, raw_request)
+                return await self._answer(plan, decision, request, raw_request, room)
         except MegaError as error:
             return self._refusal(error)
 
-    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any) -> Any:
+    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
+        """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
         recalled = None
         if decision.mixture and plan.mode == "recall":
             request = _with_messages(request, conversation.recall_messages(request.messages))
         elif decision.mixture and plan.mode == "irag":
             mixtures = recitals(decision)
             # Each a request of its own; the engine runs them in one batch.
-            recalls = [self._recite(self._recall_of(request, len(mixtures)), m) for m in mixtures]
+            recalls = [self._recite(self._recall_of(request, len(mixtures), room), m) for m in mixtures]
             replies = await asyncio.gather(*recalls)
             if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
                 return refusal
@@ -185,13 +194,13 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
         with _calling(Call(recall.model, to_lora_request(mixture))):
             return await super().create_chat_completion(recall)
 
-    def _recall_of(self, request: Any, recitals: int) -> ChatCompletionRequest:
+    def _recall_of(self, request: Any, recitals: int, room: int) -> ChatCompletionRequest:
         """The first step of irag: recite what a memory holds, greedily, as it was trained."""
         return ChatCompletionRequest(
             model=request.model,
             messages=conversation.recall_request(request.messages),
             temperature=0.0,
-            max_completion_tokens=conversation.recall_tokens(self.model_config.max_model_len, recitals),
+            max_completion_tokens=conversation.recall_tokens(room, recitals),
             priority=request.priority,
             cache_salt=request.cache_salt,
             chat_template=request.chat_template,
@@ -219,7 +228,13 @@ class MegaCompletion(_WithMemory, OpenAIServingCompletion):  # type: ignore[misc
                     f"{FIELD}.mode",
                 )
             text = conversation.prompt_text(request.prompt) if plan.asks_gate else None
-            decision, lora_request = await self.mega.route(Ask(plan, text))
+            ask = Ask(plan, text)
+            if ask.is_long:
+                with _calling(Call(request.model, None)):
+                    refusal = await completion_refusal(self, request)
+                if refusal is not None:
+                    return refusal
+            decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):
                 answer = await super().create_completion(request, raw_request)
             return self._annotated(answer, describe(plan, decision))

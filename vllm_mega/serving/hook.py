@@ -39,6 +39,8 @@ class MemoryHook:
         self.slots = slots
         self._check = check
         self._batcher: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide)
+        # Long texts one by one, in a thread of their own: no short one waits for more than one of them.
+        self._long: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide, 1)
 
     def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | MegaError]:
         return [
@@ -67,7 +69,7 @@ class MemoryHook:
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
-        decision, checks = await self._batcher.submit(ask)
+        decision, checks = await (self._long if ask.is_long else self._batcher).submit(ask)
         # Others may wait for the same check: a client that leaves must not stop it.
         found = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
         return decision, next(filter(None, found), "")
