@@ -87,12 +87,19 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     then the mean of both cosines, so what is being talked about counts, and what was just said."""
     pinned: tuple[str, ...] = ()
     """Memories of `namespace` that are loaded when the engine starts and never leave host memory."""
+    max_requests: int | None = None
+    """How many requests a server answers or keeps waiting at a time; more are told to come back. None: four
+    times as many as its engines run (--max-num-seqs)."""
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")
         check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
         _require(0 <= self.dialogue <= 64, f"dialogue must be 0..64, got {self.dialogue}")
+        _require(
+            self.max_requests is None or self.max_requests >= 1,
+            f"max_requests must be at least 1, got {self.max_requests}",
+        )
 
 
 S = TypeVar("S")

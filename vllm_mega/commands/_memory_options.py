@@ -71,6 +71,7 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
         pinned=tuple(args.pinned or ()),
+        max_requests=getattr(args, "max_requests", None),  # of `serve` alone
         **{name: value for name, value in rest.items() if value is not None},
     )
 

@@ -19,6 +19,7 @@ from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.door import KeyCheck, keys_of
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.limit import RequestLimit
 from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate
 
@@ -32,15 +33,17 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Guard all routes, and add what can be watched; without our settings the server is stock vLLM.
+        """Guard and bound all routes, and add what can be watched.
 
-        The stock routes call the handlers that `init_state` changes.
+        Without our settings the server is stock vLLM. The stock routes call the handlers that `init_state` changes.
         """
         args = app.state.args
-        if settings_of(args) is None:
+        settings = settings_of(args)
+        if settings is None:
             return
         apply_to_server()
-        if keys := keys_of(args):
+        app.add_middleware(RequestLimit, limit=settings.max_requests)
+        if keys := keys_of(args):  # added later, asked earlier
             app.add_middleware(KeyCheck, tokens=keys)
         app.include_router(router)
 
