@@ -35,7 +35,8 @@ class MegaEndpoints:
     def attach_router(self, app: Any) -> None:
         """Guard and bound all routes, and add what can be watched.
 
-        Without our settings the server is stock vLLM. The stock routes call the handlers that `init_state` changes.
+        Without our settings the server is stock vLLM. The stock routes stay: they call the handlers that
+        `init_state` changes.
         """
         args = app.state.args
         settings = settings_of(args)
