@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -22,6 +23,7 @@ from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.limit import RequestLimit
 from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate
+from vllm_mega.serving.plain_adapters import why_not
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,10 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     taken &= {path.name for path in models.base_model_paths} | set(models.lora_requests)
     if taken:
         raise ConfigError(f"{', '.join(sorted(taken))} would be the name with memory: serve it under another")
+    bank = Path(settings.bank)
+    for name, plain in models.lora_requests.items():
+        if reason := why_not(name, plain.lora_path, bank):
+            raise ConfigError(f"the LoRA module {name}={plain.lora_path}: {reason}")
     slots = lora_config.max_loras
     model = engine_client.vllm_config.model_config
     trusted = model.trust_remote_code
@@ -80,6 +86,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MemoryHook(gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)
+    models.bank = bank
     for handler, stock, ours in (
         (state.openai_serving_chat, OpenAIServingChat, MegaChat),
         (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),

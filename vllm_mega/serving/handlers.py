@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
@@ -27,6 +29,7 @@ from vllm_mega.serving import conversation
 from vllm_mega.serving.beforehand import chat_tokens, completion_refusal
 from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.plain_adapters import why_not
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
 
@@ -63,6 +66,8 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
     yes, so no endpoint without memory answers in its place.
     """
 
+    bank: Path
+
     def _has_memory(self, name: str | None) -> bool:
         return any(name == path.name + SUFFIX for path in self.base_model_paths)
 
@@ -80,6 +85,18 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
         call = _call.get()
         return call.model if call is not None else str(super().model_name(lora_request))
+
+    async def _check_load_lora_adapter_request(self, request: Any) -> ErrorResponse | None:
+        if reason := why_not(request.lora_name, request.lora_path, self.bank):
+            return create_error_response(reason, param="lora_path")
+        return await super()._check_load_lora_adapter_request(request)
+
+    async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
+        found = await super().resolve_lora(lora_name)
+        if isinstance(found, LoRARequest) and (reason := why_not(lora_name, found.lora_path, self.bank)):
+            self.lora_requests.pop(lora_name, None)
+            return create_error_response(reason, param="model")
+        return found
 
     async def show_available_models(self) -> ModelList:
         models = await super().show_available_models()
