@@ -1,4 +1,4 @@
-"""What may be served as a plain adapter: at run time (a development option of vLLM), resolved, at start-up."""
+"""What may be served as a plain adapter: at run time (vLLM has an option for it), resolved, at start-up."""
 
 from __future__ import annotations
 
