@@ -48,7 +48,7 @@ def seconds(call: Callable[[], object]) -> float:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's app with our handler for chats; its engine is never asked."""
-    app = build(monkeypatch)
+    app = build(monkeypatch, settings='{"mega": {"bank": "bank", "max_requests": 8}}')
     chat: Any = MegaChat.__new__(MegaChat)
     chat.mega = SimpleNamespace(settings=SETTINGS, slots=SLOTS)
     models = {"base": False, "base-mega": True}
