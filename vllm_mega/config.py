@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -30,6 +31,11 @@ def check_name(value: str, what: str) -> str:
             f"{what} must be 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit, got {value!r}"
         )
     return value
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those of `names` that come more than once, sorted; in time linear in their number."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -81,12 +87,19 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     then the mean of both cosines, so what is being talked about counts, and what was just said."""
     pinned: tuple[str, ...] = ()
     """Memories of `namespace` that are loaded when the engine starts and never leave host memory."""
+    max_requests: int | None = None
+    """How many requests a server answers or keeps waiting at a time; more are told to come back. None: four
+    times as many as its engines run (--max-num-seqs)."""
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")
         check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
         _require(0 <= self.dialogue <= 64, f"dialogue must be 0..64, got {self.dialogue}")
+        _require(
+            self.max_requests is None or self.max_requests >= 1,
+            f"max_requests must be at least 1, got {self.max_requests}",
+        )
 
 
 S = TypeVar("S")

@@ -190,7 +190,7 @@ class MegaLLM:
         plans = []
         for i, request in enumerate(each):
             try:
-                plans.append(make_plan({**default, **(request or {})}, self.settings))
+                plans.append(make_plan({**default, **(request or {})}, self.settings, self._slots))
             except MegaError as error:
                 error.add_note(f"in conversation {i}")
                 raise

@@ -69,7 +69,9 @@ def test_a_changed_target_is_refused_and_left_alone(module: types.ModuleType, ta
 def test_every_patch_fits_this_vllm_and_says_why():
     upstream.apply()
     upstream.apply()
-    assert all(p.why and p.until for p in PATCHES)
+    upstream.apply_to_server()
+    upstream.apply_to_server()
+    assert all(p.why and p.until for p in (*PATCHES, *upstream.SERVER_PATCHES))
 
 
 def test_the_patch_for_cuda_fits_this_vllm():

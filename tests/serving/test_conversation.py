@@ -106,6 +106,11 @@ def test_recitals_leave_half_of_the_room() -> None:
     assert conversation.recall_tokens(256) == 64
     assert [n * conversation.recall_tokens(256, n) for n in (1, 2, 4)] == [64, 128, 128]
     assert conversation.recall_tokens(8192, 4) == 256
+    assert conversation.recall_tokens(64) == 16
+    for room, recitals in ((63, 1), (100, 4), (0, 1)):
+        with pytest.raises(RequestError, match=f"leave {room} tokens .* too few for {recitals}") as refusal:
+            conversation.recall_tokens(room, recitals)
+        assert refusal.value.param == "messages"
     assert conversation.context_of(["Once."]) == "Once."
     assert conversation.context_of(["Once.", "Twice."]) == "Once.\n\nTwice."
 

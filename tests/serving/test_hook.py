@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
+import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from vllm_mega.engine.holding import FILES, files_of
 from vllm_mega.errors import BankChangedError, BankError, MemoryNotFoundError
 from vllm_mega.gate.gate import Query
 from vllm_mega.mixture import Component, Mixture
-from vllm_mega.serving.deciding import Ask
+from vllm_mega.serving.deciding import LONG, Ask
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import make_plan
 
@@ -156,3 +157,23 @@ async def test_an_unknown_memory() -> None:
     with pytest.raises(MemoryNotFoundError, match="elk"):
         await hook.route(ask(None, memories=[{"id": "elk"}]))
     assert checks.asked == []
+
+
+async def test_a_short_question_waits_for_no_long_text() -> None:
+    hook, _, gate = make()
+    free, decide = threading.Event(), gate.decide
+
+    def slow(queries: Any) -> Any:
+        if len(queries[0].text) > LONG:
+            assert len(queries) == 1
+            assert free.wait(30)
+        return decide(queries)
+
+    gate.decide = slow
+    long = [asyncio.create_task(hook.route(ask("owls " * LONG))) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    _, request = await asyncio.wait_for(hook.route(ask("bees")), 20)
+    assert request is not None
+    assert not any(task.done() for task in long)
+    free.set()
+    assert all(request for _, request in await asyncio.gather(*long))

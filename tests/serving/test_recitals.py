@@ -48,10 +48,9 @@ async def test_a_server_recites_each_in_a_request_of_its_own(
     from vllm_mega.serving.handlers import Call, _calling, to_lora_request
 
     chat = MegaChat.__new__(MegaChat)
-    chat.model_config = SimpleNamespace(max_model_len=400)
     request = ChatCompletionRequest(model="m-mega", messages=[{"role": "user", "content": QUESTION}])
     with _calling(Call("m-mega", to_lora_request(BOTH.mixture))):
-        value = await chat._answer(PLAN, BOTH, request, None)
+        value = await chat._answer(PLAN, BOTH, request, None, 400)
     first, second, last = stock
     assert [used for used, _ in stock[:2]] == ["a1", "b1"]
     assert last[0].split() == ["a0.15625", "b0.09375"], "the answer comes from a quarter of the mixture"

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
-from tests.serving.asking import ask, serve_command, text, used
+from tests.serving.asking import BASE, ask, serve_command, text, used
 from tests.serving.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, UNRELATED, LiveBank
+from tests.serving.test_metrics import values
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
+KEY = "sesame"
 QUESTIONS = [ASKED["lighthouse"], ASKED["bakery"], ASKED["comet"], UNRELATED]
 
 
@@ -42,10 +45,28 @@ def _answers(url: str, repeats: int) -> set[tuple[str, tuple[str, ...], str]]:
     """(question, memories used, answer), every question over a connection of its own."""
     found = set()
     for question in QUESTIONS * repeats:
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120) as client:
+        with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=120) as client:
             answer = ask(client, question)
             found.add((question, tuple(used(answer)), text(answer)))
     return found
+
+
+def _check_the_door(root: str) -> None:
+    """Every route that the server tells of needs the key, and both engines are told."""
+    header = {"Authorization": f"Bearer {KEY}"}
+    paths = httpx.get(f"{root}/openapi.json", headers=header, timeout=60).json()["paths"]
+    assert {"/invocations", "/tokenize", "/v1/chat/completions", "/mega/metrics"} <= set(paths)
+    for path, methods in paths.items():
+        for method in methods:
+            status = httpx.request(method, root + path, timeout=60).status_code
+            assert (status == 401) == (path not in ("/health", "/ping")), (method, path, status)
+    memory = {"X-Amzn-SageMaker-Adapter-Identifier": f"{BASE}-mega"}
+    body = {"messages": [{"role": "user", "content": UNRELATED}], "max_tokens": 2}
+    assert httpx.post(f"{root}/invocations", json=body, headers=memory, timeout=60).status_code == 401
+    known = httpx.post(f"{root}/invocations", json=body, headers={**memory, **header}, timeout=60)
+    assert known.json()["mega"]["memories"] == []
+    told = values(httpx.get(f"{root}/mega/metrics", headers=header, timeout=60).text)
+    assert [told["mega_slots", engine, "0"] for engine in "01"] == [4, 4]
 
 
 def test_data_parallel_engines_and_api_servers_answer_like_one(tmp_path: Path):
@@ -54,9 +75,10 @@ def test_data_parallel_engines_and_api_servers_answer_like_one(tmp_path: Path):
     with _served(bank, tmp_path / "one.log") as url:
         want = _answers(url, 1)
     assert {memories for _, memories, _ in want} == {("lighthouse",), ("bakery",), ("comet",), ()}
-    options = ["--data-parallel-size", "2", "--api-server-count", "2"]
+    options = ["--data-parallel-size", "2", "--api-server-count", "2", "--api-key", KEY]
     with _served(bank, tmp_path / "two.log", *options) as url:
         assert _answers(url, 6) == want
+        _check_the_door(url.removesuffix("/v1"))
         bank.forget(COMET)
         time.sleep(2)
         forgotten = _answers(url, 6)

@@ -139,6 +139,26 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     assert (said, chunks[-1].mega) == (text(irag), irag.mega)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "more"),
+    [
+        ("irag", {"n": 0}),
+        ("irag", {"max_tokens": 300}),
+        ("irag", {"prompt": 40}),
+        ("adapter", {"prompt": 10**6}),
+    ],
+)
+def test_what_cannot_be_answered_costs_no_recital(
+    client: openai.OpenAI, mode: str, more: dict[str, Any], stream: bool
+) -> None:
+    question = f"{ASKED['comet']} " * more.get("prompt", 1)
+    more = {name: value for name, value in more.items() if name != "prompt"}
+    begin = time.monotonic()
+    refused(lambda: ask(client, question[:5_000_000], mega={"mode": mode}, stream=stream, **more), 400)
+    assert time.monotonic() - begin < 5
+
+
 def test_irag_recites_each_of_two_memories_alone(client: openai.OpenAI) -> None:
     def recalled(*ids: str) -> str:
         memories = [{"id": name, "weight": 1 / len(ids)} for name in ids]

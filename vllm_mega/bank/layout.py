@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_mega.config import DEFAULT_NAMESPACE, check_name
+from vllm_mega.config import DEFAULT_NAMESPACE, check_name, repeated
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -172,8 +172,7 @@ def check_links(links: Sequence[str], memory_id: str) -> None:
     """
     for link in links:
         check_name(link, "a link")
-    twice = sorted({link for link in links if links.count(link) > 1})
-    if twice:
+    if twice := repeated(links):
         raise ValueError(f"links names {', '.join(twice)} more than once")
     if memory_id in links:
         raise ValueError(f"links of {memory_id!r} names the memory itself: leave it out")

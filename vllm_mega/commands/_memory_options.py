@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
         pinned=tuple(args.pinned or ()),
+        max_requests=getattr(args, "max_requests", None),  # of `serve` alone
         **{name: value for name, value in rest.items() if value is not None},
     )
 
@@ -88,7 +90,7 @@ class Launch:
     options: dict[str, Any]
     """For the engine, those left out that the user has given."""
     environment: dict[str, str]
-    given: dict[str, str | None]
+    given: dict[str, Any]
     """What the user has given for vLLM."""
 
 
@@ -101,15 +103,18 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     from vllm_mega.bank.reader import BankReader
     from vllm_mega.models import fingerprint, resolve_recorded
     from vllm_mega.serving import launch
+    from vllm_mega.serving.given import given_options
 
     settings = memory_settings(args)
-    given = launch.given_options(args.rest)
+    os.environ["VLLM_PLUGINS"] = launch.plugins(os.environ)  # vLLM's parser loads plugins
+    given = given_options(args.rest)
     recorded = BankReader(args.bank).snapshot().manifest.base.name
     named = args.model or given.get("model")
     model, asked = resolve_recorded(named, recorded), named or recorded
     snapshot = BankReader(args.bank, base_fingerprint=fingerprint(model)).snapshot()
     options = launch.engine_options(snapshot, settings, model, given)
-    name = given.get("served_model_name") or launch.served_name(asked)
+    names = given.get("served_model_name")
+    name = names[0] if names else launch.served_name(asked)
     if "served_model_name" not in given:
         options["served_model_name"] = name
     environment = launch.this_environment(given)

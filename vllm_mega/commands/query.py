@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.commands._memory_options import plan_launch
     from vllm_mega.serving.batch_output import BatchOutput, finished
 
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vLLM is imported
     launch = plan_launch(args)
     jobs = _read(args, launch)
     done, size = (0, 0) if args.overwrite else finished(args.output, jobs)
@@ -63,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
         if done == len(jobs):
             return 0
         os.environ.update(launch.environment)
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         report = _Report(len(jobs), done, args.progress or sys.stderr.isatty())
         asyncio.run(_answer(launch, args.rest, jobs[done:], output, report))

@@ -20,6 +20,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "Example: vllm-mega serve --bank bank --mode irag --port 8001 --max-model-len 4096"
     add_memory_options(parser)
+    parser.add_argument(
+        "--max-requests",
+        type=int,
+        metavar="N",
+        help="how many requests are answered or kept waiting at a time; more get 503 and Retry-After "
+        "(default: four times --max-num-seqs)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

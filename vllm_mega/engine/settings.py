@@ -10,12 +10,12 @@ SETTINGS_KEY = "mega"
 """`VllmConfig.additional_config["mega"]`."""
 
 
-def settings_of(vllm_config: Any) -> MegaSettings | None:
-    """Our settings in a vLLM configuration; None means stock vLLM.
+def settings_of(config: Any) -> MegaSettings | None:
+    """Our settings in a vLLM configuration, or in the arguments that it is made of; None: stock vLLM.
 
     Raises:
         ConfigError: they are there and wrong.
     """
-    extra = vllm_config.additional_config
+    extra = config.additional_config
     value = extra.get(SETTINGS_KEY) if isinstance(extra, dict) else None
     return None if value is None else settings_from(value, MegaSettings)

@@ -136,6 +136,13 @@ def _cpu_config(original: Any) -> Any:
     return check_and_update_config
 
 
+def _short_message(original: Any) -> Any:
+    def sanitize_message(message: str) -> str:
+        return str(original(message[:MESSAGE]))
+
+    return sanitize_message
+
+
 def _configure(vllm_config: Any) -> None:
     """Make the configuration one that runs mixtures, or refuse it.
 
@@ -227,6 +234,29 @@ CUDA_PATCH = Patch(
 )
 """Only where vLLM runs on CUDA: its module cannot be imported elsewhere."""
 
+MESSAGE = 1000
+"""Characters of an error that reach a client."""
+SERVER_PATCHES = tuple(
+    Patch(
+        module=f"vllm.entrypoints.{module}",
+        target="sanitize_message",
+        parameters=("message",),
+        why=(
+            "Errors repeat what a client sent, and are cleaned of paths by patterns that take cubic time: "
+            "32 KB of '/a/a/a' as a model's name hold the event loop for two minutes."
+        ),
+        until="vLLM cleans messages in linear time",
+        make=_short_message,
+    )
+    for module in (
+        "serve.exception_handling.error_response",
+        "serve.exception_handling.handlers.http",
+        "serve.exception_handling.handlers.validation",
+        "anthropic.serving",
+    )
+)
+"""Only in processes that answer clients: the modules bring a web framework."""
+
 
 def apply() -> None:
     """Apply every patch; any process may call it, any number of times.
@@ -237,4 +267,10 @@ def apply() -> None:
     from vllm.platforms import current_platform
 
     for patch in (*PATCHES, CUDA_PATCH) if current_platform.is_cuda() else PATCHES:
+        patch.apply()
+
+
+def apply_to_server() -> None:
+    """Apply what only concerns those who answer clients; as `apply`."""
+    for patch in SERVER_PATCHES:
         patch.apply()

@@ -11,6 +11,9 @@ from vllm_mega.errors import RequestError
 Message = Mapping[str, Any]
 TEXT_PARTS = ("text", "input_text")
 SPEAKERS = ("user", "assistant")
+LONGEST_RECITAL = 256
+SHORTEST_RECITAL = 16
+"""Tokens. A text that is cut to fewer says nothing."""
 
 
 def message_text(message: Message) -> str:
@@ -92,9 +95,24 @@ def question_of(messages: Sequence[Message]) -> str:
     return text
 
 
-def recall_tokens(max_model_len: int, recitals: int = 1) -> int:
-    """How long each recital may be that irag puts into the context: room must be left for all else."""
-    return min(256, max_model_len // (2 * max(2, recitals)))
+def recall_tokens(room: int, recitals: int = 1) -> int:
+    """How many tokens each recital may have that irag puts into the context; half of the room is left.
+
+    Args:
+        room: tokens that the prompt leaves of the context.
+        recitals: how many there are.
+
+    Raises:
+        RequestError: there is no room for a text.
+    """
+    tokens = min(LONGEST_RECITAL, room // (2 * max(2, recitals)))
+    if tokens < SHORTEST_RECITAL:
+        raise RequestError(
+            f"mode irag puts what is recalled before the question, and the messages leave {room} tokens of "
+            f"the model's context, too few for {recitals} recitals: shorten them, or use mode 'adapter'",
+            "messages",
+        )
+    return tokens
 
 
 def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

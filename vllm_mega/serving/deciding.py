@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from vllm_mega.config import MegaSettings
-from vllm_mega.errors import MegaError, MixtureError
+from vllm_mega.errors import MegaError
 from vllm_mega.gate.gate import Decision, Gate, Query, alone
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.serving.conversation import Message, dialogue_text, user_text
-from vllm_mega.serving.schemas import FIELD, Plan
+from vllm_mega.serving.schemas import Plan, too_wide
 
 NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 """Nothing was compared: memory is off, or there is no text."""
@@ -19,6 +19,8 @@ NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 RECALL_SHARE = 0.25
 """Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
 
+LONG = 4096
+"""Characters. What is shorter is cheap to embed, and hardly a model does not hold it."""
 
 READING_SHARE = 0.25
 """Of the mixture's weights, in the second pass of mode `irag`: the model reads the recalled text, and the
@@ -40,6 +42,11 @@ class Ask:
         """The last user messages, and what the conversation is about; see `MegaSettings`."""
         text = user_text(messages, settings.window)
         return cls(plan, text, dialogue_text(messages, settings.dialogue))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it costs much to compare: then the model must be known to hold it, and nobody waits."""
+        return len(self.text or "") + len(self.dialogue or "") > LONG
 
 
 def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | MegaError]:
@@ -128,8 +135,4 @@ def _for_mode(plan: Plan, answer: Decision | MegaError) -> Decision | MegaError:
 def _checked(answer: Decision | MegaError, slots: int) -> Decision | MegaError:
     if isinstance(answer, MegaError) or len(answer.mixture) <= slots:
         return answer
-    return MixtureError(
-        f"the mixture has {len(answer.mixture)} memories, but the engine has {slots} slots: "
-        f"ask for fewer ({FIELD}.top_k or {FIELD}.memories), or start the server with a larger --max-loras",
-        f"{FIELD}.memories",
-    )
+    return too_wide(len(answer.mixture), slots)

@@ -16,13 +16,17 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
+from vllm_mega.engine.upstream import apply_to_server
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
+from vllm_mega.serving.door import KeyCheck, keys_of
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.keeper import READY
+from vllm_mega.serving.limit import RequestLimit
 from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate
+from vllm_mega.serving.plain_adapters import why_not
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +38,19 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Add what can be watched; the stock routes call the handlers that `init_state` changes."""
+        """Guard and bound all routes, and add what can be watched.
+
+        Without our settings the server is stock vLLM. The stock routes stay: they call the handlers that
+        `init_state` changes.
+        """
+        args = app.state.args
+        settings = settings_of(args)
+        if settings is None:
+            return
+        apply_to_server()
+        app.add_middleware(RequestLimit, limit=settings.max_requests)
+        if keys := keys_of(args):  # added later, asked earlier
+            app.add_middleware(KeyCheck, tokens=keys)
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
@@ -72,6 +88,10 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     taken &= {path.name for path in models.base_model_paths} | set(models.lora_requests)
     if taken:
         raise ConfigError(f"{', '.join(sorted(taken))} would be the name with memory: serve it under another")
+    bank = Path(settings.bank)
+    for name, plain in models.lora_requests.items():
+        if reason := why_not(name, plain.lora_path, bank):
+            raise ConfigError(f"the LoRA module {name}={plain.lora_path}: {reason}")
     slots = lora_config.max_loras
     model = engine_client.vllm_config.model_config
     trusted = model.trust_remote_code
@@ -79,6 +99,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MemoryHook(gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)
+    models.bank = bank
     for handler, stock, ours in (
         (state.openai_serving_chat, OpenAIServingChat, MegaChat),
         (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
@@ -24,8 +26,10 @@ from vllm_mega.errors import BankChangedError, MegaError, MemoryNotFoundError, R
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.serving import conversation
+from vllm_mega.serving.beforehand import chat_tokens, completion_refusal
 from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
+from vllm_mega.serving.plain_adapters import why_not
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
 
@@ -62,6 +66,8 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
     yes, so no endpoint without memory answers in its place.
     """
 
+    bank: Path
+
     def _has_memory(self, name: str | None) -> bool:
         return any(name == path.name + SUFFIX for path in self.base_model_paths)
 
@@ -79,6 +85,18 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
         call = _call.get()
         return call.model if call is not None else str(super().model_name(lora_request))
+
+    async def _check_load_lora_adapter_request(self, request: Any) -> ErrorResponse | None:
+        if reason := why_not(request.lora_name, request.lora_path, self.bank):
+            return create_error_response(reason, param="lora_path")
+        return await super()._check_load_lora_adapter_request(request)
+
+    async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
+        found = await super().resolve_lora(lora_name)
+        if isinstance(found, LoRARequest) and (reason := why_not(lora_name, found.lora_path, self.bank)):
+            self.lora_requests.pop(lora_name, None)
+            return create_error_response(reason, param="model")
+        return found
 
     async def show_available_models(self) -> ModelList:
         models = await super().show_available_models()
@@ -112,7 +130,7 @@ class _WithMemory:
     def _plan(self, request: Any) -> Plan | None:
         """What the request wants of memory; None: it asks for a model without."""
         value = (request.model_extra or {}).get(FIELD)
-        plan = make_plan(value, self.mega.settings)
+        plan = make_plan(value, self.mega.settings, self.mega.slots)
         if self.models._has_memory(request.model):
             return plan
         if value is not None and plan.mode != "off" and self._serves(request.model):
@@ -158,20 +176,28 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
             ask = Ask.about(plan, request.messages, self.mega.settings)
+            room = self.model_config.max_model_len
+            if plan.mode == "irag" or ask.is_long:
+                with _calling(Call(request.model, None)):
+                    taken = await chat_tokens(self, request)
+                if isinstance(taken, ErrorResponse):
+                    return taken
+                room -= taken
             decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):
-                return await self._answer(plan, decision, request, raw_request)
+                return await self._answer(plan, decision, request, raw_request, room)
         except MegaError as error:
             return self._refusal(error)
 
-    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any) -> Any:
+    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
+        """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
         recalled = None
         if decision.mixture and plan.mode == "recall":
             request = _with_messages(request, conversation.recall_messages(request.messages))
         elif decision.mixture and plan.mode == "irag":
             mixtures = recitals(decision)
             # Each a request of its own; the engine runs them in one batch.
-            recalls = [self._recite(self._recall_of(request, len(mixtures)), m) for m in mixtures]
+            recalls = [self._recite(self._recall_of(request, len(mixtures), room), m) for m in mixtures]
             replies = await asyncio.gather(*recalls)
             if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
                 return refusal
@@ -187,13 +213,13 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
         with _calling(Call(recall.model, to_lora_request(mixture))):
             return await super().create_chat_completion(recall)
 
-    def _recall_of(self, request: Any, recitals: int) -> ChatCompletionRequest:
+    def _recall_of(self, request: Any, recitals: int, room: int) -> ChatCompletionRequest:
         """The first step of irag: recite what a memory holds, greedily, as it was trained."""
         return ChatCompletionRequest(
             model=request.model,
             messages=conversation.recall_request(request.messages),
             temperature=0.0,
-            max_completion_tokens=conversation.recall_tokens(self.model_config.max_model_len, recitals),
+            max_completion_tokens=conversation.recall_tokens(room, recitals),
             priority=request.priority,
             cache_salt=request.cache_salt,
             chat_template=request.chat_template,
@@ -221,7 +247,13 @@ class MegaCompletion(_WithMemory, OpenAIServingCompletion):  # type: ignore[misc
                     f"{FIELD}.mode",
                 )
             text = conversation.prompt_text(request.prompt) if plan.asks_gate else None
-            decision, lora_request = await self.mega.route(Ask(plan, text))
+            ask = Ask(plan, text)
+            if ask.is_long:
+                with _calling(Call(request.model, None)):
+                    refusal = await completion_refusal(self, request)
+                if refusal is not None:
+                    return refusal
+            decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):
                 answer = await super().create_completion(request, raw_request)
             return self._annotated(answer, describe(plan, decision))

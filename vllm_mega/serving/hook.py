@@ -43,15 +43,17 @@ class MemoryHook:
     ) -> None:
         self.settings = settings
         self._gate = gate
-        self._slots = slots
+        self.slots = slots
         self._check = check
         self._holder = Holder()
         self._batcher: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide)
+        # Long texts one by one, in a thread of their own: no short one waits for more than one of them.
+        self._long: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide, 1)
 
     def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | MegaError]:
         return [
             answer if isinstance(answer, MegaError) else self._begin(answer)
-            for answer in decide(self._gate, asks, self._slots)
+            for answer in decide(self._gate, asks, self.slots)
         ]
 
     def _begin(self, answer: Decision) -> tuple[Decision, list[Future[str]]]:
@@ -81,7 +83,7 @@ class MemoryHook:
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
-        decision, checks = await self._batcher.submit(ask)
+        decision, checks = await (self._long if ask.is_long else self._batcher).submit(ask)
         # Others may wait for the same check: a client that leaves must not stop it.
         found = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
         return decision, next(filter(None, found), "")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from vllm_mega.bank.layout import ADAPTER_WEIGHTS
 from vllm_mega.bank.reader import BankSnapshot
@@ -34,10 +33,8 @@ CPU_SLOTS = 64
 HOST_BYTES = 2 * 1024**3
 """How much host memory the worker may fill with adapters, unless max_cpu_loras is given."""
 KV_CACHE_GIB = "2"
-COMPILATION = {"enforce_eager", "no_enforce_eager", "compilation_config", "optimization_level"}
+COMPILATION = {"enforce_eager", "compilation_config", "optimization_level"}
 """Options by which a user says whether vLLM shall compile the model."""
-SHORT = {"-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size"}
-"""Short options of vLLM that matter here."""
 SMALL_MACHINE = 4
 """vLLM keeps a core free of computing; with so few cores none can be spared."""
 
@@ -132,43 +129,6 @@ def _additional_config(given: object, settings: MegaSettings) -> dict[str, Any]:
     return {**extra, SETTINGS_KEY: msgspec.to_builtins(settings)}
 
 
-def given_options(argv: Sequence[str]) -> dict[str, str | None]:
-    """The long options in `argv` and in the file of its --config, by their Python names.
-
-    Values are those of one word; None for a flag. argv wins over the file, as vLLM has it.
-
-    Raises:
-        ConfigError: a word that is no option, or a file that cannot be read.
-    """
-    if argv and not argv[0].startswith("-"):
-        raise ConfigError(f"unexpected argument {argv[0]!r}: the model is given as --model")
-    found: dict[str, str | None] = {}
-    for i, short in enumerate(argv):
-        word = SHORT.get(short, short)
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            following = argv[i + 1] if i + 1 < len(argv) and not argv[i + 1].startswith("--") else None
-            found[name.replace("-", "_")] = value if equals else following
-    if any(name.startswith("additional_config.") for name in found):
-        raise ConfigError("give --additional-config as one JSON object: it gets a field of ours")
-    if found.get("config"):
-        found = {**_config_file(Path(str(found["config"]))), **found}
-    return found
-
-
-def _config_file(path: Path) -> dict[str, str | None]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected options and their values, found {type(content).__name__}")
-    return {
-        str(name).replace("-", "_"): json.dumps(value) if isinstance(value, dict) else str(value)
-        for name, value in content.items()
-    }
-
-
 def command_line(options: Mapping[str, Any], rest: Sequence[str]) -> list[str]:
     """The options and what the user said, as words; `additional_config`, which holds both, wins."""
     ours = {name: value for name, value in options.items() if name != "additional_config"}
@@ -195,6 +155,12 @@ def served_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
+def plugins(environ: Mapping[str, str]) -> str:
+    """The plugins that vLLM loads, for VLLM_PLUGINS: the user's, and ours."""
+    names = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
+    return ",".join(dict.fromkeys([*names, PLUGIN]))
+
+
 def environment(
     environ: Mapping[str, str],
     *,
@@ -212,8 +178,7 @@ def environment(
         cores: the cores that this process may use.
         prefix: of the Python environment; its Intel OpenMP is preloaded if it is there.
     """
-    names = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
-    new = {"VLLM_PLUGINS": ",".join(dict.fromkeys([*names, PLUGIN]))}
+    new = {"VLLM_PLUGINS": plugins(environ)}
     if not on_cpu:
         return new
     if not {"kv_cache_memory_bytes", "gpu_memory_utilization"} & given.keys():
@@ -232,11 +197,7 @@ def environment(
 
 def _workers(given: Mapping[str, Any]) -> int:
     """How many processes will compute."""
-    numbers = [given.get(name) or 1 for name in ("tensor_parallel_size", "data_parallel_size")]
-    try:
-        return int(numbers[0]) * int(numbers[1])
-    except ValueError as error:
-        raise ConfigError(f"tensor_parallel_size and data_parallel_size must be numbers: {error}") from error
+    return int(given.get("tensor_parallel_size") or 1) * int(given.get("data_parallel_size") or 1)
 
 
 def _shares(cores: Sequence[int], workers: int) -> str:

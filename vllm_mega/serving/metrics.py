@@ -1,4 +1,4 @@
-"""`GET /mega/metrics`: where the workers found adapters, in Prometheus' text format.
+"""`GET /mega/metrics`: where the workers of all engines found adapters, in Prometheus' text format.
 
 vLLM's own `/metrics` has no place for it: what it shows travels with every step, in fixed fields.
 """
@@ -6,12 +6,17 @@ vLLM's own `/metrics` has no place for it: what it shows travels with every step
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from vllm.entrypoints.serve import create_error_response
+
+from vllm_mega.engine.upstream import WORKER_EXTENSION
 
 router = APIRouter()
 
@@ -36,29 +41,42 @@ _GAUGES = {
 
 
 class _Workers(Collector):
-    def __init__(self, workers: Sequence[Mapping[str, float]]) -> None:
-        self._workers = workers
+    def __init__(self, engines: Sequence[Sequence[Mapping[str, float]]]) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
         for names, family in ((_COUNTERS, CounterMetricFamily), (_GAUGES, GaugeMetricFamily)):
             for name, text in names.items():
-                metric = family(f"mega_{name}", text, labels=["worker"])
-                for number, counts in enumerate(self._workers):
-                    metric.add_metric([str(number)], counts[name])
+                metric = family(f"mega_{name}", text, labels=["engine", "worker"])
+                for engine, workers in enumerate(self._engines):
+                    for worker, counts in enumerate(workers):
+                        metric.add_metric([str(engine), str(worker)], counts[name])
                 yield metric
 
 
-def exposition(workers: Sequence[Mapping[str, float]]) -> bytes:
-    """Prometheus' text for the `Residency` of every worker."""
+def exposition(engines: Sequence[Sequence[Mapping[str, float]]]) -> bytes:
+    """Prometheus' text for the `Residency` of every worker of every engine."""
     registry = CollectorRegistry()
-    registry.register(_Workers(workers))
+    registry.register(_Workers(engines))
     return generate_latest(registry)
 
 
 async def metrics(request: Request) -> Response:
-    """The counters of all workers of this engine."""
-    engine: Any = request.app.state.engine_client
-    return Response(exposition(await engine.collective_rpc("mega_residency")), media_type=CONTENT_TYPE_LATEST)
+    """The counters of all workers of all engines that this server asks; 501 if these do not count.
+
+    `EngineClient.collective_rpc` asks all data-parallel engines, too, but tells what the first one says.
+    """
+    client: Any = request.app.state.engine_client
+    extension = client.vllm_config.parallel_config.worker_extension_cls
+    if extension != WORKER_EXTENSION:
+        message = (
+            f"the workers have the extension {extension or None}, and so they do not count: leave it out"
+        )
+        error = create_error_response(message, "NotImplementedError", HTTPStatus.NOT_IMPLEMENTED)
+        return JSONResponse(error.model_dump(), error.error.code)
+    ask = client.engine_core.call_utility_all_async
+    engines = await ask("collective_rpc", "mega_residency", None, (), None)
+    return Response(exposition(engines), media_type=CONTENT_TYPE_LATEST)
 
 
 router.add_api_route("/mega/metrics", metrics)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vllm_mega.config import GateSettings, MegaSettings, Mode, check_name
-from vllm_mega.errors import ConfigError, RequestError
+from vllm_mega.config import GateSettings, MegaSettings, Mode, check_name, repeated
+from vllm_mega.errors import ConfigError, MixtureError, RequestError
 from vllm_mega.mixture import MAX_WEIGHT
 
 FIELD = "mega"
@@ -49,9 +49,7 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.gate:
             given = ", ".join(self.gate)
             raise ValueError(f"memories gives the mixture itself: {given} do not go with it")
-        ids = [memory.id for memory in self.memories]
-        twice = sorted({i for i in ids if ids.count(i) > 1})
-        if twice:
+        if twice := repeated(memory.id for memory in self.memories):
             raise ValueError(f"memories names {', '.join(twice)} more than once")
 
     @property
@@ -92,12 +90,30 @@ def parse_mega(value: object) -> MegaRequest:
         raise RequestError(f"{param}: {reason}", param) from error
 
 
-def make_plan(value: object, settings: MegaSettings) -> Plan:
+def too_wide(width: int, slots: int) -> MixtureError:
+    """Why a mixture of so many memories cannot be served."""
+    return MixtureError(
+        f"the mixture has {width} memories, but the engine has {slots} slots: "
+        f"ask for fewer ({FIELD}.top_k or {FIELD}.memories), or start the server with a larger --max-loras",
+        f"{FIELD}.memories",
+    )
+
+
+def make_plan(value: object, settings: MegaSettings, slots: int | None = None) -> Plan:
     """What the field `value` means on a server with these settings.
 
+    Args:
+        value: as the client sent it.
+        settings: the server's.
+        slots: how many memories a mixture may have. More are refused before one is looked at, for a client
+            may send any number, and this runs where all requests wait for it. None: not known yet.
+
     Raises:
-        RequestError: see `parse_mega`; also a number that the gate refuses.
+        RequestError: see `parse_mega`; also a number that the gate refuses, and more memories than slots.
     """
+    memories = value.get("memories") if isinstance(value, dict) else None
+    if slots is not None and isinstance(memories, list | tuple) and len(memories) > slots:
+        raise too_wide(len(memories), slots)
     request = parse_mega(value)
     try:
         gate = msgspec.structs.replace(settings.gate, **request.gate)

@@ -1,0 +1,31 @@
+"""The app that vLLM builds for `vllm serve`, our plugin in it, without an engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+SETTINGS = json.dumps({"mega": {"bank": "bank"}})
+
+
+def build(monkeypatch: pytest.MonkeyPatch, *argv: str, settings: str | None = SETTINGS) -> Any:
+    """The app for these words of the command line."""
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
+    monkeypatch.setattr(logging.root, "level", logging.root.level)  # SageMaker's package sets it
+    words = ["model", *argv, *(["--additional-config", settings] if settings else [])]
+    return build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(words), ("generate",), None)
+
+
+def routes(app: Any) -> Iterator[tuple[str, str]]:
+    """(method, path) of every route; the parameters of a path are names, and a mount is asked for itself."""
+    for route in app.routes:
+        for method in sorted(getattr(route, "methods", None) or {"GET"}):
+            yield method, route.path.replace("{", "").replace("}", "")
