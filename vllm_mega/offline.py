@@ -23,6 +23,7 @@ from vllm_mega.serving.conversation import Message
 from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
 from vllm_mega.serving.opening import open_gate
 from vllm_mega.serving.schemas import Plan, make_plan
+from vllm_mega.serving.wellformed import usual_messages
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]
@@ -118,7 +119,7 @@ class MegaLLM:
             BankError: a memory that is not there, or cannot be used.
             MegaError: as above; a note says which conversation. Then nothing has been run.
         """
-        messages = [self._messages(c) for c in conversations]
+        messages = [self._messages(i, c) for i, c in enumerate(conversations)]
         plans = self._plans(len(messages), mode, mega)
         decisions = self._decide(messages, plans)
         loras = self._checked(decisions)
@@ -173,10 +174,12 @@ class MegaLLM:
         return {i: conversation.context_of(found) for i, found in texts.items()}
 
     @staticmethod
-    def _messages(given: str | Conversation) -> list[dict[str, Any]]:
-        if isinstance(given, str):
-            return [{"role": "user", "content": given}]
-        return [dict(message) for message in given]
+    def _messages(number: int, given: str | Conversation) -> list[dict[str, Any]]:
+        try:
+            return usual_messages([{"role": "user", "content": given}] if isinstance(given, str) else given)
+        except RequestError as error:
+            error.add_note(f"in conversation {number}")
+            raise
 
     def _plans(
         self, n: int, mode: Mode | None, mega: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
@@ -198,7 +201,7 @@ class MegaLLM:
         asks = [Ask.about(plan, m, self.settings) for plan, m in zip(plans, messages, strict=True)]
         decisions = []
         for i, answer in enumerate(decide(self._gate, asks, self._slots)):
-            if isinstance(answer, MegaError):
+            if isinstance(answer, Exception):
                 answer.add_note(f"in conversation {i}")
                 raise answer
             if answer.mixture and plans[i].mode in ("recall", "irag"):

@@ -63,6 +63,11 @@ def test_detect(line: object, form: str) -> None:
         ({}, "`prompt` or `messages`"),
         ({"prompt": "a", "messages": []}, "only one"),
         ({"prompt": 3}, "got `int` - at `$.prompt`"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "messages[0].content[0].text",
+        ),
+        ({"messages": [{"content": "a"}]}, "messages[0]"),
         ({"promt": "a"}, "unknown field `promt`"),
         ({"prompt": "a", "mega": {"mode": "x"}}, "mega.mode"),
         ({"prompt": "a", "mega": 1}, "mega"),

@@ -74,6 +74,19 @@ async def test_many_at_once_are_decided_together() -> None:
     assert len(gate.calls) < 20
 
 
+async def test_a_text_that_fails_the_embedder_costs_nobody_else() -> None:
+    hook, _, gate = make()
+    gate.fails = {f"bad {n}": RuntimeError(f"bad {n}") for n in range(6)}
+    texts = ["bees", "bad 0", "owls", "goats"] * 3 + [f"bad {n}" for n in range(1, 6)]
+    routes = await asyncio.gather(*(hook.route(ask(text)) for text in texts), return_exceptions=True)
+    for text, route in zip(texts, routes, strict=True):
+        if text in gate.fails:
+            assert route is gate.fails[text]
+        else:
+            assert not isinstance(route, BaseException)
+            assert [hit.id for hit in route[0].hits] == [text]
+
+
 async def test_a_broken_adapter_is_refused_and_forgiven_when_repaired() -> None:
     hook, checks, _ = make()
     checks.bad = "owls"

@@ -340,3 +340,52 @@ def test_many_at_once(client: openai.OpenAI) -> None:
         for n, ids in pool.map(one, range(18)):
             assert ids == ([] if n % 6 in (4, 5) else [names[n % 4]])
     assert text(ask(client, UNRELATED, max_tokens=2))
+
+
+def test_a_bad_text_costs_nobody_else(url: str) -> None:
+    """Twelve good requests and six with half a character in them, at once: one embedding for all."""
+    names = ["lighthouse", "bakery", "comet", "tortoise"]
+    half = "a bell \ud83d rings"
+
+    def body(n: int) -> dict[str, Any]:
+        talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hm."}]
+        question = half if n % 3 == 2 else ASKED[names[n % 4]]
+        content: Any = [{"type": "text", "text": question}] if n % 2 else question
+        return {"model": MEGA, "messages": [*talk, {"role": "user", "content": content}], "max_tokens": 2}
+
+    def post(n: int) -> httpx.Response:
+        data = json.dumps(body(n)).encode()
+        headers = {"Content-Type": "application/json"}
+        return httpx.post(f"{url}/v1/chat/completions", content=data, headers=headers, timeout=120)
+
+    for _ in range(2):
+        with concurrent.futures.ThreadPoolExecutor(18) as pool:
+            answers = list(pool.map(post, range(18)))
+        for n, answer in enumerate(answers):
+            if n % 3 == 2:
+                assert answer.status_code == 400, answer.text
+                place = "messages[2].content" + ("[0].text" if n % 2 else "")
+                assert answer.json()["error"]["param"] == place
+                assert "surrogate" in answer.json()["error"]["message"]
+            else:
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["mega"]["memories"][0]["id"] == names[n % 4]
+
+
+@pytest.mark.parametrize("model", [MEGA, BASE])
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ([{"type": "text", "text": None}], "messages[0].content[0].text"),
+        ({"text": "hi"}, "messages[0].content"),
+        ([3], "messages[0].content"),
+        (3, "messages"),
+    ],
+)
+def test_messages_of_another_shape_are_a_clients_fault(
+    url: str, model: str, content: Any, place: str
+) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert place in answer.json()["error"]["param"]

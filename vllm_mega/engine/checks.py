@@ -5,6 +5,8 @@ An adapter that fails there ends its request; one that would fail in a step woul
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
 
 _Signature = tuple[tuple[int, int, int], ...]
+_RETRY = 5.0
+"""Seconds; at once would be every step of a busy engine."""
 
 
 class AdapterChecks:
@@ -26,6 +30,8 @@ class AdapterChecks:
         self._shapes, self._max_rank = shapes, max_rank
         self._pool = ThreadPoolExecutor(1, "mega-checks")
         self._checks: dict[tuple[str, str], tuple[_Signature, Future[str]]] = {}
+        self._again: dict[tuple[str, str], float] = {}
+        """When to repeat a check that failed for no reason of the adapter's: `time.monotonic`."""
 
     @classmethod
     def of(cls, vllm_config: Any) -> AdapterChecks:
@@ -46,8 +52,9 @@ class AdapterChecks:
         key = component.adapter, component.path
         signature = _signature(Path(component.path))
         known = self._checks.get(key)
-        if known is not None and known[0] == signature:
+        if known is not None and known[0] == signature and self._again.get(key, math.inf) > time.monotonic():
             return known[1]
+        self._again.pop(key, None)
         future = self._pool.submit(self._check, component)
         self._checks[key] = signature, future
         return future
@@ -62,6 +69,9 @@ class AdapterChecks:
             )
         except AdapterError as error:
             return str(error)
+        except Exception as error:  # it would end whoever asks, the scheduler among them
+            self._again[component.adapter, component.path] = time.monotonic() + _RETRY
+            return f"{component.path}: the adapter cannot be checked: {error!r}"
         return ""
 
 

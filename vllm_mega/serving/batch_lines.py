@@ -13,6 +13,7 @@ from vllm_mega.config import MegaSettings
 from vllm_mega.errors import RequestError
 from vllm_mega.serving.conversation import user_text
 from vllm_mega.serving.schemas import FIELD, make_plan
+from vllm_mega.serving.wellformed import usual_messages
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -135,6 +136,7 @@ def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
     messages = fields.messages
     if messages is None:
         messages = [{"role": "user", "content": fields.prompt}]
+    messages = usual_messages(messages)
     body = {**defaults, "messages": messages}
     if fields.mega is not None:
         body[FIELD] = fields.mega

@@ -7,9 +7,10 @@ from typing import Any
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
+from vllm_mega.serving.wellformed import is_text, part_text
 
 Message = Mapping[str, Any]
-TEXT_PARTS = ("text", "input_text")
+"""Of the usual shape (see `wellformed.usual_messages`)."""
 SPEAKERS = ("user", "assistant")
 
 
@@ -20,7 +21,7 @@ def message_text(message: Message) -> str:
         return content
     if not isinstance(content, list | tuple):
         return ""
-    return "\n".join(_part_text(part) for part in content if _is_text(part))
+    return "\n".join(part_text(part) for part in content if is_text(part))
 
 
 def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
@@ -71,7 +72,7 @@ def replace_question(messages: Sequence[Message], replacement: Sequence[Message]
     """
     at = _last_user(messages)
     content = messages[at].get("content")
-    others = [p for p in content if not _is_text(p)] if isinstance(content, list | tuple) else []
+    others = [p for p in content if not is_text(p)] if isinstance(content, list | tuple) else []
     new = [dict(message) for message in replacement]
     if others:
         new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *others]
@@ -131,11 +132,3 @@ def _last_user(messages: Sequence[Message]) -> int:
 
 def _is_user(message: Message) -> bool:
     return message.get("role") == "user"
-
-
-def _is_text(part: object) -> bool:
-    return isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS)
-
-
-def _part_text(part: Any) -> str:
-    return part if isinstance(part, str) else str(part.get("text", ""))

@@ -15,6 +15,7 @@ from vllm_mega.config import MegaSettings
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.serving.bodies import CheckedBodies
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.metrics import router
@@ -30,7 +31,11 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Add what can be watched; the stock routes call the handlers that `init_state` changes."""
+        """Add what can be watched, and what looks at bodies before they are parsed.
+
+        The stock routes stay: they call the handlers that `init_state` changes.
+        """
+        app.add_middleware(CheckedBodies)
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002

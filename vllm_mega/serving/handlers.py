@@ -28,6 +28,7 @@ from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
 from vllm_mega.serving.sse import annotate
+from vllm_mega.serving.wellformed import usual_messages
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
             plan = self._plan(request)
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
+            request = _with_messages(request, usual_messages(request.messages))
             ask = Ask.about(plan, request.messages, self.mega.settings)
             decision, lora_request = await self.mega.route(ask)
             with _calling(Call(request.model, lora_request)):

@@ -10,7 +10,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.errors import BankError, MegaError
+from vllm_mega.errors import BankError
 from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component
 from vllm_mega.serving.batching import MicroBatcher
@@ -40,10 +40,10 @@ class MemoryHook:
         self._check = check
         self._batcher: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide)
 
-    def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | MegaError]:
+    def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | Exception]:
         return [
             answer
-            if isinstance(answer, MegaError)
+            if isinstance(answer, Exception)
             else (answer, [self._check(component) for component in answer.mixture.components])
             for answer in decide(self._gate, asks, self._slots)
         ]
