@@ -13,7 +13,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import MegaSettings, Mode, settings_from
-from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.adapters import mixture_of, to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
@@ -147,10 +147,24 @@ class MegaLLM:
         use_tqdm: bool,
         loras: Sequence[LoRARequest | None],
     ) -> list[Any]:
-        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank."""
+        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank.
+
+        Raises:
+            BankError: an adapter was found damaged after it had been checked.
+        """
         # vLLM 0.32 keeps the engine's template, and yet wants it with every call.
         template = self.llm.chat_template
-        return list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
+        outputs = list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
+        for output, lora in zip(outputs, loras, strict=True):
+            if output.outputs[0].finish_reason == "error":
+                raise BankError(f"the engine has ended an answer: {self._wrong(lora) or 'its log says why'}")
+        return outputs
+
+    def _wrong(self, lora: LoRARequest | None) -> str:
+        """What is wrong with the adapters now: the engine looks once more when it needs them."""
+        mixture = mixture_of(lora) if lora else None
+        checks = [self._checks.begin(c, afresh=True) for c in (mixture.components if mixture else ())]
+        return next(filter(None, (check.result() for check in checks)), "")
 
     def _recall(
         self, asked: Mapping[int, Conversation], decisions: Sequence[Decision], use_tqdm: bool

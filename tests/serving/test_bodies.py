@@ -1,4 +1,4 @@
-"""vLLM's own application with our middleware, and no engine: bad bodies are a client's fault, on every route."""
+"""vLLM's own application with our middleware, without an engine: bad bodies are a client's fault."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class Checks:
         self.waiting: list[tuple[Component, Future[str]]] = []
         self.free = True
 
-    def begin(self, component: Component) -> Future[str]:
+    def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        self.afresh = afresh
         self.asked.append(component.path.split("/")[2])
         future: Future[str] = Future()
         self.waiting.append((component, future))
@@ -108,6 +109,16 @@ async def test_an_adapter_replaced_meanwhile_is_decided_again() -> None:
     decision, request = await route
     assert request is not None
     assert decision.mixture.components[0].path == "/bank/bees/2"
+
+
+async def test_what_is_wrong_now_is_looked_for_afresh() -> None:
+    hook, checks, _ = make()
+    decision, _ = await hook.route(ask("bees and owls"))
+    assert not checks.afresh
+    assert await hook.wrong([decision]) == ""
+    checks.bad = "owls"
+    assert await hook.wrong([decision]) == "the memories (bees, owls) cannot be used: NaN in it"
+    assert checks.afresh
 
 
 async def test_a_client_that_leaves_does_not_stop_the_check_for_others() -> None:

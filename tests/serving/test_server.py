@@ -372,7 +372,6 @@ def test_a_bad_text_costs_nobody_else(url: str) -> None:
                 assert answer.json()["mega"]["memories"][0]["id"] == names[n % 4]
 
 
-@pytest.mark.parametrize("model", [MEGA, BASE])
 @pytest.mark.parametrize(
     ("content", "place"),
     [
@@ -382,10 +381,8 @@ def test_a_bad_text_costs_nobody_else(url: str) -> None:
         (3, "messages"),
     ],
 )
-def test_messages_of_another_shape_are_a_clients_fault(
-    url: str, model: str, content: Any, place: str
-) -> None:
-    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+def test_messages_of_another_shape_are_a_clients_fault(url: str, content: Any, place: str) -> None:
+    body = {"model": MEGA, "messages": [{"role": "user", "content": content}], "max_tokens": 2}
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 400, answer.text
     assert place in answer.json()["error"]["param"]

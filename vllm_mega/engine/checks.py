@@ -44,15 +44,16 @@ class AdapterChecks:
             shapes = {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] in wanted}
         return cls(shapes, lora.max_lora_rank)
 
-    def begin(self, component: Component) -> Future[str]:
-        """The check of the adapter, begun now if its files are new or have changed.
+    def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        """The check of the adapter, begun now if its files are new or have changed, or `afresh` in any case.
 
         The result is what is wrong with it; empty if nothing is.
         """
         key = component.adapter, component.path
         signature = _signature(Path(component.path))
         known = self._checks.get(key)
-        if known is not None and known[0] == signature and self._again.get(key, math.inf) > time.monotonic():
+        due = afresh or time.monotonic() >= self._again.get(key, math.inf)
+        if known is not None and known[0] == signature and not due:
             return known[1]
         self._again.pop(key, None)
         future = self._pool.submit(self._check, component)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
-from vllm_mega.serving.wellformed import is_text, part_text
+from vllm_mega.serving.wellformed import check_characters, is_text, part_text
 
 Message = Mapping[str, Any]
 """Of the usual shape (see `wellformed.usual_messages`)."""
@@ -43,26 +43,22 @@ def dialogue_text(messages: Sequence[Message], count: int) -> str | None:
     return "\n".join(spoken) if len(spoken) > 1 else None
 
 
-def prompt_text(prompt: object) -> str:
-    """The text of a completion prompt.
+NO_TEXT = "the gate compares texts: send text or token ids, give mega.memories, or set mega.mode to 'off'"
+
+
+def prompts_of(prompt: object) -> list[str | list[int]]:
+    """The prompts of a completion request: each a text, or token ids.
 
     Raises:
-        RequestError: there is no text, or more than one prompt, so that no one mixture fits.
+        RequestError: there is none.
     """
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
-        raise RequestError(
-            f"a prompt gets its own mixture, and this request has {len(prompt)} prompts: "
-            "send one prompt a request, or give mega.memories",
-            "prompt",
-        )
-    raise RequestError(
-        "the gate compares texts: send the prompt as a string, give mega.memories, or set mega.mode to 'off'",
-        "prompt",
-    )
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
+        prompt = [prompt]
+    if not isinstance(prompt, list) or not prompt:
+        raise RequestError(f"there is no prompt: {NO_TEXT}", "prompt")
+    for n, one in enumerate(prompt):
+        check_characters(one, f"prompt[{n}]")
+    return prompt
 
 
 def replace_question(messages: Sequence[Message], replacement: Sequence[Message]) -> list[dict[str, Any]]:

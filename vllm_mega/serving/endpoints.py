@@ -16,7 +16,8 @@ from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.serving.bodies import CheckedBodies
-from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
+from vllm_mega.serving.completions import MegaCompletion
+from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.metrics import router
 from vllm_mega.serving.opening import open_gate

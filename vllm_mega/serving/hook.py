@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 from vllm.lora.request import LoRARequest
 
@@ -17,6 +18,14 @@ from vllm_mega.serving.batching import MicroBatcher
 from vllm_mega.serving.deciding import Ask, decide
 
 
+class Check(Protocol):
+    """`AdapterChecks.begin`."""
+
+    def __call__(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        """Begin to check an adapter unless it has been (afresh: in any case); gives what is wrong with it."""
+        ...
+
+
 class MemoryHook:
     """Decides for many requests at a time, off the event loop, and has their adapters checked there.
 
@@ -24,7 +33,7 @@ class MemoryHook:
         gate: of the bank.
         settings: what holds for requests that do not say otherwise.
         slots: how many adapters a mixture may have.
-        check: begins to check an adapter unless it has been (`AdapterChecks.begin`); says what is wrong.
+        check: of adapters.
     """
 
     def __init__(
@@ -32,7 +41,7 @@ class MemoryHook:
         gate: Gate,
         settings: MegaSettings,
         slots: int,
-        check: Callable[[Component], Future[str]],
+        check: Check,
     ) -> None:
         self.settings = settings
         self._gate = gate
@@ -61,13 +70,34 @@ class MemoryHook:
             before = decision.mixture
             decision, wrong = await self._decided(ask)
             if wrong or decision.mixture == before:
-                ids = ", ".join(hit.id for hit in decision.hits)
-                raise BankError(f"the memories ({ids}) cannot be used: {wrong}")
+                raise BankError(_unusable(decision, wrong))
         return decision, to_lora_request(decision.mixture)
+
+    async def wrong(self, decisions: Sequence[Decision]) -> str:
+        """What is wrong with the adapters of these decisions now, whatever was known before; empty: nothing.
+
+        For requests that the engine has ended: it looks once more when it needs an adapter, and tells nobody
+        but its log what it found.
+        """
+        for decision in decisions:
+            components = decision.mixture.components
+            checks = await asyncio.to_thread(lambda: [self._check(c, afresh=True) for c in components])  # noqa: B023
+            if found := await self._found(checks):
+                return _unusable(decision, found)
+        return ""
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
         decision, checks = await self._batcher.submit(ask)
+        return decision, await self._found(checks)
+
+    @staticmethod
+    async def _found(checks: Sequence[Future[str]]) -> str:
         # Others may wait for the same check: a client that leaves must not stop it.
         found = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
-        return decision, next(filter(None, found), "")
+        return next(filter(None, found), "")
+
+
+def _unusable(decision: Decision, wrong: str) -> str:
+    ids = ", ".join(hit.id for hit in decision.hits)
+    return f"the memories ({ids}) cannot be used: {wrong}"

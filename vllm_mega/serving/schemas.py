@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from vllm_mega.config import GateSettings, MegaSettings, Mode, check_name
+from vllm_mega.config import MODES, GateSettings, MegaSettings, Mode, check_name
 from vllm_mega.errors import ConfigError, RequestError
 from vllm_mega.mixture import MAX_WEIGHT
 
@@ -92,11 +93,17 @@ def parse_mega(value: object) -> MegaRequest:
         raise RequestError(f"{param}: {reason}", param) from error
 
 
-def make_plan(value: object, settings: MegaSettings) -> Plan:
+def make_plan(value: object, settings: MegaSettings, modes: Sequence[Mode] = MODES) -> Plan:
     """What the field `value` means on a server with these settings.
 
+    Args:
+        value: as it was sent.
+        settings: the server's; a default mode that is not among `modes` becomes the first of them.
+        modes: that the endpoint has.
+
     Raises:
-        RequestError: see `parse_mega`; also a number that the gate refuses.
+        RequestError: see `parse_mega`; also a number that the gate refuses, or a mode that the client wants
+            and the endpoint does not have.
     """
     request = parse_mega(value)
     try:
@@ -104,8 +111,15 @@ def make_plan(value: object, settings: MegaSettings) -> Plan:
     except ConfigError as error:
         name = str(error).partition(" ")[0]
         raise RequestError(f"{FIELD}.{error}", f"{FIELD}.{name}") from error
+    if request.mode is not None and request.mode not in modes:
+        raise RequestError(
+            f"this endpoint has the modes {', '.join(modes)}, not {request.mode}: "
+            f"set {FIELD}.mode, or ask at /v1/chat/completions",
+            f"{FIELD}.mode",
+        )
+    default = settings.mode if settings.mode in modes else modes[0]
     return Plan(
-        mode=(request.mode or settings.mode) if request.enabled else "off",
+        mode=(request.mode or default) if request.enabled else "off",
         namespace=request.namespace or settings.namespace,
         gate=gate,
         memories=request.memories,
