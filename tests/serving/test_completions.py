@@ -1,4 +1,4 @@
-"""/v1/completions: a mixture for each prompt, whatever form the prompts have. vLLM's handler, a fake engine."""
+"""/v1/completions: a mixture for each prompt, whatever form the prompts have. No engine."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = [
             self.engine_client.generate(i, None, f"x-{n}", lora_request=lora) for n, i in enumerate(inputs)
         ]
-        self.engine_client.dead_error  # whatever else the handler asks the client for
-        return SimpleNamespace(used=[[part async for part in answer][0] for answer in answers])
+        assert self.engine_client.dead_error is None, "whatever else the handler asks the client for"
+        return SimpleNamespace(used=[await anext(answer) for answer in answers])
 
     monkeypatch.setattr(OpenAIServingCompletion, "render_completion_request", render)
     monkeypatch.setattr(OpenAIServingCompletion, "create_completion", create)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.serving.live_bank import (
     UNRELATED,
     LiveBank,
 )  # fmt: skip
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
@@ -133,8 +135,11 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     assert max(plain.usage.prompt_tokens, recall.usage.prompt_tokens) < irag.usage.prompt_tokens
     assert irag.mega["recalled"]
     assert "recalled" not in recall.mega
-    said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True))
+    assert plain.usage.completion_tokens <= TOKENS < irag.usage.completion_tokens, "recitals count"
+    usage = {"include_usage": True}
+    said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True, stream_options=usage))
     assert (said, chunks[-1].mega) == (text(irag), irag.mega)
+    assert chunks[-1].usage == irag.usage
 
 
 def test_irag_recites_each_of_two_memories_alone(client: openai.OpenAI) -> None:
@@ -262,11 +267,43 @@ def test_completions(client: openai.OpenAI) -> None:
     base = client.completions.create(model=BASE, prompt=ASKED["bakery"], temperature=0, max_tokens=TOKENS)
     assert complete(ASKED["bakery"], {"mode": "off"}).choices[0].text == base.choices[0].text
 
-    assert refused(lambda: complete([1, 2, 3]), 400)["param"] == "prompt"
-    assert refused(lambda: complete(["a", "b"]), 400)["param"] == "prompt"
     assert refused(lambda: complete("a", {"mode": "irag"}), 400)["param"] == "mega.mode"
     assert used(complete([1, 2, 3], {"memories": [{"id": "comet"}]})) == ["comet"]
     assert used(complete([1, 2, 3], {"mode": "off"})) == []
+
+
+def test_every_prompt_has_its_own_mixture(client: openai.OpenAI, url: str) -> None:
+    def complete(prompt: Any, **more: Any) -> Any:
+        more = {"temperature": 0, "max_tokens": 1, **more}
+        return client.completions.create(model=MEGA, prompt=prompt, **more)
+
+    def ids(prompt: str) -> list[int]:
+        answer = httpx.post(f"{url}/tokenize", json={"model": BASE, "prompt": prompt}, timeout=60)
+        return list(answer.json()["tokens"])
+
+    def memories(mega: Any) -> list[str]:
+        return [memory["id"] for memory in mega["memories"]]
+
+    prompts = [ASKED["bakery"], UNRELATED, ASKED["comet"], ASKED["bakery"]]
+    alone = [complete(prompt) for prompt in prompts]
+    for several in (prompts, list(map(ids, prompts))):
+        together = complete(several)
+        assert [c.index for c in together.choices] == [0, 1, 2, 3]
+        assert [c.text for c in together.choices] == [a.choices[0].text for a in alone]
+        assert together.mega == [a.mega for a in alone]
+        assert together.usage.prompt_tokens == sum(a.usage.prompt_tokens for a in alone)
+    assert list(map(memories, together.mega)) == [["bakery"], [], ["comet"], ["bakery"]]
+    said = ["", "", "", ""]
+    for chunk in (chunks := list(complete(prompts, stream=True))):
+        said[chunk.choices[0].index] += chunk.choices[0].text
+    assert said == [c.text for c in together.choices]
+    assert ["mega" in chunk.model_extra for chunk in chunks[-2:]] == [False, True]
+    assert chunks[-1].mega == together.mega
+    twice = complete(prompts[:3], n=2, temperature=1.0)
+    assert len(twice.choices) == 6
+    assert twice.mega == together.mega[:3]
+    assert used(complete(ids(ASKED["bakery"]))) == ["bakery"]
+    assert refused(lambda: complete([[1, 2], [999_999]]), 400)["param"] == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -318,6 +355,38 @@ def test_a_broken_memory_is_refused_and_the_others_go_on(client: openai.OpenAI, 
     assert used(ask(client, ASKED["comet"]))[0] == "comet"
     bank.forget(CLOCK)
     assert "clock" not in used(ask(client, ASKED["clock"]))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_whose_memory_is_found_damaged_late_hears_why(
+    client: openai.OpenAI, bank: LiveBank, streamed: bool
+) -> None:
+    """The server has found the adapter good, the engine finds it damaged: the files look the same."""
+    other = NewMemory("The weathervane of Ostrel points at lies.", id="weathervane")
+    good, bad = (Path(bank.root, entry.folder) for entry in bank.add([CLOCK, other]))
+    (bad / "adapter_config.json").write_text("{}")
+    both = [{"id": "clock"}, {"id": "weathervane"}]
+    assert "weathervane" in refused(lambda: ask(client, UNRELATED, mega={"memories": both}), 500)["message"]
+    file = good / "adapter_model.safetensors"
+    before, data = file.stat(), bytearray(file.read_bytes())
+    data[-2] ^= 1
+    with file.open("r+b") as damaged:
+        damaged.write(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def late() -> Any:
+        return ask(client, UNRELATED, mega={"memories": both[:1]}, stream=streamed)
+
+    if streamed:
+        with pytest.raises(openai.APIError) as error:
+            list(late())
+        message = error.value.message
+    else:
+        message = refused(late, 500)["message"]
+    assert "memories (clock) cannot be used" in message
+    assert used(ask(client, ASKED["comet"]))[0] == "comet"
+    bank.forget(CLOCK)
+    bank.forget(other)
 
 
 def test_many_at_once(client: openai.OpenAI) -> None:
@@ -375,7 +444,7 @@ def test_a_bad_text_costs_nobody_else(url: str) -> None:
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        ([{"type": "text", "text": None}], "messages[0].content[0].text"),
+        ([{"type": "text", "text": None}], "messages[0].content"),
         ({"text": "hi"}, "messages[0].content"),
         ([3], "messages[0].content"),
         (3, "messages"),
