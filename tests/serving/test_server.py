@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from tests.clients.cases import CASES, Case, outcome, with_table
 from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, serve_command, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
@@ -29,6 +30,7 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.models import resolve_model
 
 pytestmark = pytest.mark.engine
 
@@ -455,3 +457,17 @@ def test_messages_of_another_shape_are_a_clients_fault(url: str, content: Any, p
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 400, answer.text
     assert place in answer.json()["error"]["param"]
+
+
+HERE = {f"{case.client}-{case.use}": case for case in CASES if case.client in ("openai", "curl")}
+
+
+@pytest.mark.parametrize("case", HERE.values(), ids=HERE)
+def test_clients_do_what_their_table_says(url: str, case: Case) -> None:
+    found = outcome(case, url, MEGA, ASKED["bakery"], resolve_model())
+    assert found == case.expected
+
+
+def test_the_table_of_clients_is_that_of_the_cases(repo: Path) -> None:
+    text = (repo / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert with_table(text) == text, "write it again: see loadtests/clients.py"
