@@ -112,10 +112,10 @@ def test_weights_at_the_limit_pass() -> None:
 @pytest.mark.parametrize("default", ["adapter", "recall", "irag", "off"])
 def test_a_default_that_an_endpoint_does_not_have_falls_back(default: Any) -> None:
     settings = MegaSettings(bank="bank", mode=default)
-    plan = make_plan(None, settings, ("adapter", "off"))
+    plan = make_plan(None, settings, modes=("adapter", "off"))
     assert plan.mode == (default if default in ("adapter", "off") else "adapter")
-    assert make_plan({"mode": "off"}, settings, ("adapter", "off")).mode == "off"
+    assert make_plan({"mode": "off"}, settings, modes=("adapter", "off")).mode == "off"
     for mode in ("irag", "recall"):
         with pytest.raises(RequestError, match=f"has the modes adapter, off, not {mode}") as error:
-            make_plan({"mode": mode}, settings, ("adapter", "off"))
+            make_plan({"mode": mode}, settings, modes=("adapter", "off"))
         assert error.value.param == "mega.mode"

@@ -120,7 +120,7 @@ class WithMemory:
     def _plan(self, request: Any, modes: Sequence[Mode] = MODES) -> Plan | None:
         """What the request wants of memory, in one of `modes`; None: it asks for a model without."""
         value = (request.model_extra or {}).get(FIELD)
-        plan = make_plan(value, self.mega.settings, modes)
+        plan = make_plan(value, self.mega.settings, modes=modes)
         if self.models._has_memory(request.model):
             return plan
         if value is not None and plan.mode != "off" and self._serves(request.model):

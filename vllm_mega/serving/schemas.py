@@ -93,7 +93,7 @@ def parse_mega(value: object) -> MegaRequest:
         raise RequestError(f"{param}: {reason}", param) from error
 
 
-def make_plan(value: object, settings: MegaSettings, modes: Sequence[Mode] = MODES) -> Plan:
+def make_plan(value: object, settings: MegaSettings, *, modes: Sequence[Mode] = MODES) -> Plan:
     """What the field `value` means on a server with these settings.
 
     Args:
