@@ -57,7 +57,8 @@ def prompts_of(prompt: object) -> list[str | list[int]]:
     if not isinstance(prompt, list) or not prompt:
         raise RequestError(f"there is no prompt: {NO_TEXT}", "prompt")
     for n, one in enumerate(prompt):
-        check_characters(one, f"prompt[{n}]")
+        if isinstance(one, str):
+            check_characters(one, f"prompt[{n}]")
     return prompt
 
 

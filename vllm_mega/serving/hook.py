@@ -80,11 +80,12 @@ class MemoryHook:
         but its log what it found.
         """
         for decision in decisions:
-            components = decision.mixture.components
-            checks = await asyncio.to_thread(lambda: [self._check(c, afresh=True) for c in components])  # noqa: B023
-            if found := await self._found(checks):
+            if found := await self._found(await asyncio.to_thread(self._afresh, decision)):
                 return _unusable(decision, found)
         return ""
+
+    def _afresh(self, decision: Decision) -> list[Future[str]]:
+        return [self._check(component, afresh=True) for component in decision.mixture.components]
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
