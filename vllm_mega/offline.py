@@ -13,7 +13,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import MegaSettings, Mode, settings_from
-from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.adapters import mixture_of, to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.holding import Holder
 from vllm_mega.errors import BankError, MegaError, RequestError
@@ -24,6 +24,7 @@ from vllm_mega.serving.conversation import Message
 from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
 from vllm_mega.serving.opening import open_gate
 from vllm_mega.serving.schemas import Plan, make_plan
+from vllm_mega.serving.wellformed import usual_messages
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]
@@ -120,7 +121,7 @@ class MegaLLM:
             BankError: a memory that is not there, or cannot be used.
             MegaError: as above; a note says which conversation. Then nothing has been run.
         """
-        messages = [self._messages(c) for c in conversations]
+        messages = [self._messages(i, c) for i, c in enumerate(conversations)]
         plans = self._plans(len(messages), mode, mega)
         decisions = self._decide(messages, plans)
         loras = self._checked(decisions)
@@ -148,10 +149,24 @@ class MegaLLM:
         use_tqdm: bool,
         loras: Sequence[LoRARequest | None],
     ) -> list[Any]:
-        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank."""
+        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank.
+
+        Raises:
+            BankError: an adapter was found damaged after it had been checked.
+        """
         # vLLM 0.32 keeps the engine's template, and yet wants it with every call.
         template = self.llm.chat_template
-        return list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
+        outputs = list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
+        for output, lora in zip(outputs, loras, strict=True):
+            if output.outputs[0].finish_reason == "error":
+                raise BankError(f"the engine has ended an answer: {self._wrong(lora) or 'its log says why'}")
+        return outputs
+
+    def _wrong(self, lora: LoRARequest | None) -> str:
+        """What is wrong with the adapters now: the engine looks once more when it needs them."""
+        mixture = mixture_of(lora) if lora else None
+        checks = [self._checks.begin(c, afresh=True) for c in (mixture.components if mixture else ())]
+        return next(filter(None, (check.result() for check in checks)), "")
 
     def _recall(
         self, asked: Mapping[int, Conversation], decisions: Sequence[Decision], use_tqdm: bool
@@ -175,10 +190,12 @@ class MegaLLM:
         return {i: conversation.context_of(found) for i, found in texts.items()}
 
     @staticmethod
-    def _messages(given: str | Conversation) -> list[dict[str, Any]]:
-        if isinstance(given, str):
-            return [{"role": "user", "content": given}]
-        return [dict(message) for message in given]
+    def _messages(number: int, given: str | Conversation) -> list[dict[str, Any]]:
+        try:
+            return usual_messages([{"role": "user", "content": given}] if isinstance(given, str) else given)
+        except RequestError as error:
+            error.add_note(f"in conversation {number}")
+            raise
 
     def _plans(
         self, n: int, mode: Mode | None, mega: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
@@ -200,7 +217,7 @@ class MegaLLM:
         asks = [Ask.about(plan, m, self.settings) for plan, m in zip(plans, messages, strict=True)]
         decisions = []
         for i, answer in enumerate(decide(self._gate, asks, self._slots)):
-            if isinstance(answer, MegaError):
+            if isinstance(answer, Exception):
                 answer.add_note(f"in conversation {i}")
                 raise answer
             if answer.mixture and plans[i].mode in ("recall", "irag"):

@@ -18,11 +18,15 @@ class FakeGate:
         self.version = 1
         self.calls: list[list[Query]] = []
         self.error: MegaError | None = None
+        self.fails: dict[str, Exception] = {}
 
     def decide(self, queries: Sequence[Query]) -> list[Decision]:
         self.calls.append(list(queries))
         if self.error is not None:
             raise self.error
+        for query in queries:
+            if query.text in self.fails:
+                raise self.fails[query.text]
         return [self._decision([n for n in self.names if n in q.text], 0.9) for q in queries]
 
     def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -63,6 +64,11 @@ def test_detect(line: object, form: str) -> None:
         ({}, "`prompt` or `messages`"),
         ({"prompt": "a", "messages": []}, "only one"),
         ({"prompt": 3}, "got `int` - at `$.prompt`"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "messages[0].content[0].text",
+        ),
+        ({"messages": [{"content": "a"}]}, "messages[0]"),
         ({"promt": "a"}, "unknown field `promt`"),
         ({"prompt": "a", "mega": {"mode": "x"}}, "mega.mode"),
         ({"prompt": "a", "mega": 1}, "mega"),
@@ -80,16 +86,44 @@ def test_bad_lines_are_refused_with_their_number(line: object, reason: str) -> N
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ({"prompt": "a"}, "custom_id"),
-        ({**batch(), "method": "GET"}, "'GET'"),
-        ({**batch(), "url": "/v1/embeddings"}, "/v1/embeddings"),
-        (batch(stream=True), "streamed"),
-        (batch(mega={"top_k": 0}), "top_k"),
+        ({**batch("x"), "method": "GET"}, "'GET'"),
+        ({**batch("x"), "method": None}, "None"),
+        ({**batch("x"), "url": "/v1/embeddings"}, "/v1/embeddings"),
+        ({**batch("x"), "url": ["/v1"]}, "/v1"),
+        ({"custom_id": "x", "method": "POST"}, "url must be"),
+        ({**batch("x"), "body": [1]}, "body must be an object"),
+        (batch("x", stream=True), "streamed"),
+        (batch("x", mega={"top_k": 0}), "top_k"),
+        (batch("x", mega={"mode": "dream"}), "dream"),
     ],
 )
-def test_bad_openai_lines(line: object, reason: str) -> None:
-    with pytest.raises(RequestError, match=reason):
+def test_an_openai_line_that_is_no_request_is_answered_with_an_error(line: object, reason: str) -> None:
+    good, bad, last = read_jobs(jsonl(batch("a"), line, batch("b")), DEFAULTS, SETTINGS, "openai-batch")
+    assert (good.refusal, last.refusal) == (None, None)
+    assert bad.refusal is not None
+    assert reason in bad.refusal.message
+    out = output_line(bad, bad.refusal)
+    assert (out["custom_id"], out["response"]["status_code"]) == ("x", 400)
+    assert reason in out["error"]["error"]["message"]
+    assert bad.is_answered_by(out)
+    with pytest.raises(RequestError, match=f"none of 1 lines is a request; the first: .*{re.escape(reason)}"):
         read_jobs(jsonl(line), DEFAULTS, SETTINGS, "openai-batch")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"prompt": "a"}, "custom_id"),
+        ({**batch(), "custom_id": 3}, "custom_id"),
+        ("[]", "Expected `object`"),
+        (batch("a"), "same id"),
+        ('{"custom_id": "\\ud83d"}', "line 2"),
+        ('{"custom_id": "b", "body": ' + "[" * 5000, "nested too deeply"),
+    ],
+)
+def test_an_openai_line_that_nothing_can_answer_is_refused(line: object, reason: str) -> None:
+    with pytest.raises(RequestError, match=f"1 of 2 lines are wrong:\n.*{reason}"):
+        read_jobs(jsonl(batch("a"), line), DEFAULTS, SETTINGS, "openai-batch")
 
 
 def test_all_problems_at_once_but_not_endlessly() -> None:

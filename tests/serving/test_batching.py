@@ -27,7 +27,7 @@ class Recorder:
         self.started.set()
         assert self.gate.wait(10)
         if 13 in items:
-            raise RuntimeError("unlucky batch")
+            raise RuntimeError("unlucky")
         return [ValueError(f"{n} is negative") if n < 0 else n * n for n in items]
 
 
@@ -66,10 +66,10 @@ async def test_batches_are_bounded() -> None:
     batcher.close()
 
 
-async def test_a_failed_batch_reaches_every_caller_and_the_next_goes_on() -> None:
+async def test_what_fails_a_batch_reaches_only_who_caused_it_and_the_next_goes_on() -> None:
     batcher = MicroBatcher(Recorder())
-    results = await asyncio.gather(*map(batcher.submit, (1, 13, 2)), return_exceptions=True)
-    assert [str(r) for r in results] == ["unlucky batch"] * 3
+    results = await asyncio.gather(*map(batcher.submit, (1, 13, 2, 13)), return_exceptions=True)
+    assert [str(r) for r in results] == ["1", "unlucky", "4", "unlucky"]
     assert await batcher.submit(2) == 4
     batcher.close()
 

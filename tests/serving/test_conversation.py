@@ -62,23 +62,28 @@ def test_bare_strings_are_text_parts() -> None:
     assert conversation.user_text([{"role": "user", "content": ["one", "two"]}]) == "one\ntwo"
 
 
-@pytest.mark.parametrize("prompt", ["Once", ["Once"]])
-def test_prompt_text(prompt: object) -> None:
-    assert conversation.prompt_text(prompt) == "Once"
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("Once", ["Once"]),
+        (["Once"], ["Once"]),
+        (["Once", "Twice"], ["Once", "Twice"]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ([[]], [[]]),
+    ],
+)
+def test_prompts(prompt: object, prompts: list[Any]) -> None:
+    assert conversation.prompts_of(prompt) == prompts
 
 
 @pytest.mark.parametrize(
-    ("prompt", "word"), [([1, 2], "texts"), ([[1, 2]], "texts"), (None, "texts"), ([], "texts")]
+    ("prompt", "param"), [(None, "prompt"), ([], "prompt"), (["a", "\ud83d"], "prompt[1]")]
 )
-def test_a_prompt_without_text_is_refused(prompt: object, word: str) -> None:
-    with pytest.raises(RequestError, match=word) as refusal:
-        conversation.prompt_text(prompt)
-    assert refusal.value.param == "prompt"
-
-
-def test_many_prompts_are_refused() -> None:
-    with pytest.raises(RequestError, match="2 prompts"):
-        conversation.prompt_text(["a", "b"])
+def test_what_is_no_prompt_is_refused(prompt: object, param: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        conversation.prompts_of(prompt)
+    assert refusal.value.param == param
 
 
 def test_recall_rewrites_the_last_question_only() -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.gate.banks import KILN, add
 from tests.serving.fakes import FakeGate
+from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
-from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError
-from vllm_mega.gate.gate import Decision, Hit
+from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError, ModelError
+from vllm_mega.gate.embedder import FakeEmbedder, Vectors
+from vllm_mega.gate.gate import Decision, Gate, Hit
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.serving.deciding import NULL_ROUTE, Ask, decide, describe, reading, recitals
 from vllm_mega.serving.schemas import make_plan
 
 SETTINGS = MegaSettings(bank="bank", gate=GateSettings(top_k=2))
+
+
+class TokenizingEmbedder(FakeEmbedder):
+    """Fails as tokenizers do: for all texts of a call, when one cannot be encoded."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        for text in texts:
+            text.encode()
+        return super().embed(texts)
 
 
 def ask(text: str | None, **mega: Any) -> Ask:
@@ -58,6 +72,31 @@ def test_a_bank_that_cannot_be_read_troubles_all_who_compare() -> None:
     gate.error = BankError("gone")
     answers = decide(gate, [ask("bees"), ask("x", mode="off"), ask("owls")], 4)
     assert answers == [gate.error, NULL_ROUTE, gate.error]
+
+
+@pytest.mark.parametrize(
+    "trouble", [UnicodeEncodeError("utf-8", "?", 0, 1, "no"), RuntimeError(), ModelError()]
+)
+def test_a_text_that_the_embedder_fails_at_is_its_own_trouble(trouble: Exception) -> None:
+    gate: Any = FakeGate()
+    gate.fails = {"bad bees": trouble}
+    asks = [ask("bees"), ask("bad bees"), ask("owls"), ask("bad bees", mode="off"), ask("goats")]
+    answers = decide(gate, asks, 4)
+    assert answers[1] is trouble
+    assert [[h.id for h in a.hits] for n, a in enumerate(answers) if n != 1] == [  # type: ignore[union-attr]
+        ["bees"], ["owls"], [], ["goats"],
+    ]  # fmt: skip
+
+
+def test_half_a_character_does_not_fail_a_real_gate(tmp_path: Path) -> None:
+    """Beside the server, which refuses such texts before: whatever an embedder refuses, the others go on."""
+    add(tmp_path / "bank", FakeEmbedder(), [KILN])
+    gate = Gate(BankReader(tmp_path / "bank"), TokenizingEmbedder())
+    good, bad, dialogue = decide(gate, [ask(KILN.text), ask("\ud83d"), Ask(ask("a").plan, "a", "\ud83d")], 4)
+    assert isinstance(good, Decision)
+    assert [hit.id for hit in good.hits] == ["kiln"]
+    assert isinstance(bad, UnicodeEncodeError)
+    assert isinstance(dialogue, UnicodeEncodeError)
 
 
 def test_wider_than_the_slots() -> None:

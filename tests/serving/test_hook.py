@@ -36,7 +36,8 @@ class Checks:
         self.waiting: list[tuple[Component, Future[str]]] = []
         self.free = True
 
-    def begin(self, component: Component) -> Future[str]:
+    def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        self.afresh = afresh
         self.asked.append(component.path.split("/")[2])
         future: Future[str] = Future()
         self.waiting.append((component, future))
@@ -80,6 +81,19 @@ async def test_many_at_once_are_decided_together() -> None:
     routes = await asyncio.gather(*(hook.route(ask("bees")) for _ in range(20)))
     assert len({request.lora_name for _, request in routes if request}) == 1
     assert len(gate.calls) < 20
+
+
+async def test_a_text_that_fails_the_embedder_costs_nobody_else() -> None:
+    hook, _, gate = make()
+    gate.fails = {f"bad {n}": RuntimeError(f"bad {n}") for n in range(6)}
+    texts = ["bees", "bad 0", "owls", "goats"] * 3 + [f"bad {n}" for n in range(1, 6)]
+    routes = await asyncio.gather(*(hook.route(ask(text)) for text in texts), return_exceptions=True)
+    for text, route in zip(texts, routes, strict=True):
+        if text in gate.fails:
+            assert route is gate.fails[text]
+        else:
+            assert not isinstance(route, BaseException)
+            assert [hit.id for hit in route[0].hits] == [text]
 
 
 async def test_a_broken_adapter_is_refused_and_forgiven_when_repaired() -> None:
@@ -137,6 +151,16 @@ async def test_what_was_decided_is_held_until_its_request_is_done(tmp_path: Path
     del request, _
     gc.collect()
     assert files_of(component.path)[0].parent == tmp_path, "closed"
+
+
+async def test_what_is_wrong_now_is_looked_for_afresh() -> None:
+    hook, checks, _ = make()
+    decision, _ = await hook.route(ask("bees and owls"))
+    assert not checks.afresh
+    assert await hook.wrong([decision]) == ""
+    checks.bad = "owls"
+    assert await hook.wrong([decision]) == "the memories (bees, owls) cannot be used: NaN in it"
+    assert checks.afresh
 
 
 async def test_a_client_that_leaves_does_not_stop_the_check_for_others() -> None:

@@ -119,14 +119,16 @@ def test_openai_batch(bank: Path, tmp_path: Path) -> None:
         line("text", "/v1/completions", model=f"{name}-mega", prompt=ASKED["bakery"]),
         line("lost", model="nobody", messages=ask),
         line("bad", model=name, messages=ask, temperature=-1),
+        line("other", "/v1/embeddings", model=name, input="hi"),
+        {**line("got", model=name, messages=ask), "method": "GET"},
     ]
     output = tmp_path / "out"
     run = query(bank, write(tmp_path / "in", lines), output)
     assert run.returncode == 1, run.stdout + run.stderr
     answers = {a["custom_id"]: a for a in read(output)}
-    assert list(answers) == ["with", "base", "own", "text", "lost", "bad"]
+    assert list(answers) == ["with", "base", "own", "text", "lost", "bad", "other", "got"]
     bodies = {i: a["response"]["body"] for i, a in answers.items()}
-    assert [a["response"]["status_code"] for a in answers.values()] == [200, 200, 200, 200, 404, 400]
+    assert [a["response"]["status_code"] for a in answers.values()] == [200] * 4 + [404, 400, 400, 400]
     assert len(bodies["with"]["choices"]) == 2
     assert used(bodies["with"])[0] == "lighthouse"
     assert bodies["base"]["choices"][0]["logprobs"]["content"]
@@ -134,7 +136,8 @@ def test_openai_batch(bank: Path, tmp_path: Path) -> None:
     assert used(bodies["own"]) == ["comet"]
     assert used(bodies["text"])[0] == "bakery"
     assert answers["lost"]["error"]["error"]["param"] == "model"
-    assert bodies["lost"] is bodies["bad"] is None
+    assert bodies["lost"] is bodies["bad"] is bodies["other"] is bodies["got"] is None
+    assert "/v1/embeddings" in answers["other"]["error"]["error"]["message"]
 
 
 def run_here(bank: Path, source: Path, output: Path, *more: str) -> int:

@@ -107,3 +107,15 @@ def test_bad_values_are_refused_by_name(value: object, param: str, reason: str) 
 def test_weights_at_the_limit_pass() -> None:
     assert parse_mega({"memories": [{"id": "a", "weight": MAX_WEIGHT}]}).memories
     assert parse_mega({"memories": []}).memories == ()
+
+
+@pytest.mark.parametrize("default", ["adapter", "recall", "irag", "off"])
+def test_a_default_that_an_endpoint_does_not_have_falls_back(default: Any) -> None:
+    settings = MegaSettings(bank="bank", mode=default)
+    plan = make_plan(None, settings, modes=("adapter", "off"))
+    assert plan.mode == (default if default in ("adapter", "off") else "adapter")
+    assert make_plan({"mode": "off"}, settings, modes=("adapter", "off")).mode == "off"
+    for mode in ("irag", "recall"):
+        with pytest.raises(RequestError, match=f"has the modes adapter, off, not {mode}") as error:
+            make_plan({"mode": mode}, settings, modes=("adapter", "off"))
+        assert error.value.param == "mega.mode"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import openai
 import pytest
 
 from loadtests.processes import keeper_of, open_files, processes
+from tests.clients.cases import CASES, Case, outcome, with_table
 from tests.serving.asking import BASE, MEGA, TOKENS, ask, refused, serve_command, stream, text, used
 from tests.serving.live_bank import (
     ASKED,
@@ -26,9 +28,11 @@ from tests.serving.live_bank import (
     UNRELATED,
     LiveBank,
 )  # fmt: skip
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.writer import BankWriter
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.models import resolve_model
 
 pytestmark = pytest.mark.engine
 
@@ -135,8 +139,11 @@ def test_recall_and_irag(client: openai.OpenAI) -> None:
     assert max(plain.usage.prompt_tokens, recall.usage.prompt_tokens) < irag.usage.prompt_tokens
     assert irag.mega["recalled"]
     assert "recalled" not in recall.mega
-    said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True))
+    assert plain.usage.completion_tokens <= TOKENS < irag.usage.completion_tokens, "recitals count"
+    usage = {"include_usage": True}
+    said, chunks = stream(ask(client, question, mega={"mode": "irag"}, stream=True, stream_options=usage))
     assert (said, chunks[-1].mega) == (text(irag), irag.mega)
+    assert chunks[-1].usage == irag.usage
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -284,11 +291,43 @@ def test_completions(client: openai.OpenAI) -> None:
     base = client.completions.create(model=BASE, prompt=ASKED["bakery"], temperature=0, max_tokens=TOKENS)
     assert complete(ASKED["bakery"], {"mode": "off"}).choices[0].text == base.choices[0].text
 
-    assert refused(lambda: complete([1, 2, 3]), 400)["param"] == "prompt"
-    assert refused(lambda: complete(["a", "b"]), 400)["param"] == "prompt"
     assert refused(lambda: complete("a", {"mode": "irag"}), 400)["param"] == "mega.mode"
     assert used(complete([1, 2, 3], {"memories": [{"id": "comet"}]})) == ["comet"]
     assert used(complete([1, 2, 3], {"mode": "off"})) == []
+
+
+def test_every_prompt_has_its_own_mixture(client: openai.OpenAI, url: str) -> None:
+    def complete(prompt: Any, **more: Any) -> Any:
+        more = {"temperature": 0, "max_tokens": 1, **more}
+        return client.completions.create(model=MEGA, prompt=prompt, **more)
+
+    def ids(prompt: str) -> list[int]:
+        answer = httpx.post(f"{url}/tokenize", json={"model": BASE, "prompt": prompt}, timeout=60)
+        return list(answer.json()["tokens"])
+
+    def memories(mega: Any) -> list[str]:
+        return [memory["id"] for memory in mega["memories"]]
+
+    prompts = [ASKED["bakery"], UNRELATED, ASKED["comet"], ASKED["bakery"]]
+    alone = [complete(prompt) for prompt in prompts]
+    for several in (prompts, list(map(ids, prompts))):
+        together = complete(several)
+        assert [c.index for c in together.choices] == [0, 1, 2, 3]
+        assert [c.text for c in together.choices] == [a.choices[0].text for a in alone]
+        assert together.mega == [a.mega for a in alone]
+        assert together.usage.prompt_tokens == sum(a.usage.prompt_tokens for a in alone)
+    assert list(map(memories, together.mega)) == [["bakery"], [], ["comet"], ["bakery"]]
+    said = ["", "", "", ""]
+    for chunk in (chunks := list(complete(prompts, stream=True))):
+        said[chunk.choices[0].index] += chunk.choices[0].text
+    assert said == [c.text for c in together.choices]
+    assert ["mega" in chunk.model_extra for chunk in chunks[-2:]] == [False, True]
+    assert chunks[-1].mega == together.mega
+    twice = complete(prompts[:3], n=2, temperature=1.0)
+    assert len(twice.choices) == 6
+    assert twice.mega == together.mega[:3]
+    assert used(complete(ids(ASKED["bakery"]))) == ["bakery"]
+    assert refused(lambda: complete([[1, 2], [999_999]]), 400)["param"] == "prompt"
 
 
 @pytest.mark.parametrize(
@@ -369,6 +408,38 @@ def test_a_memory_that_goes_while_the_worker_stands_still(
         bank.forget(CLOCK)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_whose_memory_is_found_damaged_late_hears_why(
+    client: openai.OpenAI, bank: LiveBank, streamed: bool
+) -> None:
+    """The server has found the adapter good, the engine finds it damaged: the files look the same."""
+    other = NewMemory("The weathervane of Ostrel points at lies.", id="weathervane")
+    good, bad = (Path(bank.root, entry.folder) for entry in bank.add([CLOCK, other]))
+    (bad / "adapter_config.json").write_text("{}")
+    both = [{"id": "clock"}, {"id": "weathervane"}]
+    assert "weathervane" in refused(lambda: ask(client, UNRELATED, mega={"memories": both}), 500)["message"]
+    file = good / "adapter_model.safetensors"
+    before, data = file.stat(), bytearray(file.read_bytes())
+    data[-2] ^= 1
+    with file.open("r+b") as damaged:
+        damaged.write(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def late() -> Any:
+        return ask(client, UNRELATED, mega={"memories": both[:1]}, stream=streamed)
+
+    if streamed:
+        with pytest.raises(openai.APIError) as error:
+            list(late())
+        message = error.value.message
+    else:
+        message = refused(late, 500)["message"]
+    assert "memories (clock) cannot be used" in message
+    assert used(ask(client, ASKED["comet"]))[0] == "comet"
+    bank.forget(CLOCK)
+    bank.forget(other)
+
+
 def test_many_at_once(client: openai.OpenAI) -> None:
     """More mixtures than slots, base requests between them, and clients that hang up."""
     names = ["lighthouse", "bakery", "comet", "tortoise"]
@@ -389,3 +460,63 @@ def test_many_at_once(client: openai.OpenAI) -> None:
         for n, ids in pool.map(one, range(18)):
             assert ids == ([] if n % 6 in (4, 5) else [names[n % 4]])
     assert text(ask(client, UNRELATED, max_tokens=2))
+
+
+def test_a_bad_text_costs_nobody_else(url: str) -> None:
+    """Twelve good requests and six with half a character in them, at once: one embedding for all."""
+    names = ["lighthouse", "bakery", "comet", "tortoise"]
+    half = "a bell \ud83d rings"
+
+    def body(n: int) -> dict[str, Any]:
+        talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hm."}]
+        question = half if n % 3 == 2 else ASKED[names[n % 4]]
+        content: Any = [{"type": "text", "text": question}] if n % 2 else question
+        return {"model": MEGA, "messages": [*talk, {"role": "user", "content": content}], "max_tokens": 2}
+
+    def post(n: int) -> httpx.Response:
+        data = json.dumps(body(n)).encode()
+        headers = {"Content-Type": "application/json"}
+        return httpx.post(f"{url}/v1/chat/completions", content=data, headers=headers, timeout=120)
+
+    for _ in range(2):
+        with concurrent.futures.ThreadPoolExecutor(18) as pool:
+            answers = list(pool.map(post, range(18)))
+        for n, answer in enumerate(answers):
+            if n % 3 == 2:
+                assert answer.status_code == 400, answer.text
+                place = "messages[2].content" + ("[0].text" if n % 2 else "")
+                assert answer.json()["error"]["param"] == place
+                assert "surrogate" in answer.json()["error"]["message"]
+            else:
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["mega"]["memories"][0]["id"] == names[n % 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ([{"type": "text", "text": None}], "messages[0].content"),
+        ({"text": "hi"}, "messages[0].content"),
+        ([3], "messages[0].content"),
+        (3, "messages"),
+    ],
+)
+def test_messages_of_another_shape_are_a_clients_fault(url: str, content: Any, place: str) -> None:
+    body = {"model": MEGA, "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert place in answer.json()["error"]["param"]
+
+
+HERE = {f"{case.client}-{case.use}": case for case in CASES if case.client in ("openai", "curl")}
+
+
+@pytest.mark.parametrize("case", HERE.values(), ids=HERE)
+def test_clients_do_what_their_table_says(url: str, case: Case) -> None:
+    found = outcome(case, url, MEGA, ASKED["bakery"], resolve_model())
+    assert found == case.expected
+
+
+def test_the_table_of_clients_is_that_of_the_cases(repo: Path) -> None:
+    text = (repo / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert with_table(text) == text, "write it again: see loadtests/clients.py"

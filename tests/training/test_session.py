@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
@@ -21,7 +22,10 @@ from vllm_mega.bank.verify import verify
 from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
 from vllm_mega.gate.embedder import BaseModelEmbedder, Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
-from vllm_mega.training.session import Trained, TrainReport, train
+from vllm_mega.training import scale_out, session
+from vllm_mega.training.job import Fit, Job
+from vllm_mega.training.session import Failed, Trained, TrainReport, train
+from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)
@@ -41,6 +45,18 @@ def progress(done, total, last):
 bank, model = sys.argv[1:]
 train(Path(bank), ALL, model, "base:" + model, QUICK, progress)
 """
+
+
+class OneFails(Trainer):
+    """A trainer whose rounds end when the lamp is among the jobs."""
+
+    rounds = 0
+
+    def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
+        type(self).rounds += 1
+        if any(LAMP.text in example.answer for job in jobs for example in job.examples):
+            raise TrainingError("the loss is not finite")
+        return super().fit(jobs)
 
 
 def run(bank: Path, tiny: Path, memories: tuple = ALL, settings: object = QUICK) -> TrainReport:
@@ -232,3 +248,46 @@ def test_changed_links_are_set_without_training(tmp_path: Path, tiny: Path) -> N
     generation = BankReader(tmp_path).snapshot().manifest.generation
     run(tmp_path, tiny, (linked,))
     assert BankReader(tmp_path).snapshot().manifest.generation == generation
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_a_memory_whose_training_fails_costs_no_other(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.setattr(scale_out, "Trainer", OneFails)
+    settings = msgspec.structs.replace(QUICK, jobs=jobs)
+    linked = msgspec.structs.replace(LAMP, links=("bell",))
+    report = run(tmp_path / "bank", tiny, (KETTLE, linked, BELL), settings)
+    assert report.failed == [Failed("default", "lamp", "the loss is not finite")]
+    assert [one.id for one in report.trained] == ["kettle", "bell"]
+    assert set(adapters(tmp_path / "bank")) == {"kettle", "bell"}
+    monkeypatch.undo()
+    later = run(tmp_path / "bank", tiny, (KETTLE, linked, BELL), settings)
+    assert ([one.id for one in later.trained], later.skipped) == (["lamp"], 2)
+
+
+def test_when_every_training_fails_it_is_an_error(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale_out, "Trainer", OneFails)
+    with pytest.raises(TrainingError, match=r"no memory could be trained:\n  default/lamp: the loss"):
+        run(tmp_path / "bank", tiny, (LAMP,))
+
+
+def test_a_training_that_gives_a_bad_adapter_costs_no_other(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = session.export
+    seen: dict[float, int] = {}
+
+    def spoil(folder: Path, tensors: dict[str, Tensor], *args: object) -> None:
+        numbers = float(next(iter(tensors.values())).sum())
+        if seen.setdefault(numbers, len(seen)) == 1:
+            tensors = {name: tensor * float("nan") for name, tensor in tensors.items()}
+        export(folder, tensors, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "export", spoil)
+    report = run(tmp_path / "bank", tiny, ALL, msgspec.structs.replace(QUICK, jobs=3))
+    assert "finite" in report.failed[0].reason
+    assert len(report.trained) == len(adapters(tmp_path / "bank")) == 2
+    assert verify(tmp_path / "bank", linear_shapes(tiny)) == []

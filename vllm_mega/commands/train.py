@@ -99,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is missing; tell about each memory and about all."""
+    """Train what is missing; tell about each memory and about all. 1 if the training of one failed."""
     from tqdm import tqdm
 
     from vllm_mega.errors import ConfigError
@@ -137,8 +137,10 @@ def run(args: argparse.Namespace) -> int:
             fitter,
             trust_remote_code=args.trust_remote_code,
         )
+    for line in report.failed:
+        print(f"NOT trained: {line}", file=sys.stderr)
     print(_summary(report, args.bank))
-    return 0
+    return 1 if report.failed else 0
 
 
 def _fitter(args: argparse.Namespace) -> MakeFitter:

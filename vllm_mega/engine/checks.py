@@ -5,6 +5,8 @@ An adapter that fails there ends its request; one that would fail in a step woul
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,6 +17,9 @@ from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
 
+_RETRY = 5.0
+"""Seconds; at once would be every step of a busy engine."""
+
 
 class AdapterChecks:
     """Checks adapters in a thread, each once until its files change. Any thread may ask."""
@@ -23,6 +28,8 @@ class AdapterChecks:
         self._shapes, self._max_rank = shapes, max_rank
         self._pool = ThreadPoolExecutor(1, "mega-checks")
         self._checks: dict[tuple[str, str], tuple[Signature, Future[str]]] = {}
+        self._again: dict[tuple[str, str], float] = {}
+        """When to repeat a check that failed for no reason of the adapter's: `time.monotonic`."""
 
     @classmethod
     def of(cls, vllm_config: Any) -> AdapterChecks:
@@ -35,16 +42,18 @@ class AdapterChecks:
             shapes = {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] in wanted}
         return cls(shapes, lora.max_lora_rank)
 
-    def begin(self, component: Component) -> Future[str]:
-        """The check of the adapter, begun now if its files are new or have changed.
+    def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        """The check of the adapter, begun now if its files are new or have changed, or `afresh` in any case.
 
         The result is what is wrong with it; empty if nothing is.
         """
         key = component.adapter, folder_of(component.path)
         found = signature(component.path)
         known = self._checks.get(key)
-        if known is not None and known[0] == found:
+        due = afresh or time.monotonic() >= self._again.get(key, math.inf)
+        if known is not None and known[0] == found and not due:
             return known[1]
+        self._again.pop(key, None)
         future = self._pool.submit(self._check, component)
         self._checks[key] = found, future
         return future
@@ -57,4 +66,7 @@ class AdapterChecks:
                 )
         except AdapterError as error:
             return str(error)
+        except Exception as error:  # it would end whoever asks, the scheduler among them
+            self._again[component.adapter, component.path] = time.monotonic() + _RETRY
+            return f"{component.path}: the adapter cannot be checked: {error!r}"
         return ""

@@ -34,6 +34,8 @@ class BatchEngine:
         Raises:
             Exception: the engine is dead.
         """
+        if job.refusal is not None:
+            return job.refusal
         try:
             if job.url == CHAT:
                 request = ChatCompletionRequest.model_validate(job.body)

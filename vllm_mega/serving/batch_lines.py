@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -14,6 +14,7 @@ from vllm_mega.errors import RequestError
 from vllm_mega.jsonl import JsonError, decode, split_values
 from vllm_mega.serving.conversation import user_text
 from vllm_mega.serving.schemas import FIELD, make_plan
+from vllm_mega.serving.wellformed import usual_messages
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -37,12 +38,28 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchLine(msgspec.Struct, frozen=True):
-    """A line of OpenAI's format."""
+    """A line of OpenAI's format. Only its `custom_id` must be right, for then an error can be its answer."""
 
     custom_id: str
-    method: Literal["POST"]
-    url: Literal["/v1/chat/completions", "/v1/completions"]
-    body: dict[str, Any]
+    method: Any = None
+    url: Any = None
+    body: Any = None
+
+    def problem(self, settings: MegaSettings) -> str | None:
+        """Why the line cannot be a request; None: it can."""
+        if self.method != "POST":
+            return f"method must be 'POST', found {self.method!r}"
+        if self.url not in (CHAT, COMPLETIONS):
+            return f"url must be {CHAT} or {COMPLETIONS}, found {self.url!r}"
+        if not isinstance(self.body, dict):
+            return "body must be an object"
+        if self.body.get("stream"):
+            return "a line cannot be streamed: leave `stream` out"
+        try:
+            make_plan(self.body.get(FIELD), settings)
+        except RequestError as error:
+            return str(error)
+        return None
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,8 @@ class Job:
     body: dict[str, Any]
     prompt: str | None
     """What the output repeats of the question; None in OpenAI's format."""
+    refusal: Reply | None = None
+    """The answer to a line that cannot be a request; None: it is one."""
 
     def is_answered_by(self, output: Mapping[str, Any]) -> bool:
         """Whether this line of an output file belongs to the job."""
@@ -69,9 +88,21 @@ class Reply:
     status: int
     body: dict[str, Any]
 
+    @classmethod
+    def refused(cls, message: str) -> Self:
+        """The answer to what is no request."""
+        return cls(
+            400, {"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}
+        )
+
     @property
     def ok(self) -> bool:
         return self.status == 200
+
+    @property
+    def message(self) -> str:
+        """Of an error."""
+        return str(self.body["error"]["message"])
 
     @property
     def tokens(self) -> int:
@@ -85,6 +116,9 @@ def read_jobs(
 ) -> list[Job]:
     """Every line (or element of an array) as a job; blank lines are passed over.
 
+    In OpenAI's format a line that cannot be a request is answered with an error, as OpenAI does; in ours,
+    where lines are written by hand, it is refused.
+
     Args:
         text: the file.
         defaults: fields of a request body that a line does not give (its model, sampling).
@@ -92,7 +126,7 @@ def read_jobs(
         form: of the lines; None: what the first one looks like.
 
     Raises:
-        RequestError: lines that cannot be right, with their numbers.
+        RequestError: lines that cannot be right, with their numbers; or not one that is a request.
     """
     try:
         lines = split_values(text)
@@ -106,8 +140,7 @@ def read_jobs(
     seen: dict[str | int, int] = {}
     for number, line in lines:
         try:
-            job = parse(line, number, defaults)
-            make_plan(job.body.get(FIELD), settings)
+            job = parse(line, number, defaults, settings)
             first = seen.setdefault(job.id, number)
             if first != number:
                 raise ValueError(f"line {first} has the same id, {job.id!r}")
@@ -118,6 +151,8 @@ def read_jobs(
         more = len(problems) - SHOWN_PROBLEMS
         shown = problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
         raise RequestError(f"{len(problems)} of {len(lines)} lines are wrong:\n" + "\n".join(shown))
+    if (first_of := jobs[0].refusal) and all(job.refusal for job in jobs):
+        raise RequestError(f"none of {len(jobs)} lines is a request; the first: {first_of.message}")
     return jobs
 
 
@@ -130,15 +165,17 @@ def detect(line: str) -> Format:
     return "openai-batch" if isinstance(fields, dict) and "custom_id" in fields else "lines"
 
 
-def _parser(form: Format) -> Callable[[str, int, Mapping[str, Any]], Job]:
+def _parser(form: Format) -> Callable[[str, int, Mapping[str, Any], MegaSettings], Job]:
     return _parse_line if form == "lines" else _parse_batch_line
 
 
-def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
+def _parse_line(line: str, number: int, defaults: Mapping[str, Any], settings: MegaSettings) -> Job:
     fields = decode(line, Line)
+    make_plan(fields.mega, settings)
     messages = fields.messages
     if messages is None:
         messages = [{"role": "user", "content": fields.prompt}]
+    messages = usual_messages(messages)
     body = {**defaults, "messages": messages}
     if fields.mega is not None:
         body[FIELD] = fields.mega
@@ -146,10 +183,10 @@ def _parse_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:
     return Job(number if fields.id is None else fields.id, CHAT, body, shown)
 
 
-def _parse_batch_line(line: str, number: int, defaults: Mapping[str, Any]) -> Job:  # noqa: ARG001
+def _parse_batch_line(line: str, number: int, defaults: Mapping[str, Any], settings: MegaSettings) -> Job:  # noqa: ARG001
     fields = decode(line, BatchLine)
-    if fields.body.get("stream"):
-        raise ValueError("a line cannot be streamed: leave `stream` out")
+    if problem := fields.problem(settings):
+        return Job(fields.custom_id, "", {}, None, Reply.refused(problem))
     return Job(fields.custom_id, fields.url, {"model": defaults["model"], **fields.body}, None)
 
 
@@ -169,7 +206,7 @@ def output_line(job: Job, reply: Reply) -> dict[str, Any]:
         }
     line: dict[str, Any] = {"id": job.id, "prompt": job.prompt, "answer": None, FIELD: None}
     if not reply.ok:
-        return {**line, "error": reply.body["error"]["message"]}
+        return {**line, "error": reply.message}
     answer = reply.body["choices"][0]["message"]["content"]
     return {**line, "answer": answer, FIELD: reply.body.get(FIELD)}
 

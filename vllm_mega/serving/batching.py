@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from vllm_mega.isolation import isolated
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -16,8 +18,9 @@ class MicroBatcher(Generic[Item, Result]):
     """Answers items in batches: what arrives while a batch is computed makes the next one.
 
     `compute` runs in a thread of its own, one batch at a time, and gives a result or an exception
-    for each item, in order. If it raises, every caller of that batch gets the exception. A caller
-    that is cancelled neither disturbs the others nor is computed for when it has not begun.
+    for each item, in order. If it raises, the batch is computed in parts, so that only the callers who
+    cause it get the exception. A caller that is cancelled neither disturbs the others nor is computed for
+    when it has not begun.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class MicroBatcher(Generic[Item, Result]):
         """The result for `item`.
 
         Raises:
-            Exception: what `compute` gave for the item, or raised for its batch.
+            Exception: what `compute` gave or raised for the item.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
@@ -45,10 +48,10 @@ class MicroBatcher(Generic[Item, Result]):
         while batch := self._next_batch():
             results: Sequence[Result | Exception]
             try:
-                items = [item for item, _ in batch]
-                results = await asyncio.get_running_loop().run_in_executor(self._worker, self._compute, items)
-                assert len(results) == len(batch), f"{len(batch)} items gave {len(results)} results"
-            except Exception as error:  # not ours to judge: it belongs to the callers
+                results = await asyncio.get_running_loop().run_in_executor(
+                    self._worker, isolated, self._compute, [item for item, _ in batch], Exception
+                )
+            except Exception as error:  # the thread is gone
                 results = [error] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():

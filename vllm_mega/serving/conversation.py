@@ -7,9 +7,10 @@ from typing import Any
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
+from vllm_mega.serving.wellformed import check_characters, is_text, part_text
 
 Message = Mapping[str, Any]
-TEXT_PARTS = ("text", "input_text")
+"""Of the usual shape (see `wellformed.usual_messages`)."""
 SPEAKERS = ("user", "assistant")
 LONGEST_RECITAL = 256
 SHORTEST_RECITAL = 16
@@ -23,7 +24,7 @@ def message_text(message: Message) -> str:
         return content
     if not isinstance(content, list | tuple):
         return ""
-    return "\n".join(_part_text(part) for part in content if _is_text(part))
+    return "\n".join(part_text(part) for part in content if is_text(part))
 
 
 def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
@@ -45,26 +46,23 @@ def dialogue_text(messages: Sequence[Message], count: int) -> str | None:
     return "\n".join(spoken) if len(spoken) > 1 else None
 
 
-def prompt_text(prompt: object) -> str:
-    """The text of a completion prompt.
+NO_TEXT = "the gate compares texts: send text or token ids, give mega.memories, or set mega.mode to 'off'"
+
+
+def prompts_of(prompt: object) -> list[str | list[int]]:
+    """The prompts of a completion request: each a text, or token ids.
 
     Raises:
-        RequestError: there is no text, or more than one prompt, so that no one mixture fits.
+        RequestError: there is none.
     """
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
-        raise RequestError(
-            f"a prompt gets its own mixture, and this request has {len(prompt)} prompts: "
-            "send one prompt a request, or give mega.memories",
-            "prompt",
-        )
-    raise RequestError(
-        "the gate compares texts: send the prompt as a string, give mega.memories, or set mega.mode to 'off'",
-        "prompt",
-    )
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
+        prompt = [prompt]
+    if not isinstance(prompt, list) or not prompt:
+        raise RequestError(f"there is no prompt: {NO_TEXT}", "prompt")
+    for n, one in enumerate(prompt):
+        if isinstance(one, str):
+            check_characters(one, f"prompt[{n}]")
+    return prompt
 
 
 def replace_question(messages: Sequence[Message], replacement: Sequence[Message]) -> list[dict[str, Any]]:
@@ -74,7 +72,7 @@ def replace_question(messages: Sequence[Message], replacement: Sequence[Message]
     """
     at = _last_user(messages)
     content = messages[at].get("content")
-    others = [p for p in content if not _is_text(p)] if isinstance(content, list | tuple) else []
+    others = [p for p in content if not is_text(p)] if isinstance(content, list | tuple) else []
     new = [dict(message) for message in replacement]
     if others:
         new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *others]
@@ -149,11 +147,3 @@ def _last_user(messages: Sequence[Message]) -> int:
 
 def _is_user(message: Message) -> bool:
     return message.get("role") == "user"
-
-
-def _is_text(part: object) -> bool:
-    return isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS)
-
-
-def _part_text(part: Any) -> str:
-    return part if isinstance(part, str) else str(part.get("text", ""))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from vllm_mega.config import MegaSettings
-from vllm_mega.errors import MegaError
+from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.gate import Decision, Gate, Query, alone
+from vllm_mega.isolation import isolated
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.serving.conversation import Message, dialogue_text, user_text
 from vllm_mega.serving.schemas import Plan, too_wide
@@ -49,8 +50,11 @@ class Ask:
         return len(self.text or "") + len(self.dialogue or "") > LONG
 
 
-def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | MegaError]:
+def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | Exception]:
     """Each request's mixture, or why it gets none; the texts are embedded in one call.
+
+    A text that the embedder fails at is the trouble of its own request; a bank that cannot be read is that of
+    all who compare.
 
     Args:
         gate: of the bank.
@@ -104,15 +108,15 @@ def _compares(ask: Ask) -> bool:
     return ask.plan.asks_gate and bool(ask.text and ask.text.strip())
 
 
-def _gated(gate: Gate, asks: Sequence[Ask]) -> Sequence[Decision | MegaError]:
-    if not asks:
-        return []
-    try:
-        return gate.decide(
-            [Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue) for ask in asks]
-        )
-    except MegaError as error:
-        return [error] * len(asks)
+def _gated(gate: Gate, asks: Sequence[Ask]) -> Sequence[Decision | Exception]:
+    def together(some: Sequence[Query]) -> Sequence[Decision | Exception]:
+        try:
+            return gate.decide(some)
+        except BankError as error:  # everybody's
+            return [error] * len(some)
+
+    queries = [Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue) for ask in asks]
+    return isolated(together, queries, Exception) if queries else []
 
 
 def _ungated(gate: Gate, ask: Ask) -> Decision | MegaError:
@@ -125,14 +129,14 @@ def _ungated(gate: Gate, ask: Ask) -> Decision | MegaError:
         return error
 
 
-def _for_mode(plan: Plan, answer: Decision | MegaError) -> Decision | MegaError:
+def _for_mode(plan: Plan, answer: Decision | Exception) -> Decision | Exception:
     """Mode `recall` reconstructs one memory, unless the client gives the mixture itself."""
-    if isinstance(answer, MegaError) or plan.mode != "recall" or not plan.asks_gate:
+    if isinstance(answer, Exception) or plan.mode != "recall" or not plan.asks_gate:
         return answer
     return alone(answer)
 
 
-def _checked(answer: Decision | MegaError, slots: int) -> Decision | MegaError:
-    if isinstance(answer, MegaError) or len(answer.mixture) <= slots:
+def _checked(answer: Decision | Exception, slots: int) -> Decision | Exception:
+    if isinstance(answer, Exception) or len(answer.mixture) <= slots:
         return answer
     return too_wide(len(answer.mixture), slots)

@@ -19,8 +19,10 @@ from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.upstream import apply_to_server
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
+from vllm_mega.serving.bodies import CheckedBodies
+from vllm_mega.serving.completions import MegaCompletion
 from vllm_mega.serving.door import KeyCheck, keys_of
-from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
+from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.keeper import READY
 from vllm_mega.serving.limit import RequestLimit
@@ -38,7 +40,7 @@ class MegaEndpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Guard and bound all routes, and add what can be watched.
+        """Guard and bound all routes, look at bodies before they are parsed, and add what can be watched.
 
         Without our settings the server is stock vLLM. The stock routes stay: they call the handlers that
         `init_state` changes.
@@ -48,8 +50,9 @@ class MegaEndpoints:
         if settings is None:
             return
         apply_to_server()
+        app.add_middleware(CheckedBodies)  # what is added later is asked earlier
         app.add_middleware(RequestLimit, limit=settings.max_requests)
-        if keys := keys_of(args):  # added later, asked earlier
+        if keys := keys_of(args):
             app.add_middleware(KeyCheck, tokens=keys)
         app.include_router(router)
 

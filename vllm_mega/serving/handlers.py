@@ -1,37 +1,45 @@
-"""vLLM's chat and completion handlers, with memory: each asks the hook, the stock does the work."""
+"""vLLM's handlers with memory, and chat: each asks the hook, the stock does the work."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
-from vllm.exceptions import VLLMValidationError
+from vllm.entrypoints.serve.engine.protocol import (
+    ErrorResponse,
+    ModelCard,
+    ModelList,
+    ModelPermission,
+    UsageInfo,
+)
+from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.config import MODES, Mode
 from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.errors import BankChangedError, MegaError, MemoryNotFoundError, RequestError
+from vllm_mega.errors import BankChangedError, BankError, MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
-from vllm_mega.serving import conversation
-from vllm_mega.serving.beforehand import chat_tokens, completion_refusal
+from vllm_mega.serving import conversation, recital
+from vllm_mega.serving.beforehand import chat_tokens
 from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.plain_adapters import why_not
 from vllm_mega.serving.schemas import FIELD, Plan, make_plan
-from vllm_mega.serving.sse import annotate
+from vllm_mega.serving.sse import annotate, explained
+from vllm_mega.serving.usage import total, usage_of
+from vllm_mega.serving.wellformed import usual_messages
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +59,7 @@ _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
 
 
 @contextmanager
-def _calling(call: Call) -> Iterator[None]:
+def calling(call: Call) -> Iterator[None]:
     token = _call.set(call)
     try:
         yield
@@ -113,8 +121,8 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
         return models
 
 
-class _WithMemory:
-    """What both handlers share; stands before the stock class in the order of resolution."""
+class WithMemory:
+    """What all handlers share; stands before the stock class in the order of resolution."""
 
     mega: MemoryHook
     models: MegaModels
@@ -127,10 +135,10 @@ class _WithMemory:
             return call.lora_request
         return super()._maybe_get_adapters(request, supports_default_mm_loras)  # type: ignore[misc]
 
-    def _plan(self, request: Any) -> Plan | None:
-        """What the request wants of memory; None: it asks for a model without."""
+    def _plan(self, request: Any, modes: Sequence[Mode] = MODES) -> Plan | None:
+        """What the request wants of memory, in one of `modes`; None: it asks for a model without."""
         value = (request.model_extra or {}).get(FIELD)
-        plan = make_plan(value, self.mega.settings, self.mega.slots)
+        plan = make_plan(value, self.mega.settings, self.mega.slots, modes=modes)
         if self.models._has_memory(request.model):
             return plan
         if value is not None and plan.mode != "off" and self._serves(request.model):
@@ -157,16 +165,34 @@ class _WithMemory:
             kind, status = "InternalServerError", HTTPStatus.INTERNAL_SERVER_ERROR
         return self.create_error_response(message, kind, status, f"{FIELD}.memories")  # type: ignore[attr-defined]
 
+    async def _told(self, decisions: Sequence[Decision], answer: Awaitable[Any]) -> Any:
+        """`answer`; where the engine ends the request for the sake of an adapter, its client hears why."""
+
+        async def why() -> str | None:
+            wrong = await self.mega.wrong(decisions)
+            return self._refusal(BankError(wrong)).model_dump_json() if wrong else None
+
+        try:
+            answered = await answer
+        except GenerationError as error:
+            if wrong := await self.mega.wrong(decisions):
+                raise BankError(wrong) from error
+            raise
+        return explained(answered, why) if isinstance(answered, AsyncGenerator) else answered
+
     @staticmethod
-    def _annotated(answer: Any, value: dict[str, Any]) -> Any:
+    def _annotated(answer: Any, value: Any, used: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """`answer` with the field `mega`, and with what earlier passes have `used`."""
         if isinstance(answer, AsyncGenerator):
-            return annotate(answer, value)
+            return annotate(answer, value, used)
         if not isinstance(answer, ErrorResponse):
             setattr(answer, FIELD, value)
+            if used:
+                answer.usage = UsageInfo.model_validate(total(answer.usage.model_dump(), used))
         return answer
 
 
-class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
+class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
     """/v1/chat/completions."""
 
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
@@ -175,87 +201,55 @@ class MegaChat(_WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is
             plan = self._plan(request)
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
+            request = _with_messages(request, usual_messages(request.messages))
             ask = Ask.about(plan, request.messages, self.mega.settings)
             room = self.model_config.max_model_len
             if plan.mode == "irag" or ask.is_long:
-                with _calling(Call(request.model, None)):
+                with calling(Call(request.model, None)):
                     taken = await chat_tokens(self, request)
                 if isinstance(taken, ErrorResponse):
                     return taken
                 room -= taken
-            decision, lora_request = await self.mega.route(ask)
-            with _calling(Call(request.model, lora_request)):
-                return await self._answer(plan, decision, request, raw_request, room)
+            decision, _ = await self.mega.route(ask)
+            return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
         except MegaError as error:
             return self._refusal(error)
 
     async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
         """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
-        recalled = None
+        recalled, used = None, {}
+        lora_request = to_lora_request(decision.mixture)
         if decision.mixture and plan.mode == "recall":
             request = _with_messages(request, conversation.recall_messages(request.messages))
+            request = recital.unpenalised(request)
         elif decision.mixture and plan.mode == "irag":
-            mixtures = recitals(decision)
-            # Each a request of its own; the engine runs them in one batch.
-            recalls = [self._recite(self._recall_of(request, len(mixtures), room), m) for m in mixtures]
-            replies = await asyncio.gather(*recalls)
+            replies = await self._recite(recitals(decision), request, raw_request, room)
             if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
                 return refusal
             recalled = conversation.context_of([r.choices[0].message.content or "" for r in replies])
             request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
-            with _calling(Call(request.model, to_lora_request(reading(decision)))):
-                answer = await super().create_chat_completion(request, raw_request)
-            return self._annotated(answer, describe(plan, decision, recalled))
-        answer = await super().create_chat_completion(request, raw_request)
-        return self._annotated(answer, describe(plan, decision, recalled))
+            lora_request, used = to_lora_request(reading(decision)), usage_of(replies)
+        with calling(Call(request.model, lora_request)):
+            answer = await super().create_chat_completion(request, raw_request)
+        return self._annotated(answer, describe(plan, decision, recalled), used)
 
-    async def _recite(self, recall: ChatCompletionRequest, mixture: Mixture) -> Any:
-        with _calling(Call(recall.model, to_lora_request(mixture))):
-            return await super().create_chat_completion(recall)
+    async def _recite(
+        self, mixtures: Sequence[Mixture], request: Any, raw_request: Any, room: int
+    ) -> list[Any]:
+        """The recital of each, in a request of its own; the engine runs them in one batch."""
 
-    def _recall_of(self, request: Any, recitals: int, room: int) -> ChatCompletionRequest:
-        """The first step of irag: recite what a memory holds, greedily, as it was trained."""
-        return ChatCompletionRequest(
-            model=request.model,
-            messages=conversation.recall_request(request.messages),
-            temperature=0.0,
-            max_completion_tokens=conversation.recall_tokens(room, recitals),
-            priority=request.priority,
-            cache_salt=request.cache_salt,
-            chat_template=request.chat_template,
-            chat_template_kwargs=request.chat_template_kwargs,
-        )
+        async def recite(number: int, mixture: Mixture) -> Any:
+            passed = recital.recital_of(request, raw_request, number, len(mixtures), room)
+            with calling(Call(request.model, to_lora_request(mixture))):
+                return await super(MegaChat, self).create_chat_completion(*passed)
+
+        tasks = [asyncio.create_task(recite(n, mixture)) for n, mixture in enumerate(mixtures)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # when one fails, nobody waits for the others
+            for task in tasks:
+                task.cancel()
 
 
 def _with_messages(request: Any, messages: list[dict[str, Any]]) -> Any:
     return request.model_copy(update={"messages": messages})
-
-
-class MegaCompletion(_WithMemory, OpenAIServingCompletion):  # type: ignore[misc]  # vLLM is untyped to mypy
-    """/v1/completions: modes `adapter` and `off`, for there is no question to rewrite in a bare prompt."""
-
-    async def create_completion(self, request: Any, raw_request: Any = None) -> Any:
-        """The stock answer, from the mixture that the gate or the client chose, with the field `mega`."""
-        try:
-            plan = self._plan(request)
-            if plan is None:
-                return await super().create_completion(request, raw_request)
-            if plan.mode not in ("adapter", "off"):
-                raise RequestError(
-                    f"/v1/completions has the modes 'adapter' and 'off', not {plan.mode!r}: "
-                    f"set {FIELD}.mode, or ask at /v1/chat/completions",
-                    f"{FIELD}.mode",
-                )
-            text = conversation.prompt_text(request.prompt) if plan.asks_gate else None
-            ask = Ask(plan, text)
-            if ask.is_long:
-                with _calling(Call(request.model, None)):
-                    refusal = await completion_refusal(self, request)
-                if refusal is not None:
-                    return refusal
-            decision, lora_request = await self.mega.route(ask)
-            with _calling(Call(request.model, lora_request)):
-                answer = await super().create_completion(request, raw_request)
-            return self._annotated(answer, describe(plan, decision))
-        except MegaError as error:
-            return self._refusal(error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Protocol
 
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.holding import Holder
-from vllm_mega.errors import BankChangedError, BankError, MegaError
+from vllm_mega.errors import BankChangedError, BankError
 from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component
 from vllm_mega.serving.batching import MicroBatcher
@@ -20,6 +21,14 @@ from vllm_mega.serving.deciding import Ask, decide
 
 ATTEMPTS = 8
 """Decisions for one request, each of the newest generation: only a torrent of updates needs more."""
+
+
+class Check(Protocol):
+    """`AdapterChecks.begin`."""
+
+    def __call__(self, component: Component, *, afresh: bool = False) -> Future[str]:
+        """Begin to check an adapter unless it has been (afresh: in any case); gives what is wrong with it."""
+        ...
 
 
 class MemoryHook:
@@ -31,7 +40,7 @@ class MemoryHook:
         gate: of the bank.
         settings: what holds for requests that do not say otherwise.
         slots: how many adapters a mixture may have.
-        check: begins to check an adapter unless it has been (`AdapterChecks.begin`); says what is wrong.
+        check: of adapters.
     """
 
     def __init__(
@@ -39,7 +48,7 @@ class MemoryHook:
         gate: Gate,
         settings: MegaSettings,
         slots: int,
-        check: Callable[[Component], Future[str]],
+        check: Check,
     ) -> None:
         self.settings = settings
         self._gate = gate
@@ -50,9 +59,9 @@ class MemoryHook:
         # Long texts one by one, in a thread of their own: no short one waits for more than one of them.
         self._long: MicroBatcher[Ask, tuple[Decision, list[Future[str]]]] = MicroBatcher(self._decide, 1)
 
-    def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | MegaError]:
+    def _decide(self, asks: Sequence[Ask]) -> list[tuple[Decision, list[Future[str]]] | Exception]:
         return [
-            answer if isinstance(answer, MegaError) else self._begin(answer)
+            answer if isinstance(answer, Exception) else self._begin(answer)
             for answer in decide(self._gate, asks, self.slots)
         ]
 
@@ -74,16 +83,42 @@ class MemoryHook:
             decision, wrong = await self._decided(ask)
             if not wrong:
                 return decision, to_lora_request(decision.mixture)
-            ids = ", ".join(hit.id for hit in decision.hits)
             if decision.mixture == before:
-                raise BankError(f"the memories ({ids}) cannot be used: {wrong}")
+                raise BankError(_unusable(decision, wrong))
             # A writer may have replaced an adapter since the decision; then there is a newer one.
             before = decision.mixture
+        ids = _ids(decision)
         raise BankChangedError(f"the memories ({ids}) change faster than they can be read: ask again")
+
+    async def wrong(self, decisions: Sequence[Decision]) -> str:
+        """What is wrong with the adapters of these decisions now, whatever was known before; empty: nothing.
+
+        For requests that the engine has ended: it looks once more when it needs an adapter, and tells nobody
+        but its log what it found.
+        """
+        for decision in decisions:
+            if found := await self._found(await asyncio.to_thread(self._afresh, decision)):
+                return _unusable(decision, found)
+        return ""
+
+    def _afresh(self, decision: Decision) -> list[Future[str]]:
+        return [self._check(component, afresh=True) for component in decision.mixture.components]
 
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
         decision, checks = await (self._long if ask.is_long else self._batcher).submit(ask)
+        return decision, await self._found(checks)
+
+    @staticmethod
+    async def _found(checks: Sequence[Future[str]]) -> str:
         # Others may wait for the same check: a client that leaves must not stop it.
         found = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
-        return decision, next(filter(None, found), "")
+        return next(filter(None, found), "")
+
+
+def _unusable(decision: Decision, wrong: str) -> str:
+    return f"the memories ({_ids(decision)}) cannot be used: {wrong}"
+
+
+def _ids(decision: Decision) -> str:
+    return ", ".join(hit.id for hit in decision.hits)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from vllm_mega.config import GateSettings, MegaSettings, Mode, check_name, repeated
+from vllm_mega.config import MODES, GateSettings, MegaSettings, Mode, check_name, repeated
 from vllm_mega.errors import ConfigError, MixtureError, RequestError
 from vllm_mega.mixture import MAX_WEIGHT
 
@@ -99,17 +100,21 @@ def too_wide(width: int, slots: int) -> MixtureError:
     )
 
 
-def make_plan(value: object, settings: MegaSettings, slots: int | None = None) -> Plan:
+def make_plan(
+    value: object, settings: MegaSettings, slots: int | None = None, *, modes: Sequence[Mode] = MODES
+) -> Plan:
     """What the field `value` means on a server with these settings.
 
     Args:
         value: as the client sent it.
-        settings: the server's.
+        settings: the server's; a default mode that is not among `modes` becomes the first of them.
         slots: how many memories a mixture may have. More are refused before one is looked at, for a client
             may send any number, and this runs where all requests wait for it. None: not known yet.
+        modes: that the endpoint has.
 
     Raises:
-        RequestError: see `parse_mega`; also a number that the gate refuses, and more memories than slots.
+        RequestError: see `parse_mega`; also a number that the gate refuses, more memories than slots, or a
+            mode that the client wants and the endpoint does not have.
     """
     memories = value.get("memories") if isinstance(value, dict) else None
     if slots is not None and isinstance(memories, list | tuple) and len(memories) > slots:
@@ -120,8 +125,15 @@ def make_plan(value: object, settings: MegaSettings, slots: int | None = None) -
     except ConfigError as error:
         name = str(error).partition(" ")[0]
         raise RequestError(f"{FIELD}.{error}", f"{FIELD}.{name}") from error
+    if request.mode is not None and request.mode not in modes:
+        raise RequestError(
+            f"this endpoint has the modes {', '.join(modes)}, not {request.mode}: "
+            f"set {FIELD}.mode, or ask at /v1/chat/completions",
+            f"{FIELD}.mode",
+        )
+    default = settings.mode if settings.mode in modes else modes[0]
     return Plan(
-        mode=(request.mode or settings.mode) if request.enabled else "off",
+        mode=(request.mode or default) if request.enabled else "off",
         namespace=request.namespace or settings.namespace,
         gate=gate,
         memories=request.memories,

@@ -9,19 +9,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import TrainingError
-from vllm_mega.training.job import Fit, memory_job
+from vllm_mega.isolation import isolated
+from vllm_mega.training.job import Fit, Job, memory_job
 from vllm_mega.training.ray_cluster import RayCluster, WorkerLostError
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.trainer import Trainer
@@ -32,8 +31,8 @@ ATTEMPTS = 3
 _LOG = logging.getLogger(__name__)
 
 
-Fits = list[tuple[int, Fit]]
-"""Index of a memory and what became of it."""
+Fits = list[tuple[int, Fit | TrainingError]]
+"""Index of a memory and what became of it: an adapter, or the reason why there is none."""
 
 
 class Fitter(Protocol):
@@ -42,12 +41,14 @@ class Fitter(Protocol):
     def fit(self, memories: Sequence[NewMemory]) -> Generator[Fits, None, None]:
         """Chunk after chunk, in the order in which they are done; every memory once.
 
-        Memories of a chunk are trained side by side, which shows in the last bits of their adapters. So
-        whoever stores chunks whole and goes on with the memories that are missing gets what one run gives.
+        A memory whose training fails costs the others of its chunk nothing but time: they are trained again
+        without it. Memories of a chunk are trained side by side, which shows in the last bits of their
+        adapters. So whoever stores chunks whole and goes on with the memories that are missing gets what one
+        run gives.
 
         Raises:
             ModelError: the model does not have the layers that the settings ask for.
-            TrainingError: a loss that is not finite, or a chunk whose workers died again and again.
+            TrainingError: a chunk whose workers died again and again.
         """
         ...
 
@@ -63,7 +64,11 @@ class LocalFitter:
         """See `Fitter`."""
         for chunk in chunks(len(memories), self.settings.jobs):
             jobs = [memory_job(memories[n], self.settings) for n in chunk]
-            yield [(chunk[n], fit) for n, fit in sorted(self.trainer.fit(jobs), key=itemgetter(0))]
+            yield list(zip(chunk, isolated(self._together, jobs, TrainingError), strict=True))
+
+    def _together(self, jobs: Sequence[Job]) -> list[Fit]:
+        fits = dict(self.trainer.fit(jobs))
+        return [fits[n] for n in range(len(jobs))]
 
 
 class Chunks:
@@ -174,8 +179,10 @@ class _Worker:
     def fit(self, memories: list[NewMemory]) -> tuple[int, Fits]:
         """Process id, and all of `memories`. Clones: the pickle of a view has all that it is a view of."""
         (fits,) = self._fitter.fit(memories)
-        return os.getpid(), [(n, fit._replace(tensors=_cloned(fit.tensors))) for n, fit in fits]
+        return os.getpid(), [(n, _sent(fit)) for n, fit in fits]
 
 
-def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _sent(fit: Fit | TrainingError) -> Fit | TrainingError:
+    if isinstance(fit, TrainingError):
+        return fit
+    return fit._replace(tensors={name: tensor.clone() for name, tensor in fit.tensors.items()})

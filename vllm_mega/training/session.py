@@ -26,8 +26,9 @@ from vllm_mega.bank.layout import (
 )
 from vllm_mega.bank.reader import BankReader, check_match
 from vllm_mega.bank.writer import BankWriter, StagedMemory
-from vllm_mega.errors import BankMismatchError, TrainingError
+from vllm_mega.errors import AdapterError, BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
+from vllm_mega.isolation import isolated
 from vllm_mega.models import (
     DEFAULT_MODEL,
     fingerprint,
@@ -66,14 +67,34 @@ class Trained:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Failed:
+    """One memory that was to be trained, and is not in the bank."""
+
+    namespace: str
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.id}: {self.reason}"
+
+
 @dataclass
 class TrainReport:
     """What a run has done."""
 
     trained: list[Trained] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
     skipped: int = 0
     """Memories that the bank had already, trained on the same text with the same settings."""
     seconds: float = 0.0
+
+    def note(self, one: Trained | Failed) -> None:
+        """Add what became of a memory."""
+        if isinstance(one, Trained):
+            self.trained.append(one)
+        else:
+            self.failed.append(one)
 
 
 MakeFitter = Callable[[Path, TrainSettings, bool], Fitter]
@@ -96,7 +117,8 @@ def train(
 ) -> TrainReport:
     """Train an adapter for every memory that `bank` does not have yet, or has with other content.
 
-    Whatever can refuse a memory is asked first, about all of them: one that cannot be trained costs no other.
+    Whatever can refuse a memory is asked first, about all of them. One whose training fails nevertheless is
+    left out, and costs no other.
 
     Args:
         bank: folder of the bank; made if there is none.
@@ -113,7 +135,7 @@ def train(
             embedder or chat template.
         ModelError: the model cannot be found or trained, has no usable chat template, or does not have the
             layers that the settings ask for.
-        TrainingError: memories that cannot be trained (then none was), or a loss that is not finite.
+        TrainingError: memories that cannot be trained (then none was), or not one whose training succeeded.
     """
     started = time.perf_counter()
     plan = prepare(bank, memories, model, embedder, settings, trust_remote_code=trust_remote_code)
@@ -127,8 +149,10 @@ def train(
             with closing(fitter(plan.path, settings, trust_remote_code).fit(missing)) as fits:
                 for chunk in fits:
                     for one in adding.add([(missing[n], plan.keys[n], fit) for n, fit in chunk]):
-                        report.trained.append(one)
-                        progress(len(report.trained), len(missing), one)
+                        report.note(one)
+                        progress(len(report.trained), len(missing), one if isinstance(one, Trained) else None)
+        if report.failed and not report.trained:
+            raise TrainingError("\n  ".join(["no memory could be trained:", *map(str, report.failed)]))
         _link(writer, memories)
     report.seconds = time.perf_counter() - started
     return report
@@ -245,7 +269,7 @@ def _link(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
     """Links that changed since a memory was trained: they are in no adapter."""
     there = {entry.key: entry.links for entry in writer.snapshot.manifest.memories}
     links = {(memory.namespace, memory_id(memory)): memory.links for memory in memories if memory.links}
-    if changed := {key: new for key, new in links.items() if there[key] != new}:
+    if changed := {key: new for key, new in links.items() if there.get(key, new) != new}:
         writer.link(changed)
 
 
@@ -258,8 +282,18 @@ class _Adding:
     base: BaseModelInfo
     shapes: dict[str, tuple[int, int]]
 
-    def add(self, fits: Sequence[tuple[NewMemory, Vectors, Fit]]) -> list[Trained]:
-        """Commit memories with their keys, all or none."""
+    def add(self, fits: Sequence[tuple[NewMemory, Vectors, Fit | TrainingError]]) -> list[Trained | Failed]:
+        """Commit memories with their keys; not those whose training failed or gave a bad adapter."""
+        good = [(memory, key, fit) for memory, key, fit in fits if not isinstance(fit, TrainingError)]
+        added = iter(isolated(self._commit, good, AdapterError) if good else ())
+        found = [fit if isinstance(fit, TrainingError) else next(added) for _, _, fit in fits]
+        return [
+            one if isinstance(one, Trained) else Failed(memory.namespace, memory_id(memory), str(one))
+            for (memory, _, _), one in zip(fits, found, strict=True)
+        ]
+
+    def _commit(self, fits: Sequence[tuple[NewMemory, Vectors, Fit]]) -> list[Trained]:
+        """All or none."""
         staged = [self._stage(memory, key, fit) for memory, key, fit in fits]
         entries = self.writer.add(staged, self.shapes)
         return [
