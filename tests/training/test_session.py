@@ -19,7 +19,8 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.verify import verify
 from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
-from vllm_mega.gate.embedder import BaseModelEmbedder, Vectors
+from vllm_mega.gate.embedder import BaseModelEmbedder
+from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
 from vllm_mega.training.session import Trained, TrainReport, train
 

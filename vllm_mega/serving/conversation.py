@@ -35,7 +35,7 @@ def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
 def dialogue_text(messages: Sequence[Message], count: int) -> str | None:
     """The last `count` messages of user and assistant, newest first; None when that is but one.
 
-    Newest first, for embedders read the beginning of a long text. Without names: who said it is no topic.
+    Newest first: what was said last is mostly what is meant. Without names: who said it is no topic.
     """
     texts = [message_text(message).strip() for message in messages if message.get("role") in SPEAKERS]
     spoken = [text for text in texts if text][::-1][:count]

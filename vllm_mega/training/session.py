@@ -27,7 +27,8 @@ from vllm_mega.bank.layout import (
 from vllm_mega.bank.reader import BankReader, check_match
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.errors import BankMismatchError, TrainingError
-from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
+from vllm_mega.gate.embedder import bank_embedder, load_embedder
+from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import (
     DEFAULT_MODEL,
     fingerprint,

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.prompts import MEMORY_PROMPT, Message, about_prompt, irag_messages, question_prompt, user
-from vllm_mega.training.questions import Questions, sentences
+from vllm_mega.text import sentences
+from vllm_mega.training.questions import Questions
 
 QUESTIONS = 26
 """Made for a memory, without the text in the context ..."""
