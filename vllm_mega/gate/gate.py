@@ -14,6 +14,7 @@ from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.selection import Links, Scores, best_of, ranking, select
+from vllm_mega.gate.twins import settled
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
 
@@ -72,6 +73,8 @@ class _Shelf:
     ids: list[str]
     keys: npt.NDArray[np.float32]
     """[N, D]"""
+    ages: list[tuple[int, int]]
+    """Newer memories have greater ones: versions are generations, and of one generation the later row."""
     links: Links
     """Those that lead to a memory of the shelf."""
 
@@ -149,7 +152,9 @@ class Gate:
         if shelf is None:
             rows = snapshot.rows(namespace)
             entries = [snapshot.manifest.memories[row] for row in rows]
-            shelf = _Shelf(entries, [entry.id for entry in entries], snapshot.keys[rows], _links(entries))
+            ages = [(entry.version, n) for n, entry in enumerate(entries)]
+            ids = [entry.id for entry in entries]
+            shelf = _Shelf(entries, ids, snapshot.keys[rows], ages, _links(entries))
             if entries:  # clients may ask for any number of namespaces that nobody has
                 shelves[namespace] = shelf
         return shelf
@@ -189,7 +194,8 @@ def _decide(
     snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vectors: Vectors
 ) -> tuple[Decision, Scores]:
     scores = best_of(shelf.keys, vectors)
-    chosen = select(scores, shelf.ids, settings, shelf.links)
+    settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings)
+    chosen = select(settled_scores, shelf.ids, settings, shelf.links)
     hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
     return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
 
