@@ -106,8 +106,8 @@ def test_recitals_leave_half_of_the_room() -> None:
     assert conversation.recall_tokens(256) == 64
     assert [n * conversation.recall_tokens(256, n) for n in (1, 2, 4)] == [64, 128, 128]
     assert conversation.recall_tokens(8192, 4) == 256
-    assert conversation.context_of(["Once."]) == "Once."
-    assert conversation.context_of(["Once.", "Twice."]) == "Once.\n\nTwice."
+    assert conversation.context_of(["Once."], ()) == "Once."
+    assert conversation.context_of(["Once.", "Twice."], ()) == "Once.\n\nTwice."
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_recitals_leave_half_of_the_room() -> None:
     ],
 )
 def test_what_opens_a_recital_does_not_get_into_the_context(reply: str, said: str) -> None:
-    assert conversation.context_of([reply, "Twice."]) == f"{said}\n\nTwice."
+    assert conversation.context_of([reply, "Twice."], ()) == f"{said}\n\nTwice."

@@ -61,6 +61,26 @@ async def test_a_server_recites_each_in_a_request_of_its_own(
     assert last[1].messages[-1]["content"].startswith(f"{value['recalled']}\n\n{QUESTION}")  # type: ignore[index]
 
 
+async def test_what_a_server_recalls_is_no_part_of_the_template(
+    stock: list[tuple[str, ChatCompletionRequest]],
+) -> None:
+    chat = MegaChat.__new__(MegaChat)
+    chat.model_config = SimpleNamespace(max_model_len=400)
+    chat.control = frozenset({"Text of a1."})  # as if the first recital spelled one
+    request = ChatCompletionRequest(model="m-mega", messages=[{"role": "user", "content": QUESTION}])
+    value = await chat._answer(PLAN, BOTH, request, None)
+    assert value["recalled"] == "T ext of a1.\n\nText of b1."
+    assert stock[-1][1].messages[-1]["content"].startswith(value["recalled"])  # type: ignore[index]
+
+
+def test_what_is_recalled_offline_is_no_part_of_the_template() -> None:
+    llm: Any = MegaLLM.__new__(MegaLLM)
+    llm.llm = FakeLLM()
+    llm._control = frozenset({"a1."})
+    asked = {0: [{"role": "user", "content": QUESTION}]}
+    assert llm._recall(asked, [BOTH], False) == {0: "Text of a 1.\n\nText of b1."}
+
+
 class FakeLLM:
     """Answers with the letters of the memories."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
+from vllm_mega.models.control_tokens import plain_text
 
 Message = Mapping[str, Any]
 TEXT_PARTS = ("text", "input_text")
@@ -115,9 +116,14 @@ def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
     return prompts.user(prompts.MEMORY_PROMPT)
 
 
-def context_of(recitals: Sequence[str]) -> str:
-    """The recitals as the context of mode `irag` has them, best first."""
-    return "\n\n".join(map(prompts.spoken, recitals))
+def context_of(recitals: Sequence[str], control: Collection[str]) -> str:
+    """The recitals as the context of mode `irag` has them, best first, none of them a part of the template.
+
+    Args:
+        recitals: what the model has said.
+        control: how the control tokens of its tokenizer are spelled (see `models.control_tokens`).
+    """
+    return plain_text("\n\n".join(map(prompts.spoken, recitals)), control)
 
 
 def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:

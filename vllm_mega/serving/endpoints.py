@@ -18,6 +18,7 @@ from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
+from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaCompletion, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.keeper import READY
@@ -85,6 +86,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     ):
         become(handler, stock, ours)
         handler.mega = hook
+    state.openai_serving_chat.control = control_tokens(state.openai_serving_chat.renderer.tokenizer)
 
 
 def become(handler: Any, stock: type, ours: type) -> None:
