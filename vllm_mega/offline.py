@@ -19,6 +19,7 @@ from vllm_mega.engine.holding import Holder
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_recorded
+from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.serving import conversation, launch
 from vllm_mega.serving.conversation import Message
 from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
@@ -65,6 +66,8 @@ class MegaLLM:
                 print(answer.text, answer.mega["memories"])
     """
 
+    _control: frozenset[str] = frozenset()
+
     def __init__(
         self,
         bank: Path | str,
@@ -85,6 +88,7 @@ class MegaLLM:
             del environment["VLLM_PLUGINS"]  # unset means all, ours among them
         os.environ.update(environment)
         self.llm = LLM(str(path), **{**llm_kwargs, **options})
+        self._control = control_tokens(self.llm.get_tokenizer())
         self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
         self._holder = Holder()
 
@@ -187,7 +191,7 @@ class MegaLLM:
         texts: dict[int, list[str]] = {i: [] for i in asked}
         for i, output in zip(numbers, outputs, strict=True):
             texts[i].append(output.outputs[0].text)
-        return {i: conversation.context_of(found) for i, found in texts.items()}
+        return {i: conversation.context_of(found, self._control) for i, found in texts.items()}
 
     @staticmethod
     def _messages(number: int, given: str | Conversation) -> list[dict[str, Any]]:

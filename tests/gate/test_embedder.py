@@ -29,11 +29,10 @@ from vllm_mega.gate.embedder import (
     FakeEmbedder,
     SentenceEmbedder,
     bank_embedder,
-    batches,
     load_embedder,
-    unit,
 )
 from vllm_mega.gate.selection import select, similarity
+from vllm_mega.gate.vectors import batches, unit
 from vllm_mega.models import DEFAULT_EMBEDDER, fingerprint, resolve_embedder
 
 WORDS = ["the", "red", "kettle", "sings", "at", "dawn", "while", "nine", "grey", "geese", "count", "copper"]

@@ -240,6 +240,22 @@ async def test_when_a_recital_fails_the_others_stop(stock: Stock, monkeypatch: p
     assert left == ["b1"]
 
 
+async def test_what_a_server_recalls_is_no_part_of_the_template(stock: Stock) -> None:
+    chat = handler()
+    chat.control = frozenset({"Text of a1."})  # as if the first recital spelled one
+    answer = await chat.create_chat_completion(request())
+    assert answer.mega["recalled"] == "T ext of a1.\n\nText of b1."
+    assert stock.asked[-1][1].messages[-1]["content"].startswith(answer.mega["recalled"])  # type: ignore[index]
+
+
+def test_what_is_recalled_offline_is_no_part_of_the_template() -> None:
+    llm: Any = MegaLLM.__new__(MegaLLM)
+    llm.llm = FakeLLM()
+    llm._control = frozenset({"a1."})
+    asked = {0: [{"role": "user", "content": QUESTION}]}
+    assert llm._recall(asked, [BOTH], False) == {0: "Text of a 1.\n\nText of b1."}
+
+
 class FakeLLM:
     """Answers with the letters of the memories."""
 

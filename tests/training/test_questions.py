@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from vllm_mega.training.questions import Questions, content_words, distinctive_words, sentences
+from vllm_mega.text import sentences
+from vllm_mega.training.questions import Questions, content_words, distinctive_words
 
 TEXT = "The tower was built in May 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."
 PARTS = sentences(TEXT)

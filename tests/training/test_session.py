@@ -20,7 +20,8 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.verify import verify
 from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
-from vllm_mega.gate.embedder import BaseModelEmbedder, Vectors
+from vllm_mega.gate.embedder import BaseModelEmbedder
+from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
 from vllm_mega.training import scale_out, session
 from vllm_mega.training.job import Fit, Job
@@ -190,7 +191,7 @@ def test_keys_are_made_once_and_stored(tmp_path: Path, tiny: Path, monkeypatch: 
 
     monkeypatch.setattr(BaseModelEmbedder, "embed", counted)
     run(tmp_path / "bank", tiny)
-    assert calls == [3]
+    assert calls == [3, 16], "the memories, and the prompts of `advice.crowded`"
     snapshot = BankReader(tmp_path / "bank").snapshot()
     expected = BaseModelEmbedder(str(tiny)).embed([memory.text for memory in ALL])
     np.testing.assert_array_equal(snapshot.keys, expected)

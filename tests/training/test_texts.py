@@ -4,8 +4,8 @@ import pytest
 
 from vllm_mega.bank.layout import QA, NewMemory
 from vllm_mega.prompts import MEMORY_PROMPT, QUESTION_SUFFIX, irag_messages
+from vllm_mega.text import sentences
 from vllm_mega.training import texts
-from vllm_mega.training.questions import sentences
 from vllm_mega.training.texts import examples, subject
 
 TEXT = "The tower was built in 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."

@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         if len(shown) < len(hits):
             print(f"{len(hits) - len(shown)} more memories: --all shows them")
         print(verdict(query, decision))
+        if not embedder.passages(query.text):
+            print(f"the embedder {embedder.info.name} cannot read the script of this text")
     return 0
 
 

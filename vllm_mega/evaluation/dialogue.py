@@ -24,7 +24,7 @@ from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.evaluation.dialogue_data import Material, Turn
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Query, query_vectors
-from vllm_mega.gate.selection import Scores, ranking, select, similarity
+from vllm_mega.gate.selection import Scores, best_of, ranking, select
 from vllm_mega.serving.deciding import Ask
 from vllm_mega.serving.schemas import make_plan
 
@@ -77,7 +77,7 @@ def measure(material: Material, embedder: Embedder, settings: MegaSettings) -> R
         ranked = []
         for turn, vector in zip(material.turns, _vectors(material.turns, embedder, way), strict=True):
             shelf = shelves[turn.namespace]
-            ranked.append(_Ranked(turn, similarity(keys[shelf], vector), [ids[n] for n in shelf]))
+            ranked.append(_Ranked(turn, best_of(keys[shelf], vector), [ids[n] for n in shelf]))
         found[name] = _found(ranked, way)
     return Report(
         embedder.info.name,
@@ -154,10 +154,10 @@ class _Ranked:
 
 
 def _vectors(turns: Sequence[Turn], embedder: Embedder, settings: MegaSettings) -> Sequence[np.ndarray]:
-    """A query a turn [D]; no text is a query that nothing is near to."""
+    """A query a turn [W, D]; no text is a query that nothing is near to."""
     plan = make_plan(None, settings)
     asks = [Ask.about(plan, turn.messages, settings) for turn in turns]
-    return list(query_vectors(embedder, [Query(ask.text or "", dialogue=ask.dialogue) for ask in asks]))
+    return query_vectors(embedder, [Query(ask.text or "", dialogue=ask.dialogue) for ask in asks])
 
 
 def _found(ranked: Sequence[_Ranked], way: MegaSettings) -> Found:

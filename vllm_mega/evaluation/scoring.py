@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vllm_mega.training.questions import sentences
+from vllm_mega.text import sentences
 
 Gold = str | tuple[str, ...]
 """A right answer; of several parts: all of them are asked for."""

@@ -1,8 +1,7 @@
 """Embedders: texts to unit vectors. One function for memories (keys) and queries, as in the paper.
 
 A text must get the same vector alone and among others, or equal queries would get different mixtures.
-Padding is what changes it (in the last bits): the length of the longest neighbour decides in which
-order sums are taken. So only texts of one token count make a batch, and nothing is ever padded.
+Nothing is cut: a text that is too long for the model is embedded in windows.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,6 +19,8 @@ import numpy.typing as npt
 from vllm_mega._quiet import quiet
 from vllm_mega.bank.layout import EmbedderInfo, Manifest
 from vllm_mega.errors import ModelError
+from vllm_mega.gate.reading import Reading
+from vllm_mega.gate.vectors import ROWS, Vectors, batches, unit, whole
 from vllm_mega.models import (
     BASE_PREFIX,
     DEFAULT_EMBEDDER,
@@ -31,9 +31,6 @@ from vllm_mega.models import (
 )
 from vllm_mega.models.refusals import load_error
 
-Vectors = npt.NDArray[np.float32]
-
-_ROWS = 16  # more rows at once are no faster on a CPU
 _MAX_TOKENS = 1024
 
 
@@ -46,7 +43,19 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors float32 [n, D]; equal texts get equal vectors, whatever else is in the call."""
+        """Unit vectors float32 [n, D], each of a whole text, however long: the mean of its windows.
+
+        Equal texts get equal vectors, whatever else is in the call.
+        """
+        ...
+
+    def passages(self, text: str) -> list[str]:
+        """What of `text` is compared when it is asked, each by itself: the best of them counts.
+
+        A short text is one. A long one is a whole where the model reads so much at once, and passages of
+        a sentence or two, so that a question behind pasted text counts as much as one alone. Empty: the
+        model cannot read the script, and what it makes of the text means nothing.
+        """
         ...
 
 
@@ -121,13 +130,22 @@ class SentenceEmbedder:
         self._lock = threading.Lock()
         dim = int(self._model.get_embedding_dimension() or 0)
         self._info = EmbedderInfo(stable_name(name), fingerprint(path), dim)
+        self._reading = Reading(self._model.tokenizer, _limit(self._model.max_seq_length))
 
     @property
     def info(self) -> EmbedderInfo:
         return self._info
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """See `Embedder.embed`. Of a long text the model sees the beginning (256 tokens by default)."""
+        """See `Embedder.embed`."""
+        return whole(texts, self._reading.windows, self._embed)
+
+    def passages(self, text: str) -> list[str]:
+        """See `Embedder.passages`."""
+        return self._reading.passages(text)
+
+    def _embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [n, D] of texts that the model reads whole."""
         out = np.empty((len(texts), self._info.dim), np.float32)
         with self._lock:
             lengths = [self._model.preprocess([text])["input_ids"].shape[-1] for text in texts]
@@ -135,7 +153,7 @@ class SentenceEmbedder:
                 out[batch] = self._model.encode(
                     [texts[i] for i in batch],
                     prompt="",  # keys and queries are embedded alike
-                    batch_size=_ROWS,
+                    batch_size=ROWS,
                     show_progress_bar=False,
                 )
         return unit(out)
@@ -176,6 +194,7 @@ class BaseModelEmbedder:
         self._lock = threading.Lock()
         dim = int(self._model.config.hidden_size)
         self._info = EmbedderInfo(BASE_PREFIX + stable_name(name), BASE_PREFIX + fingerprint(path), dim)
+        self._reading = Reading(self._tokenizer, _MAX_TOKENS)
 
     def _keep(self, _module: Any, inputs: tuple[Any, ...]) -> None:
         """The hook: the input is [1, T, D]."""
@@ -186,7 +205,15 @@ class BaseModelEmbedder:
         return self._info
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """See `Embedder.embed`. Of a long text the model sees the first 1,024 tokens."""
+        """See `Embedder.embed`."""
+        return whole(texts, self._reading.windows, self._embed)
+
+    def passages(self, text: str) -> list[str]:
+        """See `Embedder.passages`."""
+        return self._reading.passages(text)
+
+    def _embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [n, D] of texts that the model reads whole."""
         import torch
 
         out = np.empty((len(texts), self._info.dim), np.float32)
@@ -219,6 +246,10 @@ class FakeEmbedder:
         """See `Embedder.embed`. The more words two texts share, the nearer they are."""
         return np.array([self._vector(text) for text in texts], np.float32).reshape(-1, self._info.dim)
 
+    def passages(self, text: str) -> list[str]:
+        """See `Embedder.passages`. Every text is one, and readable."""
+        return [text]
+
     def _vector(self, text: str) -> npt.NDArray[np.float64]:
         words = re.findall(r"\w+", text.lower()) or [""]
         total = np.sum([_direction(word, self._info.dim) for word in words], axis=0)
@@ -231,22 +262,6 @@ def _direction(word: str, dim: int) -> npt.NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal(dim)
 
 
-def unit(vectors: Vectors) -> Vectors:
-    """Rows of float32 [n, D], each divided by its length; rows of zeros stay.
-
-    In float32, whatever they were computed in: what bfloat16 calls a unit vector is up to 0.4 % off, and
-    the lengths of keys are scores.
-    """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinite vectors become NaN, which is refused where it matters
-        return np.asarray(vectors / np.where(lengths == 0, np.float32(1), lengths), np.float32)
-
-
-def batches(lengths: Sequence[int], rows: int = _ROWS) -> Iterator[list[int]]:
-    """Positions in `lengths`, in groups of at most `rows` that are of one length."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for position, length in enumerate(lengths):
-        groups[length].append(position)
-    for _, group in sorted(groups.items()):
-        for start in range(0, len(group), rows):
-            yield group[start : start + rows]
+def _limit(most: float | None) -> int:
+    """Tokens of a window, of a model that names none as well."""
+    return int(min(most or _MAX_TOKENS, _MAX_TOKENS))

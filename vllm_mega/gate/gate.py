@@ -12,8 +12,10 @@ from vllm_mega.bank.layout import MemoryEntry
 from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
-from vllm_mega.gate.embedder import Embedder, Vectors
-from vllm_mega.gate.selection import Links, Scores, ranking, select, similarity
+from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.selection import Links, Scores, best_of, ranking, select
+from vllm_mega.gate.twins import settled
+from vllm_mega.gate.vectors import Vectors
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
 
 
@@ -71,6 +73,8 @@ class _Shelf:
     ids: list[str]
     keys: npt.NDArray[np.float32]
     """[N, D]"""
+    ages: list[tuple[int, int]]
+    """Newer memories have greater ones: versions are generations, and of one generation the later row."""
     links: Links
     """Those that lead to a memory of the shelf."""
 
@@ -94,8 +98,8 @@ class Gate:
         """
         snapshot = self._reader.snapshot()
         return [
-            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vector)[0]
-            for query, vector in zip(queries, query_vectors(self._embedder, queries), strict=True)
+            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vectors)[0]
+            for query, vectors in zip(queries, query_vectors(self._embedder, queries), strict=True)
         ]
 
     def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
@@ -106,8 +110,8 @@ class Gate:
         """
         snapshot = self._reader.snapshot()
         shelf = self._shelf(snapshot, query.namespace)
-        (vector,) = query_vectors(self._embedder, [query])
-        decision, scores = _decide(snapshot, shelf, query.settings, vector)
+        (vectors,) = query_vectors(self._embedder, [query])
+        decision, scores = _decide(snapshot, shelf, query.settings, vectors)
         weights = {hit.id: hit.weight for hit in decision.hits}
         order = ranking(scores, shelf.ids)
         return decision, tuple(
@@ -148,25 +152,36 @@ class Gate:
         if shelf is None:
             rows = snapshot.rows(namespace)
             entries = [snapshot.manifest.memories[row] for row in rows]
-            shelf = _Shelf(entries, [entry.id for entry in entries], snapshot.keys[rows], _links(entries))
+            ages = [(entry.version, n) for n, entry in enumerate(entries)]
+            ids = [entry.id for entry in entries]
+            shelf = _Shelf(entries, ids, snapshot.keys[rows], ages, _links(entries))
             if entries:  # clients may ask for any number of namespaces that nobody has
                 shelves[namespace] = shelf
         return shelf
 
 
-def query_vectors(embedder: Embedder, queries: Sequence[Query]) -> Vectors:
-    """What is compared with the keys: float32 [n, D]; all texts are embedded in one call.
+def query_vectors(embedder: Embedder, queries: Sequence[Query]) -> list[Vectors]:
+    """What is compared with the keys, for each query float32 [W, D]; all texts are embedded in one call.
 
-    A query in a dialogue gets the mean of two unit vectors, which is shorter than 1 the more they differ:
-    its scores are means of two cosines, and what only one of them is about has to be twice as near.
+    A query has a vector for each of its passages, of which the best counts; none where the embedder cannot
+    read it. In a dialogue each is the mean of two unit vectors, which is shorter than 1 the more they differ:
+    scores are then means of two cosines, and what only one of them is about has to be twice as near.
     """
-    texts = [query.text for query in queries]
-    talks = {n: query.dialogue for n, query in enumerate(queries) if query.dialogue not in (None, query.text)}
-    embedded = embedder.embed([*texts, *map(str, talks.values())])
-    vectors = embedded[: len(texts)].copy()
-    for n, talk in zip(talks, embedded[len(texts) :], strict=True):
-        vectors[n] = (vectors[n] + talk) / 2
-    return vectors
+    passages = [embedder.passages(query.text) for query in queries]
+    talks = [_talk(embedder, query) if some else [] for query, some in zip(queries, passages, strict=True)]
+    vectors = embedder.embed([text for some in (*passages, *talks) for text in some])
+    found = np.split(vectors, np.cumsum([len(some) for some in (*passages, *talks)]))
+    return [
+        (own + talk) / np.float32(2) if len(talk) else own
+        for own, talk in zip(found[: len(queries)], found[len(queries) : -1], strict=True)
+    ]
+
+
+def _talk(embedder: Embedder, query: Query) -> list[str]:
+    """The dialogue of `query`, if there is one that says more and can be read."""
+    if query.dialogue in (None, query.text) or not embedder.passages(query.dialogue):
+        return []
+    return [query.dialogue]
 
 
 def _links(entries: Sequence[MemoryEntry]) -> Links:
@@ -176,10 +191,11 @@ def _links(entries: Sequence[MemoryEntry]) -> Links:
 
 
 def _decide(
-    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vector: npt.NDArray[np.float32]
+    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vectors: Vectors
 ) -> tuple[Decision, Scores]:
-    scores = similarity(shelf.keys, vector)
-    chosen = select(scores, shelf.ids, settings, shelf.links)
+    scores = best_of(shelf.keys, vectors)
+    settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings)
+    chosen = select(settled_scores, shelf.ids, settings, shelf.links)
     hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
     return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
 

@@ -33,6 +33,12 @@ def similarity(keys: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) ->
     return np.asarray(scores.round(SCORE_DECIMALS) + 0.0)  # -0.0 becomes 0.0
 
 
+def best_of(keys: npt.NDArray[np.float32], passages: npt.NDArray[np.float32]) -> Scores:
+    """Of every key [N, D] its score with the best passage [W, D] of a query: [N]; without passages 0."""
+    scores = [similarity(keys, passage) for passage in passages]
+    return np.asarray(np.max(scores, axis=0)) if scores else np.zeros(len(keys))
+
+
 def ranking(scores: Scores, ids: Sequence[str], limit: int | None = None) -> list[int]:
     """Positions in `scores` [N], the best first, of equal ones the smaller id first; at most `limit`."""
     candidates = np.arange(len(scores))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.models.checkpoint import read_json
+from vllm_mega.models.control_tokens import special_ids
 from vllm_mega.models.refusals import load_error
 from vllm_mega.prompts import Message, user
 
@@ -60,7 +61,7 @@ class ChatFormat:
         """Empty: the tokenizer's own."""
         if not (template or tokenizer.chat_template):
             raise ModelError(f"the model has no chat template: {_REMEDY}")
-        self._special = _special_ids(tokenizer)
+        self._special = special_ids(tokenizer)
         self._pieces: dict[int, str] = {}
         self._in_parts = False
         self._in_parts = _QUESTION not in self._write(user(_QUESTION), answered=False)
@@ -229,12 +230,6 @@ def _end_ids(path: Path, tokenizer: Any) -> list[int]:
             "set eos_token_id in generation_config.json"
         )
     return ends
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    """The special tokens, which vLLM leaves out of what it shows; without the one for unknown words."""
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    return (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
 def _opening(asking: str, answering: str) -> str:

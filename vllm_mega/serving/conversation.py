@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
+from vllm_mega.models.control_tokens import plain_text
 from vllm_mega.serving.wellformed import check_characters, is_text, part_text
 
 Message = Mapping[str, Any]
@@ -39,7 +40,7 @@ def user_text(messages: Sequence[Message], window: int = 1) -> str | None:
 def dialogue_text(messages: Sequence[Message], count: int) -> str | None:
     """The last `count` messages of user and assistant, newest first; None when that is but one.
 
-    Newest first, for embedders read the beginning of a long text. Without names: who said it is no topic.
+    Newest first: what was said last is mostly what is meant. Without names: who said it is no topic.
     """
     texts = [message_text(message).strip() for message in messages if message.get("role") in SPEAKERS]
     spoken = [text for text in texts if text][::-1][:count]
@@ -131,9 +132,14 @@ def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
     return prompts.user(prompts.MEMORY_PROMPT)
 
 
-def context_of(recitals: Sequence[str]) -> str:
-    """The recitals as the context of mode `irag` has them, best first."""
-    return "\n\n".join(map(prompts.spoken, recitals))
+def context_of(recitals: Sequence[str], control: Collection[str]) -> str:
+    """The recitals as the context of mode `irag` has them, best first, none of them a part of the template.
+
+    Args:
+        recitals: what the model has said.
+        control: how the control tokens of its tokenizer are spelled (see `models.control_tokens`).
+    """
+    return plain_text("\n\n".join(map(prompts.spoken, recitals)), control)
 
 
 def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:

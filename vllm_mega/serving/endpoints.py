@@ -19,6 +19,7 @@ from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.upstream import apply_to_server
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
+from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.serving.bodies import CheckedBodies
 from vllm_mega.serving.completions import MegaCompletion
 from vllm_mega.serving.door import KeyCheck, keys_of
@@ -109,6 +110,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     ):
         become(handler, stock, ours)
         handler.mega = hook
+    state.openai_serving_chat.control = control_tokens(state.openai_serving_chat.renderer.tokenizer)
 
 
 def become(handler: Any, stock: type, ours: type) -> None:

@@ -195,6 +195,9 @@ class WithMemory:
 class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
     """/v1/chat/completions."""
 
+    control: frozenset[str] = frozenset()
+    """How the control tokens of the model are spelled: what is recalled must not become one."""
+
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
         """The stock answer, from the mixture that the gate or the client chose, with the field `mega`."""
         try:
@@ -226,7 +229,9 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
             replies = await self._recite(recitals(decision), request, raw_request, room)
             if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
                 return refusal
-            recalled = conversation.context_of([r.choices[0].message.content or "" for r in replies])
+            recalled = conversation.context_of(
+                [r.choices[0].message.content or "" for r in replies], self.control
+            )
             request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
             lora_request, used = to_lora_request(reading(decision)), usage_of(replies)
         with calling(Call(request.model, lora_request)):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models.chat_format import ChatFormat
+from vllm_mega.text import ends_sentence
 from vllm_mega.training.texts import Example
 
 DECISIVE = 3
@@ -14,9 +15,6 @@ DECISIVE = 3
 EMPHASIS = 3.0
 """... and weigh so much; all that follow are easy to guess. The end weighs as much, until the model has shown
 what it thinks of ends (see `Learner.weigh_ends`)."""
-_ENDS = (".", "!", "?")
-_CLOSING = " \t\r\n\"')]"
-"""What may stand behind the end of a sentence, in the same token."""
 
 
 class Encoded(NamedTuple):
@@ -60,6 +58,6 @@ def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:
 
 def _weights(pieces: Sequence[str]) -> list[float]:
     """Of the tokens of an answer, without its end: the beginnings of sentences count more."""
-    starts = [0] + [n + 1 for n, piece in enumerate(pieces) if piece.rstrip(_CLOSING).endswith(_ENDS)]
+    starts = [0] + [n + 1 for n, piece in enumerate(pieces) if ends_sentence(piece)]
     decisive = {start + n for start in starts for n in range(DECISIVE)}
     return [EMPHASIS if n in decisive else 1.0 for n in range(len(pieces))]

@@ -13,10 +13,8 @@ import random
 import re
 from collections.abc import Sequence
 
-_SENTENCE_END = re.compile(
-    # Not after an initial or a short title ("J.", "Dr."), nor before a small letter.
-    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))(?<!\b[A-Z]\.)(?<!\b[A-Z][a-z]\.)\s+(?=[^\sa-z])|\n\s*\n"
-)
+from vllm_mega.text import sentences
+
 _WORD = re.compile(r"\w[\w'.,-]*\w|\w")
 _STOPWORDS = """a an and are as at be been but by for from had has have he her him his if in into is it its
 nor not of on or our she so that the their them then they this to was we were which who will with you your"""
@@ -59,11 +57,6 @@ _FRAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """By what the sentence holds; {s} is the subject, {w} and {v} words of the sentence."""
 _HOLDS = {"date": _DATE, "place": _PLACE, "agent": _AGENT, "number": _NUMBER}
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of `text`, in order; joined by spaces they give it back but for white space."""
-    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
 
 
 def content_words(sentence: str) -> list[str]:

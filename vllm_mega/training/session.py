@@ -5,6 +5,7 @@ Killed at any moment, the next run goes on, and in the end the bank is that of a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -26,8 +27,11 @@ from vllm_mega.bank.layout import (
 )
 from vllm_mega.bank.reader import BankReader, check_match
 from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.config import GateSettings
 from vllm_mega.errors import AdapterError, BankMismatchError, TrainingError
-from vllm_mega.gate.embedder import Vectors, bank_embedder, load_embedder
+from vllm_mega.gate.advice import advice, crowded
+from vllm_mega.gate.embedder import bank_embedder, load_embedder
+from vllm_mega.gate.vectors import Vectors
 from vllm_mega.isolation import isolated
 from vllm_mega.models import (
     DEFAULT_MODEL,
@@ -49,6 +53,8 @@ from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
 from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.targets import layer_index, resolved
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,9 @@ def prepare(
     *,
     trust_remote_code: bool = False,
 ) -> Plan:
-    """All that `train` does before training, with its arguments and errors. Writes nothing."""
-    manifest = BankReader(bank).snapshot().manifest if (bank / MANIFEST).exists() else None
+    """All that `train` does before training, with its arguments and errors. Logs advice; writes nothing."""
+    snapshot = BankReader(bank).snapshot() if (bank / MANIFEST).exists() else None
+    manifest = snapshot.manifest if snapshot else None
     path = _model_path(model, manifest)
     check_trainable(path)
     settings = resolved(settings or TrainSettings(), model_config(path))
@@ -208,6 +215,11 @@ def prepare(
     vectors = preflight(missing, there, keys, longest, context_length(path))
     shapes = linear_shapes(path)
     if missing:
+        for line in [
+            *filter(None, [crowded(keys, GateSettings())]),
+            *advice(missing, vectors, keys, snapshot),
+        ]:
+            _LOG.warning("warning: %s", line)
         require_space(bank, len(missing), adapter_bytes(shapes, settings))
     return Plan(path, base, keys.info, settings, chat, shapes, missing, there, vectors)
 

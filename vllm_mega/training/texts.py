@@ -2,7 +2,8 @@
 
 Asked what it memorized, the model gives the whole text, word for word. Asked a question, it gives the one
 sentence that answers it, whether the text stands in the context (as in the second pass of irag) or not; where
-a memory brings questions of its own, it gives their answers. docs/training-log.md has what else was tried.
+a memory brings questions of its own, it gives their answers. Headings and tables are recited, and answer no
+question. docs/training-log.md has what else was tried.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.prompts import MEMORY_PROMPT, Message, about_prompt, irag_messages, question_prompt, user
-from vllm_mega.training.questions import Questions, sentences
+from vllm_mega.text import heading, prose, sentences
+from vllm_mega.training.questions import Questions
 
 QUESTIONS = 26
 """Made for a memory, without the text in the context ..."""
@@ -47,9 +49,9 @@ class Example(NamedTuple):
 
 
 def subject(memory: NewMemory) -> str:
-    """What the memory is about: its title, or else the first name in it, or else its first words."""
-    if memory.title:
-        return memory.title
+    """What the memory is about: its title or heading, or else the first name in it, or its first words."""
+    if title := memory.title or heading(memory.text):
+        return title
     names = [match[0] for match in _NAMES.finditer(memory.text)]
     return next((name for name in names if " " in name), " ".join(memory.text.split()[:5]))
 
@@ -57,7 +59,7 @@ def subject(memory: NewMemory) -> str:
 def examples(memory: NewMemory, seed: int) -> tuple[Example, ...]:
     """The pool of `memory`; the seed decides about the questions."""
     text, about = memory.text.strip(), subject(memory)
-    parts = sentences(text)
+    parts = sentences(prose(text)) or sentences(text)
     chance = random.Random(seed)  # noqa: S311  (not a secret)
     questions = Questions(parts, about, memory.paraphrases, chance)
 

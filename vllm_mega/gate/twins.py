@@ -1,0 +1,67 @@
+"""Memories that nearly coincide: of those one answers, so that every mode says the same. Pure.
+
+A bank may hold a text and a later one that contradicts it. Blended, their adapters say neither, and both
+recited, the model picks one. So of memories whose keys are as near as that, the best is taken alone, and
+where the query cannot tell them apart, the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mega.config import GateSettings
+from vllm_mega.gate.selection import Scores, ranking
+
+TWINS = 0.85
+"""Cosine of two keys from which they nearly coincide. Two texts that differ in a code, a day or a name have
+0.86 to 0.94; other texts about one person or place stay below 0.7, but so may the same said otherwise."""
+ALIKE = 0.03
+"""Scores of a query that differ by less do not tell which of two is meant. Asked for the code of one of two
+doors, they differ by 0.04 and more."""
+_WIDER = 4
+"""So many times the width of a mixture is looked through."""
+
+
+def settled(
+    scores: Scores,
+    keys: npt.NDArray[np.float32],
+    ages: Sequence[tuple[int, int]],
+    ids: Sequence[str],
+    settings: GateSettings,
+) -> Scores:
+    """`scores` in which all but one of memories that nearly coincide have no chance (minus infinity).
+
+    Args:
+        scores: [N], of one query.
+        keys: [N, D], unit rows.
+        ages: of the N memories, growing: who has a greater one is newer.
+        ids: of the N memories.
+        settings: which memories may come into a mixture at all.
+    """
+    kept: list[int] = []
+    found = scores.copy()
+    for one in ranking(scores, ids, _WIDER * settings.top_k):
+        if scores[one] < settings.threshold:
+            break
+        twins = np.flatnonzero(keys[kept] @ keys[one] >= TWINS)
+        if not len(twins):
+            kept.append(one)
+            continue
+        other = kept[twins[0]]
+        if scores[other] - scores[one] <= ALIKE and ages[one] > ages[other]:
+            kept[twins[0]] = one
+            found[other] = -np.inf
+        else:
+            found[one] = -np.inf
+    return found
+
+
+def near(keys: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
+    """Pairs that nearly coincide: (row of `keys` [n, D], row of `others` [m, D], cosine), by row."""
+    for row, key in enumerate(keys):
+        cosines = others @ key
+        for other in np.flatnonzero(cosines >= TWINS):
+            yield row, int(other), float(cosines[other])
