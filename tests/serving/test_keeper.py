@@ -36,6 +36,7 @@ class Kept:
     """A server with children of its own, and its keeper."""
 
     def __init__(self, root: Path, how: str) -> None:
+        root.mkdir(exist_ok=True)
         told = root / "told"
         command = [sys.executable, "-m", "vllm_mega.serving.keeper", sys.executable, "-c", SERVER]
         self.keeper = subprocess.Popen([*command, str(told), how])
@@ -112,10 +113,18 @@ def test_kills_leave_nothing(tmp_path: Path, start: list[Kept], victim: int, sto
         assert not kept.folder.exists()
     else:  # the server goes with it; what vLLM has started has a lifeline of its own
         assert not psutil.wait_procs(kept.all[:2], timeout=10)[1]
+        alive, strange = Kept(tmp_path / "another", "hears"), kept.folder.with_name("mega-strange")
+        start.append(alive)
+        strange.mkdir()
+        assert not kept.folder.exists(), "the next keeper sweeps"
+        assert strange.exists()
+        strange.rmdir()
+        start.append(Kept(tmp_path / "third", "hears"))
+        assert alive.folder.exists(), "and leaves what is in use"
 
 
 def test_long_temporary_folders_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper.tempfile, "gettempdir", lambda: "/" + 60 * "x")
     assert keeper._place() == "/tmp"  # noqa: S108
     monkeypatch.setattr(keeper.tempfile, "gettempdir", lambda: "/" + 40 * "x")
-    assert keeper._place() is None
+    assert keeper._place() == "/" + 40 * "x"

@@ -9,7 +9,9 @@ but the standard library: it stays in memory as long as the server.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from vllm_mega.home import RUN_FOLDER
 
 READY = "ready"
 """A file in the run folder: the server hears signals now."""
+PREFIX = "mega-"
+"""Of run folders."""
 PATIENCE = 3.0
 """Seconds for what remains to end by itself, which is what frees shared memory."""
 LONGEST = 107 - len("/12345678-1234-1234-1234-123456789012")
@@ -38,7 +42,11 @@ _TRACKER = b"multiprocessing.resource_tracker"
 def main(command: Sequence[str]) -> int:
     """Run the command to its end; its exit code, 128 and more where a signal ended it."""
     _control(_SUBREAPER, 1)  # what the command leaves behind becomes ours
-    with tempfile.TemporaryDirectory(prefix="mega-", dir=_place(), ignore_cleanup_errors=True) as folder:
+    place = _place()
+    _sweep(place)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as folder:
+        _lock(Path(folder, "locking"))
+        Path(folder, "locking").rename(Path(folder, "keeper"))  # sweepers see no lock that nobody holds yet
         environment = {**os.environ, "TMPDIR": folder, RUN_FOLDER: folder}
         dying = partial(end_with, os.getpid(), signal.SIGKILL)
         child = subprocess.Popen(command, env=environment, preexec_fn=dying)  # noqa: PLW1509
@@ -60,6 +68,31 @@ def main(command: Sequence[str]) -> int:
     return 128 + forced[0] if forced else code if code >= 0 else 128 - code
 
 
+def _lock(file: Path) -> int:
+    """Lock a file until this process ends.
+
+    Raises:
+        BlockingIOError: its keeper lives.
+    """
+    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _sweep(place: str) -> None:
+    """Remove the run folders of keepers that were killed, when nobody was left to do it."""
+    for file in Path(place).glob(f"{PREFIX}*/keeper"):
+        with suppress(OSError):  # its keeper lives, or it goes just now
+            if file.lstat().st_uid == os.geteuid():
+                lock = _lock(file)
+                shutil.rmtree(file.parent, ignore_errors=True)
+                os.close(lock)
+
+
 def end_with(parent: int, number: int) -> None:
     """For a child that is about to become another program: it gets this signal when its parent ends.
 
@@ -70,9 +103,10 @@ def end_with(parent: int, number: int) -> None:
         os._exit(1)
 
 
-def _place() -> str | None:
+def _place() -> str:
     """Where the run folder goes: the temporary folder, unless its path is too long for sockets."""
-    return None if len(tempfile.gettempdir()) + len("/mega-12345678") <= LONGEST else "/tmp"  # noqa: S108
+    usual = tempfile.gettempdir()
+    return usual if len(usual) + len("/mega-12345678") <= LONGEST else "/tmp"  # noqa: S108
 
 
 def _end_children() -> None:
