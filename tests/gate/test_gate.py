@@ -101,6 +101,7 @@ def test_never_outside_the_namespace(bank: Path) -> None:
 def test_the_same_alone_and_among_others_in_one_call_of_the_embedder(bank: Path) -> None:
     embedder = Counting()
     gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    embedder.calls.clear()
     queries = [
         ask("Who fires blue tiles?"),
         ask("Who fires blue tiles?", settings=GateSettings(top_k=1, threshold=0.0, beta=1.0)),
@@ -130,6 +131,7 @@ def test_a_new_generation_is_noticed(bank: Path) -> None:
 def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
     embedder = Counting()
     gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    embedder.calls.clear()
     low = GateSettings(top_k=3, threshold=-1.0, beta=10.0)
     text, talk = "And what does it burn?", "And what does it burn?\nWho fires blue tiles in a kiln?"
     (both,) = gate.decide([Query(text, settings=low, dialogue=talk)])
@@ -149,6 +151,7 @@ def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
 def test_a_dialogue_of_one_message_is_the_message(bank: Path) -> None:
     embedder = Counting()
     gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    embedder.calls.clear()
     queries = [
         Query("Who fires blue tiles?", dialogue="Who fires blue tiles?"),
         Query("Who fires blue tiles?"),

@@ -105,6 +105,19 @@ def test_characters_are_words_to_those_who_know_most_of_them() -> None:
         assert chinese.readable_share("".join(every[:300:100])) == share
 
 
+def test_japanese_and_korean_are_read_character_by_character_where_chinese_is() -> None:
+    every = [*map(chr, range(0x4E00, 0xA000)), *"きつねの바다에"]
+    assert reading(every, Regex(".")).readable_share("きつねの 바다에") == 1
+    assert reading([*"きつねの바다에"], Regex(".")).readable_share("きつねの 바다에") == 0
+
+
+def test_a_token_that_is_but_a_space_is_none_of_a_letter() -> None:
+    words = ["\u2581", "λίμνη", *map(chr, range(0x4E00, 0xA000))]
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *((word, -1.0) for word in words)], 0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert Reading(tokenizer, 64).readable_share("λίμνη 湖") == 1
+
+
 def test_a_tokenizer_without_a_fast_half_counts_unknown_words() -> None:
     class Slow:
         unk_token_id = 0

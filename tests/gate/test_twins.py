@@ -77,15 +77,23 @@ def test_others_are_blended_as_ever() -> None:
     keys = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
     scores = np.array([0.6, 0.59, 0.5])
     ages = [(3, 0), (1, 1), (2, 2)]
-    np.testing.assert_array_equal(settled(scores, keys, ages, ["a", "b", "c"], SETTINGS), scores)
+    np.testing.assert_array_equal(settled(scores, keys, ages, ["a", "b", "c"], SETTINGS, 0.9), scores)
 
 
 def test_below_the_threshold_nothing_is_settled() -> None:
     keys = np.array([[1, 0], [1, 0]], np.float32)
     scores = np.array([0.3, 0.3])
-    np.testing.assert_array_equal(settled(scores, keys, [(1, 0), (2, 1)], ["a", "b"], SETTINGS), scores)
+    np.testing.assert_array_equal(settled(scores, keys, [(1, 0), (2, 1)], ["a", "b"], SETTINGS, 0.9), scores)
 
 
 def test_near() -> None:
     keys = np.array([[1, 0], [0, 1]], np.float32)
-    assert list(near(keys[:1], keys)) == [(0, 0, 1.0)]
+    assert list(near(keys[:1], keys, 0.9)) == [(0, 0, 1.0)]
+
+
+def test_of_an_embedder_with_crowded_scores_twins_are_nearer() -> None:
+    keys = np.array([[1, 0], [0.9, 0.436]], np.float32)
+    scores = np.array([0.92, 0.91])
+    for wide, wanted in ((0.9, [-np.inf, 0.91]), (0.2, scores)):
+        found = settled(scores, keys, [(1, 0), (2, 1)], ["a", "b"], SETTINGS, wide)
+        np.testing.assert_array_equal(found, wanted)

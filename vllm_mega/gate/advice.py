@@ -15,6 +15,7 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.reader import BankSnapshot
 from vllm_mega.config import GateSettings
 from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.spread import spread, unrelated_scores
 from vllm_mega.gate.twins import near
 from vllm_mega.gate.vectors import Vectors
 
@@ -25,20 +26,11 @@ CROWDED = 0.9
 _SHOWN = 10
 _WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|\w+")
 """Chinese and Japanese write no spaces: there a character counts."""
-_UNRELATED = (
-    "What is 17 times 24?", "Write a haiku about rain.", "How do I sort a list in Python?",
-    "Translate 'good night' into French.", "Which planets have rings?", "Summarise the rules of tennis.",
-    "How long do eggs have to boil?", "Why is the sky blue?", "Draft a polite letter to my landlord.",
-    "Who wrote Don Quixote?", "Suggest a name for a sailing boat.", "What does a central bank do?",
-    "My knee hurts after running.", "Fix the spelling of this sentence.", "Hello!", "2+2",
-)  # fmt: skip
-"""Have nothing to do with each other, and so with at most one of any memories."""
 
 
 def crowded(embedder: Embedder, settings: GateSettings) -> str | None:
     """Whether nearly everything is near for `embedder`, measured on unrelated prompts; None: it is not."""
-    vectors = embedder.embed(_UNRELATED)
-    scores = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
+    scores = unrelated_scores(embedder)
     usual, high = np.quantile(scores, [0.5, CROWDED])
     if high < settings.threshold:
         return None
@@ -75,20 +67,23 @@ def advice(
             [memory for memory, can in zip(memories, read, strict=True) if can],
             keys[np.array(read, bool)],
             bank,
+            spread(embedder),
         ),
     }
     return [f"{why}: {_listed(some)}" for why, some in kinds.items() if some]
 
 
-def _twins(memories: Sequence[NewMemory], keys: Vectors, bank: BankSnapshot | None) -> list[str]:
+def _twins(
+    memories: Sequence[NewMemory], keys: Vectors, bank: BankSnapshot | None, spread: float
+) -> list[str]:
     """Pairs of a namespace that nearly coincide: of `memories` among each other, and with those of `bank`."""
     found = []
     who = [(memory.namespace, memory_id(memory)) for memory in memories]
-    for n, other, cosine in near(keys, keys):
+    for n, other, cosine in near(keys, keys, spread):
         if n < other and who[n][0] == who[other][0]:
             found.append(f"{'/'.join(who[n])} and {who[other][1]} ({cosine:.2f})")
     there = [entry.key for entry in bank.manifest.memories] if bank else []
-    for n, other, cosine in near(keys, bank.keys) if bank else ():
+    for n, other, cosine in near(keys, bank.keys, spread) if bank else ():
         if there[other] not in who and there[other][0] == who[n][0]:
             found.append(f"{'/'.join(who[n])} and {there[other][1]}, which the bank has ({cosine:.2f})")
     return found

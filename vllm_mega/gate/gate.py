@@ -14,6 +14,7 @@ from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.selection import Links, Scores, best_of, ranking, select
+from vllm_mega.gate.spread import spread
 from vllm_mega.gate.twins import settled
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
@@ -86,6 +87,7 @@ class Gate:
         """`reader` should know `embedder.info`, so that a bank of another embedder is refused."""
         self._reader = reader
         self._embedder = embedder
+        self._spread = spread(embedder)
         self._shelves: tuple[BankSnapshot | None, dict[str, _Shelf]] = (None, {})
 
     def decide(self, queries: Sequence[Query]) -> list[Decision]:
@@ -98,7 +100,9 @@ class Gate:
         """
         snapshot = self._reader.snapshot()
         return [
-            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vectors)[0]
+            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vectors, self._spread)[
+                0
+            ]
             for query, vectors in zip(queries, query_vectors(self._embedder, queries), strict=True)
         ]
 
@@ -111,7 +115,7 @@ class Gate:
         snapshot = self._reader.snapshot()
         shelf = self._shelf(snapshot, query.namespace)
         (vectors,) = query_vectors(self._embedder, [query])
-        decision, scores = _decide(snapshot, shelf, query.settings, vectors)
+        decision, scores = _decide(snapshot, shelf, query.settings, vectors, self._spread)
         weights = {hit.id: hit.weight for hit in decision.hits}
         order = ranking(scores, shelf.ids)
         return decision, tuple(
@@ -191,10 +195,10 @@ def _links(entries: Sequence[MemoryEntry]) -> Links:
 
 
 def _decide(
-    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vectors: Vectors
+    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vectors: Vectors, spread: float
 ) -> tuple[Decision, Scores]:
     scores = best_of(shelf.keys, vectors)
-    settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings)
+    settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, spread)
     chosen = select(settled_scores, shelf.ids, settings, shelf.links)
     hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
     return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores

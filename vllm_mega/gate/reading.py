@@ -2,7 +2,7 @@
 
 A tokenizer of English knows nearly every letter there is, and no word of Greek: it spells what it does not
 know, and all that is spelled looks alike to the model. So a letter counts as read when it is part of a longer
-token, or of a script whose characters are words, if the vocabulary knows that script.
+token; in Chinese, Japanese and Korean, whose characters say more, also alone, if the vocabulary is for them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ READABLE = 0.5
 _SPECIAL = 4
 """Tokens that an embedder may put around a text."""
 _IDEOGRAPHS = range(0x4E00, 0xA000)
+_KANA = range(0x3040, 0x3100)
+_HANGUL = range(0xAC00, 0xD7A4)
 _SAMPLE = "".join(map(chr, _IDEOGRAPHS[::40]))
+_SPACE = "\u2581"
+"""How SentencePiece writes a space."""
 _KNOWN = 0.1
 """Of all ideographs: English vocabularies know 1 %, those that were made for Chinese 20 % and more."""
 
@@ -63,8 +67,8 @@ class Reading:
         self._tokenizer = tokenizer
         self._limit = max(1, limit - _SPECIAL)
         self._unknown: int | None = getattr(tokenizer, "unk_token_id", None)
-        self._ideographs = True
-        self._ideographs = self.readable_share(_SAMPLE) >= _KNOWN
+        self._dense = True
+        self._dense = self.readable_share(_SAMPLE) >= _KNOWN
 
     def windows(self, text: str) -> list[str]:
         """`text`, or its parts where the embedder does not read it whole."""
@@ -110,7 +114,8 @@ class Reading:
             return False
         if tokens[0].end - tokens[0].start > 1 or not _is_letter(sign):
             return True
-        return self._ideographs if ord(sign) in _IDEOGRAPHS else spelled_ok
+        dense = any(ord(sign) in script for script in (_IDEOGRAPHS, _KANA, _HANGUL))
+        return self._dense if dense else spelled_ok
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if self._fast is not None:
@@ -122,10 +127,11 @@ class Reading:
 
     def _tokens(self, text: str) -> list[_Token]:
         encoding = self._fast.encode(text, add_special_tokens=False)
-        # Of some tokenizers a token begins with the space before it.
+        # Of some tokenizers a token begins with the space before it, or is that space alone.
         return [
             _Token(start + (len(part := text[start:end]) - len(part.lstrip())), end, token != self._unknown)
-            for (start, end), token in zip(encoding.offsets, encoding.ids, strict=True)
+            for (start, end), token, name in zip(encoding.offsets, encoding.ids, encoding.tokens, strict=True)
+            if name != _SPACE
         ]
 
 

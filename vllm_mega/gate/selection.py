@@ -85,7 +85,7 @@ def _with_linked(
     for j, i in linked.items():
         share = min(settings.link_share * scores[i], scores[i])  # what is linked never wins, below 0 neither
         raised[j] = max(scores[j], round(share, SCORE_DECIMALS))
-    order = sorted({*best, *linked}, key=lambda i: (-raised[i], i not in best, ids[i]))
+    order = sorted({*best, *linked}, key=lambda i: (-raised[i], -scores[i], i not in best, ids[i]))
     return raised, order[: settings.top_k]
 
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from vllm_mega.config import GateSettings
 from vllm_mega.gate.selection import Scores, ranking
 
-TWINS = 0.85
-"""Cosine of two keys from which they nearly coincide. Two texts that differ in a code, a day or a name have
-0.86 to 0.94; other texts about one person or place stay below 0.7, but so may the same said otherwise."""
-ALIKE = 0.03
-"""Scores of a query that differ by less do not tell which of two is meant. Asked for the code of one of two
-doors, they differ by 0.04 and more."""
+TWINS = 0.16
+"""Keys nearly coincide when what their cosine lacks to 1 is at most this part of the embedder's spread. With
+all-MiniLM-L6-v2 that is a cosine of 0.85: two texts that differ in a code, a day or a name have 0.86 to 0.94;
+others about one person or place stay below 0.7, but so may the same said otherwise."""
+ALIKE = 0.033
+"""Scores of a query that differ by less, likewise, do not tell which of two is meant. Asked for the code of
+one of two doors, they differ by 0.04 and more, with all-MiniLM-L6-v2."""
 _WIDER = 4
 """So many times the width of a mixture is looked through."""
 
@@ -31,6 +32,7 @@ def settled(
     ages: Sequence[tuple[int, int]],
     ids: Sequence[str],
     settings: GateSettings,
+    spread: float,
 ) -> Scores:
     """`scores` in which all but one of memories that nearly coincide have no chance (minus infinity).
 
@@ -40,18 +42,19 @@ def settled(
         ages: of the N memories, growing: who has a greater one is newer.
         ids: of the N memories.
         settings: which memories may come into a mixture at all.
+        spread: of the embedder (see `gate.spread`).
     """
     kept: list[int] = []
     found = scores.copy()
     for one in ranking(scores, ids, _WIDER * settings.top_k):
         if scores[one] < settings.threshold:
             break
-        twins = np.flatnonzero(keys[kept] @ keys[one] >= TWINS)
+        twins = np.flatnonzero(keys[kept] @ keys[one] >= 1 - TWINS * spread)
         if not len(twins):
             kept.append(one)
             continue
         other = kept[twins[0]]
-        if scores[other] - scores[one] <= ALIKE and ages[one] > ages[other]:
+        if scores[other] - scores[one] <= ALIKE * spread and ages[one] > ages[other]:
             kept[twins[0]] = one
             found[other] = -np.inf
         else:
@@ -59,9 +62,11 @@ def settled(
     return found
 
 
-def near(keys: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
+def near(
+    keys: npt.NDArray[np.float32], others: npt.NDArray[np.float32], spread: float
+) -> Iterator[tuple[int, int, float]]:
     """Pairs that nearly coincide: (row of `keys` [n, D], row of `others` [m, D], cosine), by row."""
     for row, key in enumerate(keys):
         cosines = others @ key
-        for other in np.flatnonzero(cosines >= TWINS):
+        for other in np.flatnonzero(cosines >= 1 - TWINS * spread):
             yield row, int(other), float(cosines[other])
