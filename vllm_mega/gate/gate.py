@@ -99,12 +99,8 @@ class Gate:
             BankError: the bank cannot be read, or is another embedder's.
         """
         snapshot = self._reader.snapshot()
-        return [
-            _decide(snapshot, self._shelf(snapshot, query.namespace), query.settings, vectors, self._spread)[
-                0
-            ]
-            for query, vectors in zip(queries, query_vectors(self._embedder, queries), strict=True)
-        ]
+        vectors = query_vectors(self._embedder, queries)
+        return [self._decide(snapshot, *each)[0] for each in zip(queries, vectors, strict=True)]
 
     def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
         """The decision for `query`, and every memory of its namespace, the best first.
@@ -115,12 +111,20 @@ class Gate:
         snapshot = self._reader.snapshot()
         shelf = self._shelf(snapshot, query.namespace)
         (vectors,) = query_vectors(self._embedder, [query])
-        decision, scores = _decide(snapshot, shelf, query.settings, vectors, self._spread)
+        decision, scores = self._decide(snapshot, query, vectors)
         weights = {hit.id: hit.weight for hit in decision.hits}
         order = ranking(scores, shelf.ids)
         return decision, tuple(
             _hit(shelf.entries[i], scores[i], weights.get(shelf.ids[i], 0.0)) for i in order
         )
+
+    def _decide(self, snapshot: BankSnapshot, query: Query, vectors: Vectors) -> tuple[Decision, Scores]:
+        shelf, settings = self._shelf(snapshot, query.namespace), query.settings
+        scores = best_of(shelf.keys, vectors)
+        settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, self._spread)
+        chosen = select(settled_scores, shelf.ids, settings, shelf.links)
+        hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
+        return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
 
     def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
         """The mixture that a client asks for: (id, weight) pairs, used as they are but for steps of 1/64.
@@ -192,16 +196,6 @@ def _links(entries: Sequence[MemoryEntry]) -> Links:
     """By position in `entries`; links to what is not there lead nowhere."""
     at = {entry.id: n for n, entry in enumerate(entries)}
     return {n: [at[link] for link in e.links if link in at] for n, e in enumerate(entries) if e.links}
-
-
-def _decide(
-    snapshot: BankSnapshot, shelf: _Shelf, settings: GateSettings, vectors: Vectors, spread: float
-) -> tuple[Decision, Scores]:
-    scores = best_of(shelf.keys, vectors)
-    settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, spread)
-    chosen = select(settled_scores, shelf.ids, settings, shelf.links)
-    hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
-    return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
 
 
 def _decision(snapshot: BankSnapshot, hits: Sequence[Hit], best_score: float | None) -> Decision:
