@@ -93,3 +93,12 @@ def test_the_best_ten_or_all(bank: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_mistakes(bank: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert cli.main(["gate", "--bank", str(bank), *words]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_text_that_the_embedder_cannot_read_is_called_so(
+    bank: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEmbedder, "passages", lambda *_: [])
+    out = gate(capsys, bank, ASKED)
+    assert "null route: the best score 0.0000" in out
+    assert out.splitlines()[-1] == "the embedder fake cannot read the script of this text"
