@@ -103,7 +103,7 @@ def test_own_mixture_and_nothing_to_do(results: dict[str, Any]) -> None:
         ("length", "RequestError", "3 conversations", None),
         ("wide", "MixtureError", "3 slots", "in conversation 0"),
         ("no question", "RequestError", "last user message", None),
-        ("broken", "BankError", "truncated", None),
+        ("broken", "BankError", "SHA-256", None),
     ],
 )
 def test_bad_requests_are_refused(

@@ -24,6 +24,9 @@ class FakeLLM:
         self.llm_engine = SimpleNamespace(vllm_config=None)
         self.calls: list[Any] = []
 
+    def get_tokenizer(self) -> object:
+        return object()
+
     def chat(self, *_: Any, chat_template: str | None) -> list[Any]:
         self.calls.append(chat_template)
         return []

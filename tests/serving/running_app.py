@@ -14,11 +14,13 @@ SETTINGS = json.dumps({"mega": {"bank": "bank"}})
 
 def build(monkeypatch: pytest.MonkeyPatch, *argv: str, settings: str | None = SETTINGS) -> Any:
     """The app for these words of the command line."""
+    from vllm import envs
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
+    envs.disable_envs_cache()  # an engine of another test has enabled it
     monkeypatch.setattr(logging.root, "level", logging.root.level)  # SageMaker's package sets it
     words = ["model", *argv, *(["--additional-config", settings] if settings else [])]
     return build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(words), ("generate",), None)

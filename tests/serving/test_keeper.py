@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,9 @@ class Kept:
         root.mkdir(exist_ok=True)
         told = root / "told"
         command = [sys.executable, "-m", "vllm_mega.serving.keeper", sys.executable, "-c", SERVER]
-        self.keeper = subprocess.Popen([*command, str(told), how])
+        # A job in the background, as this program may be one, ignores SIGINT; so would the keeper.
+        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        self.keeper = subprocess.Popen([*command, str(told), how], preexec_fn=hears)  # noqa: PLW1509
         while not told.exists():
             time.sleep(0.02)
         self.folder = Path(told.read_text())
