@@ -78,6 +78,10 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
             wait_healthy(server, port, START_LIMIT)
         else:
             time.sleep(moment)
+        end = time.monotonic() + LIMIT
+        # A look at all processes is no snapshot: it may miss one.
+        while kind in RUNNING and kind not in processes(server.pid) and time.monotonic() < end:
+            time.sleep(0.1)
         found = processes(server.pid)
         number = signal.SIGTERM if kind == STARTING[1] else signal.SIGKILL
         found[kind if kind in RUNNING else "keeper"].send_signal(number)
