@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from vllm_mega.gate.embedder import Embedder
@@ -17,10 +19,15 @@ _UNRELATED = (
 """Have nothing to do with each other, and so with at most one of any memories."""
 
 
+_scores: WeakKeyDictionary[Embedder, Scores] = WeakKeyDictionary()
+
+
 def unrelated_scores(embedder: Embedder) -> Scores:
-    """Scores of unrelated prompts with each other: [P], one for each pair."""
-    vectors = embedder.embed(_UNRELATED)
-    return np.asarray((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)], np.float64)
+    """Scores of unrelated prompts with each other: [P], one for each pair; computed once for an embedder."""
+    if embedder not in _scores:
+        vectors = embedder.embed(_UNRELATED)
+        _scores[embedder] = np.asarray((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)], np.float64)
+    return _scores[embedder]
 
 
 def spread(embedder: Embedder) -> float:
