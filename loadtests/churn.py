@@ -27,12 +27,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.processes import processes, started, wait_healthy
+from loadtests.processes import processes, started
 from loadtests.program import run
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.config import DEFAULT_NAMESPACE
-from vllm_mega.demo.server import HOST, free_port
+from vllm_mega.demo.server import HOST, free_port, wait_healthy
 from vllm_mega.errors import MegaError
 from vllm_mega.models import linear_shapes, resolve_model
 
@@ -82,7 +82,7 @@ class Writer(threading.Thread):
         self.answers = threading.Semaphore(AHEAD)
 
     def run(self) -> None:
-        """See the class."""
+        """Update and forget until as many changes are made as were asked for."""
         try:
             with BankWriter.open(self._bank) as writer:
                 first = writer.snapshot
@@ -116,7 +116,7 @@ class Stopper(threading.Thread):
         self.enough = threading.Event()
 
     def run(self) -> None:
-        """See the class."""
+        """Stop the worker and let it go on, until `enough` is set."""
         while not self.enough.is_set():
             self._worker.suspend()
             try:
@@ -169,7 +169,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         command += ["--max-loras", "4", "--max-cpu-loras", "4", "--enforce-eager"]
         command += ["--max-model-len", "512", "--max-num-seqs", "8"]
         with started(command, folder, log) as server:
-            wait_healthy(server, port, START_LIMIT)
+            wait_healthy(server, port, log, START_LIMIT)
             console.print("the server answers")
             found = processes(server.pid)
             writer = Writer(folder / "bank", ids, args.changes, pool, args.seed)

@@ -23,9 +23,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.processes import processes, seconds_until_gone, started, wait_healthy
+from loadtests.processes import processes, seconds_until_gone, started
 from loadtests.program import run
-from vllm_mega.demo.server import HOST, free_port
+from vllm_mega.demo.server import HOST, free_port, wait_healthy
 
 RUNNING = ("keeper", "api", "engine", "worker")
 STARTING = ("start-up", "start-up, asked to end")
@@ -37,7 +37,7 @@ START_UP = 20.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One kill."""
+    """What became of a server of which a process was killed."""
 
     kind: str
     seconds: float | None
@@ -75,7 +75,7 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
     command += ["--host", HOST, "--max-loras", "2", "--max-model-len", "256", "--enforce-eager"]
     with tempfile.TemporaryDirectory(prefix="kill-") as folder, started(command, Path(folder), log) as server:
         if kind in RUNNING:
-            wait_healthy(server, port, START_LIMIT)
+            wait_healthy(server, port, log, START_LIMIT)
         else:
             time.sleep(moment)
         end = time.monotonic() + LIMIT

@@ -8,14 +8,12 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
 
-from vllm_mega.demo.server import _healthy
+from vllm_mega.demo.server import start
 from vllm_mega.errors import MegaError
-from vllm_mega.serving.keeper import end_with
 
 NAMES = {"engine": "VLLM::EngineCor", "worker": "VLLM::Worker"}
 """How they begin; the keeper is the process that was started, the API server its child."""
@@ -60,15 +58,7 @@ def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subproc
     """A server whose temporary folder is `folder`; at the end of the block all of it is ended by force."""
     with log.open("ab") as out:
         environment = {**os.environ, "TMPDIR": str(folder)}
-        server = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
-        )
+        server = start(command, out, environment)
     try:
         yield server
     finally:
@@ -77,22 +67,9 @@ def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subproc
         server.wait()
 
 
-def wait_healthy(server: subprocess.Popen[bytes], port: int, limit: float) -> None:
-    """Wait until the server answers.
-
-    Raises:
-        MegaError: it ended, or did not within `limit` seconds.
-    """
-    end = time.monotonic() + limit
-    while not _healthy(port):
-        if server.poll() is not None or time.monotonic() > end:
-            raise MegaError(f"the server did not start within {limit:g} s; exit code {server.returncode}")
-        time.sleep(0.5)
-
-
 def seconds_until_gone(found: Sequence[psutil.Process], limit: float) -> float | None:
     """How long it takes until none of them runs; None: longer than `limit`."""
-    start = time.monotonic()
+    begun = time.monotonic()
     _, left = psutil.wait_procs(found, timeout=limit)
     left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
-    return None if left else time.monotonic() - start
+    return None if left else time.monotonic() - begun

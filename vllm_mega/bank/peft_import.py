@@ -42,7 +42,7 @@ class Base(Protocol):
 
     @property
     def names(self) -> Collection[str]:
-        """Of all tensors."""
+        """Names of all tensors of the base model."""
 
     def equals(self, name: str, dtype: str, shape: tuple[int, ...], file: Path, start: int) -> bool:
         """Whether the tensor `name`, one of `names`, has the values that lie in `file` from `start` on."""

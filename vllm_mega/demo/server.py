@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from vllm_mega.errors import MegaError
 from vllm_mega.serving.keeper import end_with
@@ -45,29 +46,42 @@ def serving(
         MegaError: it ended, or did not answer in time; the message has the end of its log.
     """
     with log.open("wb") as out:
-        # A session of its own: Ctrl-C is for us to hear, who then stop the server in order. Are we killed, it
-        # is told to stop.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
-        )
+        process = start(command, out)
     try:
-        _wait(process, port, log, timeout, note)
+        wait_healthy(process, port, log, timeout, note)
         yield f"http://{HOST}:{port}"
     finally:
         _stop(process)
 
 
-def _wait(
-    process: subprocess.Popen[bytes], port: int, log: Path, timeout: float, note: Callable[[float], None]
+def start(
+    command: Sequence[str], out: BinaryIO, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server that writes to `out`, in this environment (None: our own)."""
+    # A session of its own: Ctrl-C is for us to hear, who then stop the server in order. Are we killed, it is
+    # told to stop.
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
+    )
+
+
+def wait_healthy(
+    process: subprocess.Popen[bytes],
+    port: int,
+    log: Path,
+    timeout: float,
+    note: Callable[[float], None] = lambda _: None,
 ) -> None:
-    start = time.monotonic()
+    """Wait until the server `process` answers on `port`; arguments and errors as `serving`."""
+    begun = time.monotonic()
     while not _healthy(port):
-        passed = time.monotonic() - start
+        passed = time.monotonic() - begun
         if process.poll() is not None:
             raise MegaError(f"the server ended with exit code {process.returncode}; {_tail(log)}")
         if passed > timeout:
