@@ -191,7 +191,7 @@ def test_keys_are_made_once_and_stored(tmp_path: Path, tiny: Path, monkeypatch: 
 
     monkeypatch.setattr(BaseModelEmbedder, "embed", counted)
     run(tmp_path / "bank", tiny)
-    assert calls == [3, 16, 16], "the memories, and prompts that tell the embedder"
+    assert calls == [3, 16], "the memories, and prompts that tell the embedder"
     snapshot = BankReader(tmp_path / "bank").snapshot()
     expected = BaseModelEmbedder(str(tiny)).embed([memory.text for memory in ALL])
     np.testing.assert_array_equal(snapshot.keys, expected)
