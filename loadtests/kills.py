@@ -23,7 +23,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.processes import processes, seconds_until_gone, started
+from loadtests.processes import processes, processes_with, seconds_until_gone, started
 from loadtests.program import run
 from vllm_mega.demo.server import HOST, free_port, wait_healthy
 
@@ -68,7 +68,7 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
     """Start a server for `bank` and kill its process `kind`; a server that starts up, after `moment` seconds.
 
     Raises:
-        MegaError: the server did not start.
+        MegaError: the server did not start, or has no such process.
     """
     port = free_port()
     command = [sys.executable, "-m", "vllm_mega", "serve", "--bank", str(bank), "--port", str(port)]
@@ -78,11 +78,7 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
             wait_healthy(server, port, log, START_LIMIT)
         else:
             time.sleep(moment)
-        end = time.monotonic() + LIMIT
-        # A look at all processes is no snapshot: it may miss one.
-        while kind in RUNNING and kind not in processes(server.pid) and time.monotonic() < end:
-            time.sleep(0.1)
-        found = processes(server.pid)
+        found = processes_with(kind, server.pid) if kind in RUNNING else processes(server.pid)
         number = signal.SIGTERM if kind == STARTING[1] else signal.SIGKILL
         found[kind if kind in RUNNING else "keeper"].send_signal(number)
         seconds = seconds_until_gone(list(found.values()), LIMIT)

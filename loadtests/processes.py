@@ -31,6 +31,25 @@ def processes(root: int) -> dict[str, psutil.Process]:
     return found
 
 
+def processes_with(kind: str, root: int, limit: float = 10.0) -> dict[str, psutil.Process]:
+    """As `processes`, of several looks, the last of which has seen `kind`.
+
+    A look at all processes is no snapshot: it may miss one that was there before and after.
+
+    Raises:
+        MegaError: there was none within `limit` seconds.
+    """
+    found = dict[str, psutil.Process]()
+    end = time.monotonic() + limit
+    while kind not in (look := processes(root)):
+        found |= look
+        if time.monotonic() > end:
+            names = ", ".join(f"{name} ({process.name()})" for name, process in found.items())
+            raise MegaError(f"the server has no process {kind}; it has {names}")
+        time.sleep(0.1)
+    return found | look
+
+
 def keeper_of(port: int) -> int:
     """The process that was started to serve on `port`.
 
