@@ -44,8 +44,9 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(prompts[:6]))
     arguments[arguments.index("--unrelated") + 1] = str(few)
-    judge = ["--judge", f"{contained.__module__}:{contained.__name__}"]
-    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", *judge]
+    more = ["--judge", f"{contained.__module__}:{contained.__name__}"]
+    more += ["--system", str(EXAMPLES / "system_prompt.txt")]
+    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", *more]
     for _ in range(2):  # the second run finds memories and baselines trained
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -55,6 +56,7 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     assert "3 memories" in done.stdout
     report = json.loads((output / "report.json").read_text())
     assert report["n_memories"] == 3
+    assert report["environment"]["system prompt"] == "1266 words"
     assert set(report["qa"]) == set(report["qa_lenient"]) == {
         "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "sequential_lora", "joint_lora",
     }  # fmt: skip
@@ -88,6 +90,7 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
         ({"--compositional": "none.jsonl"}, "cannot read none.jsonl"),
         ({"--general": "none.jsonl"}, "cannot read none.jsonl"),
         ({"--plain-text": "none.txt"}, "cannot read none.txt"),
+        ({"--system": "none.txt"}, "cannot read none.txt"),
         ({"--limit": "0"}, "--limit must be at least 1"),
         ({"--judge": "no_such_module:judge"}, "cannot be imported"),
         ({"--top-k": "0"}, "top_k must be 1..64"),
