@@ -13,9 +13,12 @@ import pytest
 
 from tests.evaluation.fakes import contained
 from vllm_mega import cli
+from vllm_mega.commands import _eval_engine
 from vllm_mega.commands._eval_engine import counted
 from vllm_mega.commands.eval import EXAMPLES
+from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import data
+from vllm_mega.evaluation.model import OFF
 
 
 def _arguments(output: Path) -> list[str]:
@@ -44,9 +47,8 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(prompts[:6]))
     arguments[arguments.index("--unrelated") + 1] = str(few)
-    more = ["--judge", f"{contained.__module__}:{contained.__name__}"]
-    more += ["--system", str(EXAMPLES / "system_prompt.txt")]
-    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", *more]
+    judge = ["--judge", f"{contained.__module__}:{contained.__name__}"]
+    command = [sys.executable, "-m", "vllm_mega", *arguments, "--limit", "3", *judge]
     for _ in range(2):  # the second run finds memories and baselines trained
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -56,7 +58,6 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     assert "3 memories" in done.stdout
     report = json.loads((output / "report.json").read_text())
     assert report["n_memories"] == 3
-    assert report["environment"]["system prompt"] == "1266 words"
     assert set(report["qa"]) == set(report["qa_lenient"]) == {
         "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "sequential_lora", "joint_lora",
     }  # fmt: skip
@@ -107,6 +108,31 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(
     assert cli.main(arguments) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_system_prompt_stands_before_every_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[list[dict[str, str]]] = []
+
+    class Fake:
+        def __init__(self, *_: object, max_model_len: int, enable_prefix_caching: bool, **__: object) -> None:
+            assert (max_model_len, enable_prefix_caching) == (4096, True)
+
+        def chat(self, conversations: list[list[dict[str, str]]], *_: object, **__: object) -> list[object]:
+            heard.extend(conversations)
+            reply = SimpleNamespace(outputs=[SimpleNamespace(text="Yes.", token_ids=(1,))])
+            return [SimpleNamespace(output=reply)] * len(conversations)
+
+    monkeypatch.setattr("vllm_mega.offline.MegaLLM", Fake)
+    manifest = SimpleNamespace(memories=[SimpleNamespace(rank=4)])
+    monkeypatch.setattr(
+        _eval_engine,
+        "BankReader",
+        lambda _: SimpleNamespace(snapshot=lambda: SimpleNamespace(manifest=manifest)),
+    )
+    engine = _eval_engine.Engine(Path("bank"), None, None, GateSettings(), 0, system="Be short.")
+    asked = [{"role": "user", "content": "Is it?"}]
+    assert engine.ask([asked], [OFF], 8)[0].text == "Yes."
+    assert heard == [[{"role": "system", "content": "Be short."}, *asked]]
 
 
 def test_matplotlib_is_asked_for_first(
