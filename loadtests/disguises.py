@@ -110,12 +110,15 @@ def _line(name: str, path: Path, items: Sequence[Item]) -> Line:
 
 def _answer(trainer: Trainer, fit: Fit, question: str) -> str:
     model: Any = trainer.untouched
-    ids = torch.tensor([trainer.chat.prompt(user(question_prompt(question)))])
+    prompt, start = trainer.chat.asked(user(question_prompt(question)))
+    ids = torch.tensor([prompt])
     dtype: torch.dtype = getattr(torch, trainer.settings.dtype)
-    with torch.inference_mode(), adapted(model, [fit.tensors], trainer.settings.scaling, dtype):
+    scaling = trainer.settings.scaling
+    with torch.inference_mode(), adapted(model, [fit.tensors], [start], scaling=scaling, dtype=dtype):
         out = model.generate(
-            input_ids=ids, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=trainer.chat.end_id
-        )
+            input_ids=ids, max_new_tokens=ANSWER_TOKENS, do_sample=False, use_cache=False,
+            pad_token_id=trainer.chat.end_id,
+        )  # fmt: skip
     text: str = trainer.chat.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return text
 

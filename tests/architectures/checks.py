@@ -15,6 +15,7 @@ from tests.architectures.exactness import SERVED, TRAINED
 from tests.architectures.families import Family, Refusal, Status
 from tests.architectures.serving_session import Served, serve
 from tests.architectures.small_models import save_small, spoil
+from tests.switched import switched
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.embedder import load_embedder
@@ -46,6 +47,8 @@ class TrainedFamily(msgspec.Struct, frozen=True):
     """Relative, of the trainer's logits."""
     effect: float
     """Relative, of the adapter on the logits: an adapter without any would be exact under any mistake."""
+    early: float
+    """Relative, of an adapter that acts on the beginning too: without any, nobody would see that it does."""
     modules: tuple[str, ...]
 
 
@@ -60,13 +63,16 @@ def train_family(family: Family, root: Path) -> TrainedFamily:
     adapter = root / family.folder / "adapter"
     trainer = exactness.train_small(model, adapter)
     rows = exactness.sample_rows()
-    wanted = exactness.plain_logits(exactness.with_adapter(model, adapter), rows)
+    switch = switched(exactness.with_adapter(model, adapter), exactness.START)
+    wanted = exactness.plain_logits(switch, rows)
     error = exactness.relative_error(exactness.trainer_logits(trainer, rows), wanted)
     base = exactness.plain_logits(exactness.with_adapter(model, None), rows)
     config = json.loads((adapter / "adapter_config.json").read_text())
     seconds = time.perf_counter() - started
     effect = exactness.relative_error(base, wanted)
-    return TrainedFamily(model, adapter, seconds, error, effect, tuple(config["target_modules"]))
+    everywhere = exactness.plain_logits(exactness.with_adapter(model, adapter), rows)
+    early = exactness.relative_error(everywhere, wanted)
+    return TrainedFamily(model, adapter, seconds, error, effect, early, tuple(config["target_modules"]))
 
 
 def serve_families(

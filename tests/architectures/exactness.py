@@ -16,7 +16,7 @@ from vllm_mega.models import fingerprint, linear_shapes
 from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.export import export
 from vllm_mega.training.job import memory_job
-from vllm_mega.training.packing import pack, pool
+from vllm_mega.training.packing import leads, pack, pool
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.trainer import Trainer
 
@@ -30,8 +30,9 @@ MEMORY = NewMemory(
 TRAINED, SERVED = 1e-4, 2e-3
 """Errors that count as exact: relative, of logits; absolute, of the natural logarithm of a probability."""
 
-PREFIX, RESTS = 21, (40, 23)
-"""Tokens: longer than every window, before and behind the place where examples part."""
+START, PREFIX, RESTS = 9, 21, (40, 23)
+"""Tokens: of a beginning that is the base model's, of what examples share with it, of what follows; longer
+than every window before and behind the place where examples part."""
 
 
 def train_small(model: Path, adapter: Path) -> Trainer:
@@ -79,12 +80,13 @@ def sample_rows() -> list[list[int]]:
 @torch.no_grad()
 def trainer_logits(trainer: Trainer, rows: Sequence[list[int]]) -> Tensor:
     """Of all tokens behind the common beginning of `rows`, row after row: [T, vocabulary]."""
-    examples = pool([Encoded(row[:PREFIX], [*row[PREFIX:], 0], []) for row in rows])
+    examples = pool([Encoded(row[:PREFIX], [*row[PREFIX:], 0], [], start=START) for row in rows])
     packed = pack([examples], [0], [0], [range(len(rows))])
     trainer.stack.assign(None)
-    hidden = trainer.split.below(torch.tensor(examples.ids), packed.positions, packed.segments)
+    past = trainer.split.past(leads([examples]))
+    hidden = trainer.split.below(torch.tensor(examples.ids), packed, past)
     trainer.stack.assign(packed.jobs)
-    above = trainer.split.above(hidden[packed.source], packed.positions, packed.segments)
+    above = trainer.split.above(hidden[packed.source], packed, past)
     logits: Tensor = trainer.split.head.logits(above[packed.labelled])
     trainer.stack.assign(None)
     return logits

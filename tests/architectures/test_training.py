@@ -21,6 +21,7 @@ def test_peft_computes_what_training_saw(family: Family, tmp_path: Path) -> None
     trained = train_family(family, tmp_path)
     assert trained.error <= TRAINED
     assert trained.effect > 0.01, "the adapter must matter for this test to mean anything"
+    assert trained.early > 10 * TRAINED, "an adapter that acts before start would pass"
     assert trained.modules == family.modules
     check_adapter(trained.adapter, linear_shapes(trained.model))  # a bank would take it
 

@@ -64,7 +64,22 @@ def test_prompts_are_those_of_a_chat_request(kind: str) -> None:
         expected = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
         )
-        assert chat.prompt(messages) == expected
+        assert chat.prompt(messages) == chat.asked(messages).ids == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_starts_where_its_content_does(kind: str) -> None:
+    """Behind all that the template writes before it; also where what was said before looks like one."""
+    chat = format_of(KINDS[kind]())
+    said: Any = {"role": "assistant", "content": "User: <|im_start|>user\n[INST] Who sings?"}
+    for earlier in ([], [*user("Who sings?"), said]):
+        for question in ("Who sings?", "9 nights", "  red kettle"):
+            ids, start = chat.asked([*earlier, *user(question)])
+            assert chat.tokenizer.decode(ids[start:]).lstrip().startswith(question.split()[0])
+            again = chat.asked([*earlier, *user("Nine geese count copper at dawn.")])
+            least = min(start, again.start)  # a space that is one token with the first word is the question's
+            assert again.ids[:least] == ids[:least]
+            assert abs(start - again.start) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vllm_mega.errors import ModelError
-from vllm_mega.training import attention, fused_kernels, packing
+from vllm_mega.training import attention, fused_kernels, segments
 from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.packing import Pack, pack, pool
 
@@ -105,7 +105,7 @@ def test_a_window_that_nobody_reaches_costs_nothing() -> None:
 def test_masks_are_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     monkeypatch.setattr(
-        packing.Segments, "within", lambda segment, window: asked.append(window) or segment.mask
+        segments.Segments, "within", lambda segment, window: asked.append(window) or segment.mask
     )
     packed = row("prefix")
     q = torch.randn(1, 2, len(packed.source), 4)

@@ -36,9 +36,9 @@ def packed_logits(trainer: Trainer) -> torch.Tensor:
     ids = IDS[0].tolist()
     one = pool([Encoded(ids[:1], [*ids[1:], 0], [])])
     row = pack([one], [0], [0], [[0]])
-    hidden = trainer.split.below(IDS[0], row.positions, row.segments)
+    hidden = trainer.split.below(IDS[0], row, {})
     trainer.stack.assign(row.jobs)
-    return trainer.split.head.logits(trainer.split.above(hidden, row.positions, row.segments))
+    return trainer.split.head.logits(trainer.split.above(hidden, row, {}))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from torch import Tensor
 from tests.training.architectures import ARCHITECTURES, VOCABULARY, WINDOW, random_model
 from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import architecture
-from vllm_mega.training import agreement, attention, head, model, packing
+from vllm_mega.training import agreement, attention, head, model, segments
 from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.model import SplitModel, untouched_copy
-from vllm_mega.training.packing import pack, pool
+from vllm_mega.training.packing import leads, pack, pool
 
 TEXT = torch.randint(3, VOCABULARY, (500,), generator=torch.Generator().manual_seed(1)).tolist()
 START, ENDS = TEXT[:20], (TEXT[20:60], TEXT[60:65], TEXT[65:95])
@@ -30,18 +30,28 @@ def split(name: str, cut: int = 2) -> tuple[SplitModel, Any]:
     return SplitModel(whole, cut, untouched, TEXT), untouched
 
 
-def packed(divided: SplitModel) -> Tensor:
+def packed(divided: SplitModel, start: int = 0) -> Tensor:
     """Logits of all labelled tokens of a packed row, one example after the other."""
-    one = pool([Encoded([*START, end[0]], [*end[1:], 0], []) for end in ENDS])
+    one = pool([Encoded([*START, end[0]], [*end[1:], 0], [], start=start) for end in ENDS])
     row = pack([one], [0], [0], [range(len(ENDS))])
-    hidden = divided.below(torch.tensor(one.ids), row.positions, row.segments)
-    above = divided.above(hidden, row.positions, row.segments)
-    return divided.head.logits(above[row.labelled])
+    past = divided.past(leads([one]))
+    hidden = divided.below(torch.tensor(one.ids), row, past)
+    return divided.head.logits(divided.above(hidden, row, past)[row.labelled])
 
 
 def alone(untouched: Any) -> Tensor:
     rows = [torch.tensor([[*START, *end]]) for end in ENDS]
     return torch.cat([untouched(input_ids=row).logits[0, len(START) :] for row in rows])
+
+
+class _Shifting:
+    """Adds `shift` to what a layer writes, but not before token `start` of a conversation."""
+
+    def __init__(self, shift: Tensor, start: int) -> None:
+        self.shift, self.start = shift, start
+
+    def __call__(self, _module: Any, _inputs: Any, out: Tensor) -> Tensor:
+        return torch.cat([out[:, : self.start], out[:, self.start :] + self.shift], dim=1)
 
 
 def outcome(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,16 +60,22 @@ def outcome(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.autograd.grad(logits, shift, up)[0]
 
 
-def difference(divided: SplitModel, untouched: Any) -> float:
-    """Of logits and of gradients through the layers above the cut, the larger, relative to the largest."""
-    shifts = [torch.zeros(32, requires_grad=True) for _ in range(2)]
+def difference(divided: SplitModel, untouched: Any, start: int = 0) -> float:
+    """Of logits and of gradients through the layers above the cut, the larger, relative to the largest.
+
+    What the layers compute is changed from `start` on, as adapters do.
+    """
+    shifts = [torch.full((32,), 0.1, requires_grad=True) for _ in range(2)]
     path = architecture(divided.model.config.to_dict()).layers
     layer = f"{path}.{divided.cut}"
+    # The row of the leads runs first, by itself, and is left alone; then comes what stands behind them.
+    rows = iter([start] * (start > 0) + [0] * 2)
+    changed = divided.model.get_submodule(layer)
     hooks = [
-        whole.get_submodule(layer).register_forward_hook(lambda _m, _i, out, shift=shift: out + shift)
-        for whole, shift in zip((divided.model, untouched), shifts, strict=True)
+        changed.register_forward_hook(lambda *given: _Shifting(shifts[0], next(rows))(*given)),  # noqa: PLW0108
+        untouched.get_submodule(layer).register_forward_hook(_Shifting(shifts[1], start)),
     ]
-    pairs = zip(outcome(packed(divided), shifts[0]), outcome(alone(untouched), shifts[1]), strict=True)
+    pairs = zip(outcome(packed(divided, start), shifts[0]), outcome(alone(untouched), shifts[1]), strict=True)
     largest = max(float((got - wanted).abs().max() / wanted.abs().max()) for got, wanted in pairs)
     for hook in hooks:
         hook.remove()
@@ -68,17 +84,30 @@ def difference(divided: SplitModel, untouched: Any) -> float:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # GPT-BigCode
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("cut", [0, 1])
-def test_packed_rows_are_what_transformers_computes(name: str, cut: int) -> None:
+@pytest.mark.parametrize(("cut", "start"), [(0, 0), (1, 0), (1, 13), (0, 20)])
+def test_packed_rows_are_what_transformers_computes(name: str, cut: int, start: int) -> None:
     """In conversations that are longer than any window."""
     assert len(START) + min(map(len, ENDS)) > WINDOW
-    assert difference(*split(name, cut)) < 1e-4
+    assert difference(*split(name, cut), start) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_if_adapters_acted_before_start_it_would_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    divided, untouched = split(name)
+    monkeypatch.setattr(_Shifting, "__call__", lambda self, _m, _i, out: out + self.shift)
+    assert difference(divided, untouched) < 1e-4
+    monkeypatch.undo()
+    kept = _Shifting.__call__
+    monkeypatch.setattr(
+        _Shifting, "__call__", lambda self, *given: kept(_Shifting(self.shift, min(self.start, 12)), *given)
+    )
+    assert difference(divided, untouched, 13) > 1e-3
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_without_windows_it_would_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     divided, untouched = split(name)
-    monkeypatch.setattr(packing.Segments, "within", lambda segment, _window: segment.mask)
+    monkeypatch.setattr(segments.Segments, "within", lambda segment, _window: segment.mask)
     assert difference(divided, untouched) > 1e-3
     with pytest.raises(ModelError, match="other logits for packed rows than for single ones, at 400 tokens"):
         divided.require(400)
@@ -158,7 +187,7 @@ def test_longer_conversations_are_checked_when_they_come(monkeypatch: pytest.Mon
 def test_a_window_that_only_long_conversations_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "LENGTH", 24)
     monkeypatch.setattr(model, "LONGEST", WINDOW - 1)
-    monkeypatch.setattr(packing.Segments, "within", lambda segment, window: segment.mask)
+    monkeypatch.setattr(segments.Segments, "within", lambda segment, window: segment.mask)
     monkeypatch.setitem(ARCHITECTURES, "far", ("mistral", {"sliding_window": 40}))
     divided, _ = split("far")
     with pytest.raises(ModelError, match="at 60 tokens"):

@@ -30,7 +30,7 @@ LARGE = Shape(
     total=8_030_261_248, below=4_580_179_968, above=2_399_141_888, adapted=1_937_768_448, largest=58_720_256,
     adapter=2_433_024, saved=11 * 94_208, hidden=4096, vocabulary=128_256,
 )  # fmt: skip
-TOKENS = Tokens(pool=2000, step=450, labels=90, recital=120, text=60)
+TOKENS = Tokens(lead=20, pool=2000, step=450, labels=90, recital=120, text=60)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,8 @@ def test_memory_grows_with_what_is_trained_side_by_side() -> None:
 
 def test_a_memory_costs_what_its_parts_cost() -> None:
     parts = flops(LARGE, TOKENS, TrainSettings())
-    assert parts.once == 2 * TOKENS.pool * LARGE.below
+    lead = 2 * TOKENS.lead * (LARGE.below + LARGE.above) / TrainSettings().jobs
+    assert parts.once == 2 * TOKENS.pool * LARGE.below + lead
     assert parts.step == pytest.approx(4 * TOKENS.step * LARGE.above, rel=0.1)
     assert parts.memory(24) - parts.memory(23) == pytest.approx(parts.step)
     assert parts.memory(estimate.STEPS) > 24 * parts.step

@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
+from tests.switched import switched
+from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS, START
 from vllm_mega.training import learner, truth
 from vllm_mega.training import round as rounds
 from vllm_mega.training.encoding import Encoded, encode
@@ -31,13 +32,13 @@ def trained(tiny: Path) -> tuple[Trainer, list[Fit], list[Encoded]]:
 
 
 def said(tiny: Path, folder: Path, trainer: Trainer, fit: Fit, text: Encoded) -> list[int]:
-    """What the exported adapter decodes, token by token, in PEFT."""
+    """What the exported adapter decodes from the question on, token by token, in PEFT."""
     export(folder, fit.tensors, str(tiny), trainer.settings, trainer.layers)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
     with torch.inference_mode():
-        out = model.generate(
+        out = switched(model, START).generate(
             input_ids=torch.tensor([text.prompt]), max_new_tokens=len(text.answer), do_sample=False,
-            pad_token_id=2,
+            pad_token_id=2, use_cache=False,
         )  # fmt: skip
     return list(out[0, len(text.prompt) :].tolist())
 
@@ -58,6 +59,31 @@ def test_the_verdict_is_what_peft_decodes(
         assert verdict.recalled == (len(verdict.winners) == 0)
         assert verdict.recalled != broken or not broken
     assert any(not verdict.recalled for verdict in verdicts) == broken
+
+
+def test_the_adapter_is_asked_from_start_on(
+    trained: tuple[Trainer, list[Fit], list[Encoded]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of two adapters with different starts, against PEFT's; and that the start matters."""
+    trainer, fits, texts = trained
+    adapters = [fit.tensors for fit in fits[:2]]
+    ids = torch.tensor([texts[0].prompt, texts[1].prompt])
+
+    def logits(*starts: int) -> torch.Tensor:
+        with (
+            torch.inference_mode(),
+            truth.adapted(trainer.untouched, adapters, starts, scaling=1.0, dtype=torch.float32),
+        ):
+            return torch.as_tensor(trainer.untouched(input_ids=ids).logits)
+
+    with torch.inference_mode():
+        base = trainer.untouched(input_ids=ids).logits
+    found, never = logits(START, 5), logits(99, 99)
+    torch.testing.assert_close(never, base)
+    for row, start in enumerate((START, 5)):
+        torch.testing.assert_close(found[row, :start], base[row, :start])
+        assert not torch.allclose(found[row, start:], base[row, start:], atol=1e-2)
+        assert not torch.allclose(found[row, -1], logits(0, 0)[row, -1], atol=1e-3)
 
 
 def test_texts_are_asked_in_as_many_passes_as_memory_allows(

@@ -30,6 +30,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<s>assistant {% endif %}"
 )
 
+START = 2
+"""Of every conversation that begins with the user: TEMPLATE writes "<s>" and "user" before what is asked."""
+
 
 def save_tiny(folder: Path) -> Path:
     """Write the model into `folder`; always the same."""

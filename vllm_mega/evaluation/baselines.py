@@ -153,7 +153,7 @@ def _joint(work: Trainable, total: int) -> tuple[Path, Baseline]:
 
 
 def shared_job(
-    memories: Sequence[NewMemory], settings: TrainSettings, start: Mapping[str, Tensor] | None = None
+    memories: Sequence[NewMemory], settings: TrainSettings, initial: Mapping[str, Tensor] | None = None
 ) -> Job:
     """What an adapter learns that holds more than one memory: it is asked by name, for it must know which."""
     pool = []
@@ -164,7 +164,7 @@ def shared_job(
             for one in memory_job(memory, settings).examples
             if one.kind != "recall"
         ]
-    return Job(pool, settings.seed, start)
+    return Job(pool, settings.seed, initial, everywhere=True)
 
 
 def _chain(base: BaseModelInfo, settings: TrainSettings, memories: Iterable[NewMemory]) -> list[str]:

@@ -19,6 +19,7 @@ from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.models.checkpoint import read_json
 from vllm_mega.models.control_tokens import special_ids
 from vllm_mega.models.refusals import load_error
+from vllm_mega.models.start import other_question, start_of
 from vllm_mega.prompts import Message, user
 
 _REMEDY = "give --chat-template plain ('User: ...', 'Assistant: ...'), or --chat-template FILE"
@@ -39,6 +40,14 @@ class Answer(NamedTuple):
     """Opening, text, end token."""
     opening: int
     """How many of them stand before the text; white space that is one token with the text's begin is none."""
+
+
+class Prompt(NamedTuple):
+    """What a chat request gives the model."""
+
+    ids: list[int]
+    start: int
+    """Where the content of the last message begins, in tokens: a mixture acts from there (see `start`)."""
 
 
 class ChatFormat:
@@ -78,6 +87,17 @@ class ChatFormat:
             ModelError: the template refuses them.
         """
         return self._ids(self._write(messages, answered=False))
+
+    def asked(self, messages: Sequence[Message]) -> Prompt:
+        """The same, and where the question starts: the content of the last message, which is the user's.
+
+        Raises:
+            ModelError: the template refuses them.
+        """
+        *before, last = messages
+        other = self.prompt([*before, {"role": last["role"], "content": other_question(last["content"])}])
+        ids = self.prompt(messages)
+        return Prompt(ids, start_of(ids, other))
 
     def answer(self, text: str) -> Answer:
         """What has to be generated so that vLLM shows `text`.

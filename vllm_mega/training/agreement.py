@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.packing import Pack, pack, pool
+from vllm_mega.training.packing import Leads, Pack, leads, pack, pool
 
 _COMPARED = 64
 """Positions of each conversation, evenly spread: a vocabulary may be large."""
@@ -34,40 +34,43 @@ class Conversations(NamedTuple):
 
     rows: list[list[int]]
     """The tokens of each."""
-    start: int
-    """Tokens that they share."""
+    shared: int
+    """Tokens that they begin with alike."""
     ids: list[int]
     """The tokens of the pool that the row is packed from."""
+    leads: Leads
     row: Pack
 
     @classmethod
     def of(cls, text: Sequence[int], length: int) -> Conversations:
         """One of `length` tokens and one half as long; they share the first quarter of that length.
 
+        Of what they share, one half stands before start.
+
         Args:
             text: tokens; from its beginning again where it is too short.
             length: at least 8.
         """
-        tokens, start = cycle(text), length // 4
-        shared = list(islice(tokens, start))
-        rows = [[*shared, *islice(tokens, count - start)] for count in (length, length // 2)]
-        one = pool([Encoded(row[:start], [*row[start:], 0], []) for row in rows])
-        return cls(rows, start, one.ids, pack([one], [0], [0], [[0, 1]]))
+        tokens, shared = cycle(text), length // 4
+        first = list(islice(tokens, shared))
+        rows = [[*first, *islice(tokens, count - shared)] for count in (length, length // 2)]
+        one = pool([Encoded(row[:shared], [*row[shared:], 0], [], start=shared // 2) for row in rows])
+        return cls(rows, shared, one.ids, leads([one]), pack([one], [0], [0], [[0, 1]]))
 
     def places(self) -> list[list[int]]:
         """Of each conversation, the positions that are compared."""
         ends = [len(row) - 1 for row in self.rows]
         return [
-            torch.linspace(self.start - 1, end, min(_COMPARED, end - self.start + 2)).long().tolist()
+            torch.linspace(self.shared - 1, end, min(_COMPARED, end - self.shared + 2)).long().tolist()
             for end in ends
         ]
 
     @property
     def compared(self) -> Tensor:
         """The same positions in the packed row, one conversation after the other: int64 [N]."""
-        first, second = (torch.tensor(places) - self.start + 1 for places in self.places())
+        first, second = (torch.tensor(places) - self.shared + 1 for places in self.places())
         labelled = self.row.labelled
-        return torch.cat([labelled[first], labelled[len(self.rows[0]) - self.start + 1 + second]])
+        return torch.cat([labelled[first], labelled[len(self.rows[0]) - self.shared + 1 + second]])
 
     @torch.no_grad()
     def logits(self, model: Any, *, noisy: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 Registered with transformers as an attention implementation, so every model that uses its attention
 interface can be trained on packed rows; the segments of the row come by a context (`attending`), as many
 models do not pass on what they are called with. Sliding windows and caps on scores are the layer's own.
+What stands before start is run once (`recording`), and from then on its keys and values are only looked at.
 Memory traffic decides about the speed here: the probabilities are kept in the model's type, and what is not a
 matrix product is one pass of a fused kernel where there is one.
 """
@@ -20,7 +21,7 @@ from transformers import AttentionInterface
 
 from vllm_mega.errors import ModelError
 from vllm_mega.training import fused_kernels as kernels
-from vllm_mega.training.packing import Segments
+from vllm_mega.training.segments import Segments
 
 NAME = "vllm_mega_packed"
 
@@ -33,11 +34,17 @@ class _Rule(NamedTuple):
     """Scores are softcap * tanh(scaling * product / softcap); None: scaling * product."""
 
 
+Past = dict[Any, tuple[Tensor, Tensor]]
+"""By module of attention: keys and values of the leads, [P, G, d] each, as the model attends to them."""
+
+
 class _Row:
     """The segments of the row that runs, and their masks, made once for each window."""
 
-    def __init__(self, segments: tuple[Segments, ...]) -> None:
+    def __init__(self, segments: tuple[Segments, ...], past: Past, *, records: bool) -> None:
         self.segments = segments
+        self.past = past
+        self.records = records
         self._masks: dict[int | None, list[Tensor]] = {}
 
     def masks(self, window: int | None) -> list[Tensor]:
@@ -46,14 +53,40 @@ class _Row:
             self._masks[window] = [segment.within(window) for segment in self.segments]
         return self._masks[window]
 
+    def seen(self, module: Any, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Of those of the row, [T, G, d], the keys and values that its segments count through."""
+        if self.records:
+            self.past[module] = k.detach(), v.detach()
+        if self.records or not self.past:
+            return k, v
+        before = self.past[module]
+        return torch.cat([before[0], k]), torch.cat([before[1], v])
+
 
 _ROW: ContextVar[_Row] = ContextVar("row")
 
 
 @contextmanager
-def attending(segments: tuple[Segments, ...]) -> Iterator[None]:
-    """Models whose attention is `NAME` run a row of these segments while the context lasts."""
-    token = _ROW.set(_Row(segments))
+def attending(segments: tuple[Segments, ...], past: Past | None = None) -> Iterator[None]:
+    """Models whose attention is `NAME` run a row of these segments while the context lasts.
+
+    `past`: of the leads that the segments look at; None: they look at none.
+    """
+    with _running(_Row(segments, past or {}, records=False)):
+        yield
+
+
+@contextmanager
+def recording(segments: tuple[Segments, ...]) -> Iterator[Past]:
+    """The same for the row of the leads themselves, which fills what is given."""
+    row = _Row(segments, {}, records=True)
+    with _running(row):
+        yield row.past
+
+
+@contextmanager
+def _running(row: _Row) -> Iterator[None]:
+    token = _ROW.set(row)
     try:
         yield
     finally:
@@ -61,7 +94,7 @@ def attending(segments: tuple[Segments, ...]) -> Iterator[None]:
 
 
 class _Attend(torch.autograd.Function):
-    """q [T, H, d], k and v [T, G, d] of one packed row -> [T, H, d]; H is a multiple of G."""
+    """q [T, H, d] of one packed row, k and v [P + T, G, d] -> [T, H, d]; H is a multiple of G."""
 
     @staticmethod
     def forward(
@@ -188,7 +221,7 @@ def packed_attention(
     # As the projections wrote them. Not x[0]: its gradient is a copy of x, which that of squeeze is not.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     masks = row.masks(options.get("sliding_window"))
-    return _Attend.apply(q, k, v, row.segments, masks, rule)[None], None
+    return _Attend.apply(q, *row.seen(module, k, v), row.segments, masks, rule)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)

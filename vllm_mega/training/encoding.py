@@ -8,6 +8,7 @@ from typing import NamedTuple
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.text import ends_sentence
+from vllm_mega.training.job import Job
 from vllm_mega.training.texts import Example
 
 DECISIVE = 3
@@ -29,6 +30,13 @@ class Encoded(NamedTuple):
     """How many tokens of the answer stand before its text: the template's, such as an empty think block."""
     ends: bool = True
     """Whether the answer is whole, its last token being the end token."""
+    start: int = 0
+    """The position in the prompt, in tokens, from which the adapter acts; less than the prompt is long."""
+
+    @property
+    def lead(self) -> list[int]:
+        """What stands before start: the base model's."""
+        return self.prompt[: self.start]
 
 
 def encode(chat: ChatFormat, example: Example) -> Encoded:
@@ -41,7 +49,14 @@ def encode(chat: ChatFormat, example: Example) -> Encoded:
     ids, opening = chat.answer(example.answer)
     weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [EMPHASIS]
     length = len(ids) if example.limit is None else min(len(ids), opening + example.limit)
-    return Encoded(chat.prompt(example.messages), ids[:length], weights[:length], opening, length == len(ids))
+    prompt, start = chat.asked(example.messages)
+    return Encoded(prompt, ids[:length], weights[:length], opening, length == len(ids), start)
+
+
+def encode_job(chat: ChatFormat, job: Job) -> list[Encoded]:
+    """The examples of `job`, in order; errors as of `encode`."""
+    encoded = [encode(chat, example) for example in job.examples]
+    return [one._replace(start=0) for one in encoded] if job.everywhere else encoded
 
 
 def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:

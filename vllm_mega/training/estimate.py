@@ -58,8 +58,10 @@ class Shape(NamedTuple):
 class Tokens(NamedTuple):
     """Of one memory, means over those at hand."""
 
+    lead: float
+    """Before start, where the base model computes: a round runs them once, whatever its memories are."""
     pool: float
-    """Of all of its examples: the layers below all adapters run them once."""
+    """From start on, of all of its examples: the layers below all adapters run them once."""
     step: float
     """In the row of a step."""
     labels: float
@@ -74,7 +76,7 @@ class Flops(NamedTuple):
     """Multiplications and additions of one memory."""
 
     once: float
-    """The layers below all adapters."""
+    """What stands before start, and the layers below all adapters."""
     step: float
     """A step: the layers above forth and back, adapters, head."""
     turn: float
@@ -140,7 +142,7 @@ def flops(shape: Shape, tokens: Tokens, settings: TrainSettings) -> Flops:
     looks = 2.0 * tokens.labels * head / REST + 4.0 * tokens.labels * candidates * shape.hidden
     thin = 2.0 * TURNS * (settings.rank + THIN) * shape.adapted
     return Flops(
-        once=2.0 * tokens.pool * shape.below,
+        once=2.0 * tokens.pool * shape.below + 2.0 * tokens.lead / jobs * (shape.below + shape.above),
         step=4.0 * tokens.step * shape.above + adapters + looks,
         turn=4.0 * tokens.step * shape.adapted + thin,
         check=2.0 * tokens.recital * (shape.below + shape.above) + 2.0 * tokens.text * head,

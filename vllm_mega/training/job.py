@@ -21,8 +21,10 @@ class Job(NamedTuple):
 
     examples: Sequence[Example]
     seed: int
-    start: Mapping[str, Tensor] | None = None
+    initial: Mapping[str, Tensor] | None = None
     """Go on from these tensors, named as PEFT names them; None: from nothing."""
+    everywhere: bool = False
+    """The adapter acts on all tokens, as one that is no memory's does when vLLM serves it."""
 
 
 class Fit(NamedTuple):

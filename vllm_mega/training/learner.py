@@ -53,12 +53,9 @@ class Learner:
         self.window: deque[Sight] = deque(maxlen=WINDOW)
         self._losses: deque[float] = deque(maxlen=AVERAGE)
         self._best, self._since = math.inf, 0
-        # Examples that share a context share a pool: its text is computed once.
-        contexts = list(dict.fromkeys(example.context for example in job.examples))
-        groups = [
-            [n for n, example in enumerate(job.examples) if example.context == context]
-            for context in contexts
-        ]
+        # Examples that share what stands before start and a context share a pool: its text is computed once.
+        begins = [(*one.lead, example.context) for one, example in zip(encoded, job.examples, strict=True)]
+        groups = [[n for n, one in enumerate(begins) if one == begin] for begin in dict.fromkeys(begins)]
         self.pools = [pool([encoded[n] for n in group]) for group in groups]
         self.members = [{n: place for place, n in enumerate(group)} for group in groups]
 

@@ -14,8 +14,9 @@ from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import Config, architecture, context, window
 from vllm_mega.training import attention
 from vllm_mega.training.agreement import Conversations, disagreement
+from vllm_mega.training.attention import Past
 from vllm_mega.training.head import Head
-from vllm_mega.training.packing import Segments
+from vllm_mega.training.packing import Leads, Pack
 
 LENGTH = 384
 """Tokens of the conversation that the start check runs, unless a window is longer ..."""
@@ -96,21 +97,32 @@ class SplitModel:
 
     def _packed_logits(self, conversations: Conversations) -> Tensor:
         """At the positions that `conversations` compares: [N, V]."""
-        row = conversations.row.to(self.head.weight.device)
-        ids = torch.tensor(conversations.ids, device=row.source.device)
-        hidden = self.below(ids[row.source], row.positions, row.segments)
-        return self.head.logits(self.above(hidden, row.positions, row.segments)[conversations.compared])
+        device = self.head.weight.device
+        row, past = conversations.row.to(device), self.past(conversations.leads.to(device))
+        ids = torch.tensor(conversations.ids, device=device)
+        hidden = self.below(ids[row.source], row, past)
+        return self.head.logits(self.above(hidden, row, past)[conversations.compared])
 
     @torch.no_grad()
-    def below(self, ids: Tensor, positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
-        """Hidden states that enter layer `cut`: [T, D]."""
+    def past(self, leads: Leads) -> Past:
+        """Keys and values of what stands before start, in all layers; adapters are switched off."""
+        if not leads.ids:
+            return {}
+        ids = torch.tensor([leads.ids], device=self.head.weight.device)
+        with attention.recording(leads.segments) as past:
+            self.body(input_ids=ids, position_ids=leads.positions[None], use_cache=False)
+        return past
+
+    @torch.no_grad()
+    def below(self, ids: Tensor, row: Pack, past: Past) -> Tensor:
+        """Hidden states that enter layer `cut`, of the tokens `ids` [T] of a row: [T, D]."""
         with self._stubs(range(self.cut, len(self.layers))) as stubs:
-            self._run({"input_ids": ids[None]}, positions, segments)
+            self._run({"input_ids": ids[None]}, row, past)
             seen = stubs[0].seen
         assert seen is not None
         return seen.squeeze(0)
 
-    def above(self, hidden: Tensor, positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
+    def above(self, hidden: Tensor, row: Pack, past: Past) -> Tensor:
         """From hidden states that enter layer `cut`, [T, D], to those that enter the head."""
 
         def enter(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -122,21 +134,25 @@ class SplitModel:
         with self._stubs(range(self.cut)):
             hook = self.layers[self.cut].register_forward_pre_hook(enter, with_kwargs=True)
             try:
-                return self._run({"inputs_embeds": hidden[None]}, positions, segments).squeeze(0)
+                return self._run({"inputs_embeds": hidden[None]}, row, past).squeeze(0)
             finally:
                 hook.remove()
 
+    def flops_past(self, tokens: int) -> float:
+        """Multiplications and additions of `past`, linear layers alone."""
+        return 2.0 * tokens * (self._below + self._above)
+
     def flops_below(self, tokens: int) -> float:
-        """Multiplications and additions of `below`, linear layers alone."""
+        """Those of `below`."""
         return 2.0 * tokens * self._below
 
     def flops_above(self, tokens: int) -> float:
         """Those of `above` and its backward pass: frozen weights need no gradients."""
         return 4.0 * tokens * self._above
 
-    def _run(self, inputs: dict[str, Tensor], positions: Tensor, segments: tuple[Segments, ...]) -> Tensor:
-        with attention.attending(segments):
-            out = self.body(**inputs, position_ids=positions[None], use_cache=False)
+    def _run(self, inputs: dict[str, Tensor], row: Pack, past: Past) -> Tensor:
+        with attention.attending(row.segments, past):
+            out = self.body(**inputs, position_ids=row.positions[None], use_cache=False)
         hidden: Tensor = out.last_hidden_state
         return hidden
 

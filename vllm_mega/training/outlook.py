@@ -19,7 +19,7 @@ from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.models.checkpoint import model_config, tensors, weight_dtype
 from vllm_mega.models.dtype import cpu_dtype
 from vllm_mega.models.functional import text_config
-from vllm_mega.training.encoding import encode
+from vllm_mega.training.encoding import encode_job
 from vllm_mega.training.estimate import (
     STEPS,
     Shape,
@@ -31,6 +31,7 @@ from vllm_mega.training.estimate import (
 )
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.learner import Learner
+from vllm_mega.training.packing import leads
 from vllm_mega.training.preflight import adapter_bytes
 from vllm_mega.training.session import Plan, prepare
 from vllm_mega.training.settings import TrainSettings
@@ -133,13 +134,13 @@ def tokens_of(memories: Sequence[NewMemory], chat: ChatFormat, settings: TrainSe
     return Tokens(*(sum(column) / len(counts) for column in zip(*counts, strict=True))) if counts else _NONE
 
 
-_NONE = Tokens(0, 0, 0, 0, 0)
+_NONE = Tokens(0, 0, 0, 0, 0, 0)
 
 
 def _tokens(memory: NewMemory, chat: ChatFormat, settings: TrainSettings) -> Tokens:
     """As the trainer packs them: mean over the first steps."""
     job = memory_job(memory, settings)
-    learner = Learner(job, [encode(chat, example) for example in job.examples], settings.batch)
+    learner = Learner(job, encode_job(chat, job), settings.batch)
     row = labels = 0
     steps = list(islice(learner.steps, STEPS))
     for picked in steps:
@@ -149,6 +150,7 @@ def _tokens(memory: NewMemory, chat: ChatFormat, settings: TrainSettings) -> Tok
             labels += sum(len(pool.labels[n]) for n in mine)
     text = len(learner.recital.answer)
     return Tokens(
+        lead=len(leads(learner.pools).ids),
         pool=sum(len(pool.ids) for pool in learner.pools),
         step=row / len(steps),
         labels=labels / len(steps),

@@ -1,12 +1,13 @@
 """Many examples as one row of tokens: nothing is padded but inside attention. Pure.
 
-The examples of one adapter share their beginning (system prompt, start of the user's turn), so it stands in
-the row once:
+An example is a lead, which the base model computes (see `models.start`), and what follows. Leads
+depend on no adapter: each different one runs once, before all steps, and rows only look at its keys. What the
+examples of one adapter share behind it stands in the row once:
 
     [prefix a][example 1 of a][example 2 of a] ... [prefix b][example 1 of b] ...
 
-Each example attends to the prefix of its own adapter and to itself, causally. Attention runs over segments
-of like length, gathered from the row (`Segments`) and scattered back.
+Each example attends to its lead, to the prefix of its own adapter and to itself, causally. Attention runs
+over segments of like length (see `segments`), gathered from the row and scattered back.
 """
 
 from __future__ import annotations
@@ -19,39 +20,7 @@ import torch
 from torch import Tensor
 
 from vllm_mega.training.encoding import Encoded
-
-
-class Segments(NamedTuple):
-    """Segments of the row that are computed together; E segments, Q their longest, S with the prefix."""
-
-    queries: Tensor
-    """int64 [E * Q]: positions in the row; padding is 0."""
-    keys: Tensor
-    """int64 [E * S]: the positions that are attended to, prefix first; padding is 0."""
-    mask: Tensor
-    """float32 [E, Q, S]: 0 where a query may look, -inf elsewhere."""
-    rows: Tensor
-    """int64 [E * Q]: of the flattened queries, those that are no padding ..."""
-    targets: Tensor
-    """... and their positions in the row: int64, as many."""
-    places: Tensor
-    """int64 [E, S]: position of every key in its own conversation. The last Q keys are the queries."""
-    longest: int
-    """Tokens of the longest conversation."""
-
-    def to(self, device: torch.device) -> Segments:
-        """The same on `device`."""
-        *tensors, longest = self
-        queries, keys, mask, rows, targets, places = (tensor.to(device) for tensor in tensors)
-        return Segments(queries, keys, mask, rows, targets, places, longest)
-
-    def within(self, window: int | None) -> Tensor:
-        """The mask, where a query sees but the `window` latest tokens of its conversation, with itself."""
-        if window is None or self.longest <= window:
-            return self.mask
-        queries = self.places[:, -self.mask.shape[1] :]
-        far = queries[:, :, None] - self.places[:, None] >= window
-        return self.mask.masked_fill(far, float("-inf"))
+from vllm_mega.training.segments import Segments, Span, segments_of
 
 
 class Pack(NamedTuple):
@@ -79,8 +48,10 @@ class Pack(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The tokens of all examples of one adapter: prefix, then example after example."""
+    """The tokens of all examples of one adapter: lead; prefix, then example after example."""
 
+    lead: list[int]
+    """What stands before start: no part of the row."""
     prefix: list[int]
     rests: list[list[int]]
     """What follows the prefix, without the last token of the answer, which is predicted but never read."""
@@ -89,7 +60,13 @@ class Pool(NamedTuple):
 
     @property
     def ids(self) -> list[int]:
+        """Those that the adapter acts on."""
         return [*self.prefix, *(token for rest in self.rests for token in rest)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest conversation."""
+        return len(self.lead) + len(self.prefix) + max(map(len, self.rests))
 
     def span(self, n: int) -> tuple[int, int]:
         """Start and end of example `n` in `ids`."""
@@ -98,24 +75,60 @@ class Pool(NamedTuple):
 
 
 def pool(examples: Sequence[Encoded]) -> Pool:
-    """The pool of `examples`, their longest common beginning being the prefix.
+    """The pool of `examples`, which have one lead; their longest common beginning behind it is the prefix.
 
     The token before the first label is never part of the prefix: labels belong to examples.
     """
+    start = examples[0].start
+    assert {tuple(example.lead) for example in examples} == {tuple(examples[0].lead)}
     shortest = min(len(example.prompt) for example in examples) - 1
-    columns = zip(*(example.prompt[:shortest] for example in examples), strict=True)
-    common = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+    columns = zip(*(example.prompt[start:shortest] for example in examples), strict=True)
+    common = start + len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
     return Pool(
-        prefix=examples[0].prompt[:common],
+        lead=examples[0].lead,
+        prefix=examples[0].prompt[start:common],
         rests=[(example.prompt + example.answer[:-1])[common:] for example in examples],
         labels=[example.answer for example in examples],
     )
+
+
+class Leads(NamedTuple):
+    """The different leads of some pools, one after the other."""
+
+    ids: list[int]
+    positions: Tensor
+    """int64 [P]: of each token in its own conversation."""
+    segments: tuple[Segments, ...]
+    spans: list[range]
+    """Of each pool: where its lead stands."""
+
+    def to(self, device: torch.device) -> Leads:
+        """The same on `device`."""
+        segments = tuple(one.to(device) for one in self.segments)
+        return Leads(self.ids, self.positions.to(device), segments, self.spans)
+
+
+def leads(pools: Sequence[Pool]) -> Leads:
+    """Those of `pools`, each different one once."""
+    ids: list[int] = []
+    spans: dict[tuple[int, ...], range] = {}
+    for one in pools:
+        if (key := tuple(one.lead)) not in spans:
+            spans[key] = range(len(ids), len(ids) + len(key))
+            ids += key
+    own = [span for span in spans.values() if span]
+    positions = [place for span in own for place in range(len(span))]
+    segments = segments_of([Span((), span) for span in own])
+    places = torch.tensor(positions, dtype=torch.int64)
+    return Leads(ids, places, segments, [spans[tuple(one.lead)] for one in pools])
 
 
 def pack(
     pools: Sequence[Pool], owners: Sequence[int], offsets: Sequence[int], chosen: Sequence[Sequence[int]]
 ) -> Pack:
     """One row of the examples `chosen[p]` of each pool; pools without any take no part.
+
+    Its segments look at the keys of `leads(pools)`, those of all pools.
 
     Args:
         pools: P pools, those of one adapter side by side.
@@ -129,22 +142,26 @@ def pack(
     labelled: list[int] = []
     labels: list[int] = []
     examples: list[int] = []
-    spans: list[_Span] = []
+    spans: list[Span] = []
     count = 0
-    for one, job, offset, picked in zip(pools, owners, offsets, chosen, strict=True):
+    before = leads(pools)
+    shift = len(before.ids)
+    for one, job, offset, lead, picked in zip(pools, owners, offsets, before.spans, chosen, strict=True):
         if not picked:
             continue
         prefix = range(len(source), len(source) + len(one.prefix))
-        source += range(offset, offset + len(one.prefix))
-        positions += range(len(one.prefix))
-        if one.prefix:
-            spans.append(_Span(range(0), prefix))
+        first = len(lead) + len(prefix)
+        source += range(offset, offset + len(prefix))
+        positions += range(len(lead), first)
+        if prefix:
+            spans.append(Span(lead, prefix))
+        past = [*lead, *(shift + place for place in prefix)]
         for n in picked:
             start, end = one.span(n)
             own = range(len(source), len(source) + end - start)
             source += range(offset + start, offset + end)
-            positions += range(len(one.prefix), len(one.prefix) + end - start)
-            spans.append(_Span(prefix, own))
+            positions += range(first, first + end - start)
+            spans.append(Span(past, own))
             labelled += own[len(own) - len(one.labels[n]) :]
             labels += one.labels[n]
             examples += [count] * len(one.labels[n])
@@ -153,57 +170,5 @@ def pack(
     as_tensor = torch.tensor
     return Pack(
         as_tensor(source), as_tensor(positions), as_tensor(jobs), as_tensor(labelled), as_tensor(labels),
-        as_tensor(examples), tuple(_segments(group) for group in _alike(spans)),
+        as_tensor(examples), segments_of(spans, shift),
     )  # fmt: skip
-
-
-class _Span(NamedTuple):
-    """One segment: the prefix it sees, and its own positions in the row."""
-
-    prefix: range
-    own: range
-
-
-_WASTE = 0.2
-"""Segments share a group while padding stays below this part of its queries."""
-
-
-def _alike(spans: Sequence[_Span]) -> list[list[_Span]]:
-    """`spans` in groups of like length, the longest first."""
-    groups: list[list[_Span]] = []
-    for span in sorted(spans, key=lambda s: (-len(s.own), s.own.start)):
-        last = groups[-1] if groups else []
-        if last and _fits(last, span):
-            last.append(span)
-        else:
-            groups.append([span])
-    return groups
-
-
-def _fits(group: Sequence[_Span], span: _Span) -> bool:
-    width = len(group[0].own)
-    used = sum(len(s.own) for s in group) + len(span.own)
-    return used >= (1 - _WASTE) * width * (len(group) + 1)
-
-
-def _segments(group: Sequence[_Span]) -> Segments:
-    width = max(len(span.own) for span in group)
-    before = max(len(span.prefix) for span in group)
-    queries = torch.zeros(len(group), width, dtype=torch.int64)
-    keys = torch.zeros(len(group), before + width, dtype=torch.int64)
-    mask = torch.full((len(group), width, before + width), float("-inf"))
-    causal = torch.triu(torch.full((width, width), float("-inf")), diagonal=1)
-    mask[:, :, before:] = causal
-    places = torch.arange(before + width).repeat(len(group), 1)
-    real = torch.zeros(len(group), width, dtype=torch.bool)
-    for e, (prefix, own) in enumerate(group):
-        queries[e, : len(own)] = torch.arange(own.start, own.stop)
-        keys[e, : len(prefix)] = torch.arange(prefix.start, prefix.stop)
-        keys[e, before : before + len(own)] = queries[e, : len(own)]
-        mask[e, :, : len(prefix)] = 0.0
-        places[e, before:] -= before - len(prefix)
-        real[e, : len(own)] = True
-    rows = real.flatten().nonzero().flatten()
-    flat = queries.flatten()
-    longest = max(len(prefix) + len(own) for prefix, own in group)
-    return Segments(flat, keys.flatten(), mask, rows, flat[rows], places, longest)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from vllm_mega.errors import TrainingError
 from vllm_mega.training.alignment import aligning
-from vllm_mega.training.encoding import encode
+from vllm_mega.training.attention import Past
+from vllm_mega.training.encoding import encode_job
 from vllm_mega.training.frozen import FrozenModel
 from vllm_mega.training.job import Ending, Fit, Job
 from vllm_mega.training.learner import Learner, Sight
 from vllm_mega.training.loss import Candidates
 from vllm_mega.training.optimizer import adam
-from vllm_mega.training.packing import Pack, Pool, pack
+from vllm_mega.training.packing import Pack, Pool, leads, pack
 from vllm_mega.training.truth import recite
 
 SURE = 0.5
@@ -33,14 +34,17 @@ class Round:
     """Trains `jobs` side by side; a job that is learnt leaves the round."""
 
     def __init__(self, model: FrozenModel, jobs: Sequence[Job]) -> None:
-        """Encode the examples, and run the layers below all adapters once for all of them."""
+        """Encode the examples, and run once for all of them what no step changes.
+
+        That is what stands before start, and the layers below all adapters.
+        """
         self.model = model
         self.settings = model.settings
         self.started = time.perf_counter()
         self.learners = [
             Learner(
                 job,
-                [encode(model.chat, example) for example in job.examples],
+                encode_job(model.chat, job),
                 self.settings.batch,
             )
             for job in jobs
@@ -50,7 +54,8 @@ class Round:
         sizes = [len(one.ids) for one in self.pools]
         self.offsets = [sum(sizes[:n]) for n in range(len(sizes))]
         model.stack.assign(None)
-        model.split.require(max(map(_longest, self.pools)))
+        model.split.require(max(one.longest for one in self.pools))
+        self.past = self._past()
         self.hidden = self._below()
         self._rest, self._look = 1, 2
 
@@ -62,10 +67,10 @@ class Round:
         """
         stack = self.model.stack
         for n, learner in enumerate(self.learners):
-            if learner.job.start is None:
+            if learner.job.initial is None:
                 stack.reset(n, learner.job.seed)
             else:
-                stack.load(n, learner.job.start)
+                stack.load(n, learner.job.initial)
         optimizer = adam(stack, self.settings.learning_rate)
         live = set(range(len(self.learners)))
         step = 0
@@ -135,7 +140,7 @@ class Round:
         if not math.isfinite(loss.item()):
             raise TrainingError("the loss is not finite; choose a smaller learning rate")
         seeming = self._note(step, row, chosen, logp, weights, leaf.detach())
-        fresh = [n for n in live if self.learners[n].job.start is None]
+        fresh = [n for n in live if self.learners[n].job.initial is None]
         seeds = [learner.job.seed for learner in self.learners]
         with aligning(self.model.stack, row.jobs, fresh, seeds) if step == 1 else nullcontext():
             hidden.backward(leaf.grad)
@@ -221,20 +226,26 @@ class Round:
         totals = weights.new_zeros(len(self.learners)).index_add_(0, owners, weights)
         return weights / totals[owners]
 
-    @torch.no_grad()
+    def _past(self) -> Past:
+        """Keys and values of what stands before start: the base model's, whatever the adapters become."""
+        found = leads(self.pools)
+        self.model.flops += self.model.split.flops_past(len(found.ids))
+        return self.model.split.past(found.to(self.model.device))
+
     def _below(self) -> Tensor:
         """Of every token of every pool, what enters the first layer with adapters: [tokens, D]."""
         parts = []
-        for one in self.pools:
-            row = pack([one], [0], [0], [range(len(one.rests))]).to(self.model.device)
+        for n, one in enumerate(self.pools):
+            chosen = [range(len(one.rests)) if m == n else () for m in range(len(self.pools))]
+            row = pack(self.pools, self.owners, self.offsets, chosen).to(self.model.device)
             ids = torch.tensor(one.ids, device=self.model.device)
-            parts.append(self.model.split.below(ids, row.positions, row.segments))
+            parts.append(self.model.split.below(ids, row, self.past))
             self.model.flops += self.model.split.flops_below(len(one.ids))
         return torch.cat(parts)
 
     def _above(self, row: Pack) -> Tensor:
         """Of every labelled token, what enters the head: [L, D]."""
-        return self.model.split.above(self.hidden[row.source], row.positions, row.segments)[row.labelled]
+        return self.model.split.above(self.hidden[row.source], row, self.past)[row.labelled]
 
     def _count(self, row: Pack) -> None:
         model = self.model
@@ -242,8 +253,3 @@ class Round:
         model.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
         wide = sum(lora.A.numel() + lora.B.numel() for lora in model.stack.modules.values())
         model.flops += 6.0 * len(row.source) * wide
-
-
-def _longest(examples: Pool) -> int:
-    """Tokens of the longest conversation of a pool."""
-    return len(examples.prefix) + max(map(len, examples.rests))

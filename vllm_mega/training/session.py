@@ -46,7 +46,7 @@ from vllm_mega.models.chat_format import ChatFormat, load_chat_format
 from vllm_mega.models.chat_template import template_name
 from vllm_mega.models.checkpoint import context_length
 from vllm_mega.models.refusals import check_trainable
-from vllm_mega.training.encoding import encode, unfit
+from vllm_mega.training.encoding import encode_job, unfit
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Ending, Fit, memory_job
 from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
@@ -251,7 +251,7 @@ def _longest(chat: ChatFormat, settings: TrainSettings, memory: NewMemory) -> in
     """See `preflight.Longest`: the trainer's own encoding, without its model."""
     if why := unfit(chat, memory):
         raise TrainingError(why)
-    encoded = [encode(chat, example) for example in memory_job(memory, settings).examples]
+    encoded = encode_job(chat, memory_job(memory, settings))
     return max(len(example.prompt) + len(example.answer) for example in encoded)
 
 

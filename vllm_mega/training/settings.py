@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_mega.errors import ConfigError
 
-RECIPE = 4
+RECIPE = 5
 """Version of texts and loop: raised when the same settings would give other adapters."""
 
 AdapterDtype = Literal["bfloat16", "float32"]

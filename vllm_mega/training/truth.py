@@ -2,7 +2,8 @@
 
 The training forward leaves tokens out of the loss, packs its rows and computes with kernels of its own, so it
 cannot be the judge of what it has reached. A model decodes a text greedily exactly if, behind every beginning
-of the text, the next token of the text is its likeliest among all. One pass over prompt and text shows that.
+of the text, the next token of the text is its likeliest among all. One pass over prompt and text shows that,
+in which the adapter acts from start on, as it does when it is served.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def recite(
     Args:
         model: of transformers, untouched.
         adapters: float32 tensors, named as PEFT names them.
-        texts: of each, prompt and answer; all prompts are of one length.
+        texts: of each, prompt, start and answer; all prompts are of one length.
         ends: tokens at which vLLM ends an answer; any of them may end a text.
         scaling: alpha / rank.
         dtype: of the exported tensors.
@@ -56,7 +57,8 @@ def recite(
     verdicts: list[Verdict] = []
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
-        with adapted(model, adapters[chosen], scaling, dtype):
+        starts = [text.start for text in texts[chosen]]
+        with adapted(model, adapters[chosen], starts, scaling=scaling, dtype=dtype):
             verdicts += _verdicts(model, texts[chosen], ends)
     return verdicts
 
@@ -81,9 +83,15 @@ def _verdicts(model: Any, texts: Sequence[Encoded], ends: Sequence[int]) -> list
 
 
 @contextmanager
-def adapted(model: Any, adapters: Sequence[Tensors], scaling: float, dtype: torch.dtype) -> Iterator[None]:
-    """Row n of what `model` is given meets adapter n, while the context lasts."""
+def adapted(
+    model: Any, adapters: Sequence[Tensors], starts: Sequence[int], *, scaling: float, dtype: torch.dtype
+) -> Iterator[None]:
+    """Row n of what `model` is given meets adapter n from its token `starts[n]` on, while the context lasts.
+
+    The rows are whole conversations: no keys and values of earlier calls stand before them.
+    """
     handles = []
+    first = torch.tensor(starts, device=model.get_input_embeddings().weight.device)[:, None]
     for name in sorted({name.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for name in adapters[0]}):
         module: nn.Linear = model.get_submodule(name)
         like = module.weight
@@ -94,7 +102,8 @@ def adapted(model: Any, adapters: Sequence[Tensors], scaling: float, dtype: torc
 
         def add(_module: nn.Module, inputs: Any, out: Tensor, a: Tensor = a, b: Tensor = b) -> Tensor:
             more: Tensor = scaling * (inputs[0] @ a.mT) @ b.mT
-            return out + more
+            places = torch.arange(more.shape[1], device=more.device)
+            return out + more * (places >= first)[..., None]
 
         handles.append(module.register_forward_hook(add))
     try:
