@@ -85,9 +85,9 @@ def trainer_logits(trainer: Trainer, rows: Sequence[list[int]]) -> Tensor:
     trainer.stack.assign(None)
     past = trainer.split.past(leads([examples]))
     hidden = trainer.split.below(torch.tensor(examples.ids), packed, past)
-    trainer.stack.assign(packed.jobs)
+    trainer.stack.assign(packed.jobs, packed.labelled)
     above = trainer.split.above(hidden[packed.source], packed, past)
-    logits: Tensor = trainer.split.head.logits(above[packed.labelled])
+    logits: Tensor = trainer.split.head.logits(above)
     trainer.stack.assign(None)
     return logits
 

@@ -44,7 +44,7 @@ class Adder:
             self.jobs.append(job)
             if len(self.jobs) == self.fails:
                 raise KeyboardInterrupt
-            start = job.start[NAME] if job.start else torch.zeros(1, 2)
+            start = job.initial[NAME] if job.initial else torch.zeros(1, 2)
             yield (
                 n,
                 Fit({NAME: start + THIRD}, steps=3, loss=0.1, recalled=True, ending="learnt", seconds=1),
@@ -65,11 +65,12 @@ def test_each_memory_goes_on_where_the_one_before_ended(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     found = train_baselines(work(tmp_path, trainer, progress=lambda *done: told.append(done)))
     assert list(found.checkpoints) == [0, 1, 3]
-    starts = [job.start for job in trainer.jobs]
+    starts = [job.initial for job in trainer.jobs]
     assert starts[0] is None
+    assert all(job.everywhere for job in trainer.jobs), "vLLM serves a plain adapter from the first token on"
     assert starts[4] is None  # the joint one
     assert all(
-        job._replace(start=None) == shared_job([memory], SETTINGS)
+        job._replace(initial=None) == shared_job([memory], SETTINGS)
         for job, memory in zip(trainer.jobs[:4], MEMORIES, strict=True)
     )
     assert starts[3][NAME].dtype == torch.float32  # type: ignore[index]
@@ -153,7 +154,7 @@ def test_more_memories_go_on_from_what_is_known(tmp_path: Path) -> None:
     again = Adder()
     found = train_baselines(work(tmp_path, again))
     assert len(again.jobs) == 2 + 1
-    assert again.jobs[0].start is not None
+    assert again.jobs[0].initial is not None
     assert found.costs["sequential_lora"].steps == 12
 
 

@@ -43,7 +43,7 @@ def test_fresh_jobs_are_turned_before_the_gradients_are_taken() -> None:
     stack.assign(jobs)
     x = torch.randn(8, lora.base.in_features)
     dy = torch.randn(8, lora.base.out_features)
-    with aligning(stack, jobs, fresh=[0], seeds=[7, 8]):
+    with aligning(stack, fresh=[0], seeds=[7, 8]):
         lora(x[None]).backward(dy[None])
     a, seen = lora.of(0)[0], x[:5] * lora.columns
     wanted = directions(seen, dy[:5], lora.rank, 7)[:4] * lora.columns  # five tokens have no more

@@ -37,7 +37,7 @@ def packed_logits(trainer: Trainer) -> torch.Tensor:
     one = pool([Encoded(ids[:1], [*ids[1:], 0], [])])
     row = pack([one], [0], [0], [[0]])
     hidden = trainer.split.below(IDS[0], row, {})
-    trainer.stack.assign(row.jobs)
+    trainer.stack.assign(row.jobs, row.labelled)
     return trainer.split.head.logits(trainer.split.above(hidden, row, {}))
 
 

@@ -36,7 +36,7 @@ def packed(divided: SplitModel, start: int = 0) -> Tensor:
     row = pack([one], [0], [0], [range(len(ENDS))])
     past = divided.past(leads([one]))
     hidden = divided.below(torch.tensor(one.ids), row, past)
-    return divided.head.logits(divided.above(hidden, row, past)[row.labelled])
+    return divided.head.logits(divided.above(hidden, row, past))
 
 
 def alone(untouched: Any) -> Tensor:
@@ -192,6 +192,35 @@ def test_a_window_that_only_long_conversations_reach(monkeypatch: pytest.MonkeyP
     divided, _ = split("far")
     with pytest.raises(ModelError, match="at 60 tokens"):
         divided.require(60)
+
+
+@pytest.mark.parametrize(
+    ("name", "some"),
+    [
+        ("llama", True),
+        ("gemma3", True),
+        ("phi", True),
+        ("gpt_neox", True),
+        ("opt", False),
+        ("mixtral", False),
+    ],
+)
+def test_the_last_mlp_meets_labelled_tokens_alone(name: str, some: bool) -> None:
+    """Where it is a module of its own; the numbers are compared above, for every architecture."""
+    divided, _ = split(name)
+    if not some:
+        assert not divided.at_labels
+        return
+    met: list[int] = []
+    assert divided._last is not None
+    mlps = [divided._last.inner, getattr(divided.layers[2], "mlp")]  # noqa: B009
+    for mlp in mlps:
+        mlp.register_forward_hook(lambda _m, inputs, _out: met.append(inputs[0].shape[1]))
+    packed(divided)
+    labels = sum(map(len, ENDS))
+    assert met[-2:] == [len(START) + labels, labels]
+    assert mlps[0] in divided.at_labels
+    assert mlps[1] not in divided.at_labels
 
 
 def test_no_longer_than_the_model_was_made_for() -> None:

@@ -67,10 +67,9 @@ class Conversations(NamedTuple):
 
     @property
     def compared(self) -> Tensor:
-        """The same positions in the packed row, one conversation after the other: int64 [N]."""
+        """Indices of the same positions among the labels of the packed row: int64 [N]."""
         first, second = (torch.tensor(places) - self.shared + 1 for places in self.places())
-        labelled = self.row.labelled
-        return torch.cat([labelled[first], labelled[len(self.rows[0]) - self.shared + 1 + second]])
+        return torch.cat([first, len(self.rows[0]) - self.shared + 1 + second])
 
     @torch.no_grad()
     def logits(self, model: Any, *, noisy: bool = False) -> Tensor:

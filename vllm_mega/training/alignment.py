@@ -31,18 +31,19 @@ _TURNS = 2
 
 
 @contextmanager
-def aligning(stack: LoraStack, jobs: Tensor, fresh: Sequence[int], seeds: Sequence[int]) -> Iterator[None]:
+def aligning(stack: LoraStack, fresh: Sequence[int], seeds: Sequence[int]) -> Iterator[None]:
     """A backward pass within sets the units of all jobs and turns A of the `fresh`, then takes gradients.
 
     Args:
-        stack: the adapters.
-        jobs: int64 [T], ascending: the job of every token of the row that is passed back.
+        stack: the adapters, with the tokens that are passed back assigned to them.
         fresh: jobs that start from nothing; others keep their A and B.
         seeds: of every job.
     """
-    bounds = torch.searchsorted(jobs, torch.arange(stack.jobs + 1, device=jobs.device)).tolist()
 
     def witness(lora: LoraLinear, x: Tensor, dy: Tensor) -> None:
+        assert lora.jobs_of is not None
+        every = torch.arange(stack.jobs + 1, device=x.device)
+        bounds = torch.searchsorted(lora.jobs_of, every).tolist()
         for job in range(stack.jobs):
             tokens = slice(bounds[job], bounds[job + 1])
             if bounds[job] == bounds[job + 1]:

@@ -53,6 +53,7 @@ class FrozenModel:
         text = self.chat.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
         fused.install(self.model, self.untouched, torch.tensor(text, device=self.device))
         self.split = SplitModel(self.model, self.stack.layers[0], self.untouched, text)
+        self.stack.at_labels = self.split.at_labels
         self.flops = 0.0
         """Multiplications and additions so far, counted from shapes."""
 

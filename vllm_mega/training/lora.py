@@ -81,6 +81,8 @@ class LoraLinear(nn.Module):
         self.register_buffer("columns", base.weight.detach().float().norm(dim=0), persistent=False)
         for unit in ("reading", "writing"):
             self.register_buffer(unit, torch.ones(jobs * rank, 1, device=device), persistent=False)
+        self.jobs_of: Tensor | None = None
+        """int64 [T]: the job of every token that comes, ascending. None: no adapters."""
         self.mask: Tensor | None = None
         """[T, J * R]: alpha / rank where a token meets its own adapter, else 0. None: no adapters."""
         self.witness: Witness | None = None
@@ -139,6 +141,8 @@ class LoraStack:
         model.requires_grad_(requires_grad=False)
         self.settings = settings = resolved(settings, model.config.to_dict())
         self.jobs = jobs
+        self.at_labels: frozenset[nn.Module] = frozenset()
+        """Linear layers that labelled tokens alone are given to (see `SplitModel.at_labels`)."""
         self.modules: dict[str, LoraLinear] = {}
         for name in target_names(model, settings):
             parent, _, last = name.rpartition(".")
@@ -156,15 +160,22 @@ class LoraStack:
     def parameters(self) -> list[nn.Parameter]:
         return [p for lora in self.modules.values() for p in (lora.A, lora.B)]
 
-    def assign(self, jobs: Tensor | None) -> None:
-        """From now on token t belongs to adapter `jobs[t]`, int64 [T]; None: no adapters."""
-        mask = None
-        if jobs is not None:
-            one_hot = nn.functional.one_hot(jobs, self.jobs) * self.settings.scaling
-            base = next(iter(self.modules.values())).base
-            mask = one_hot.repeat_interleave(self.settings.rank, dim=1).to(base.weight.dtype)
+    def assign(self, jobs: Tensor | None, labelled: Tensor | None = None) -> None:
+        """From now on token t belongs to adapter `jobs[t]`, int64 [T]; None: no adapters.
+
+        `labelled`: int64 [L], the tokens that `at_labels` are given; None: all.
+        """
+        whole = self._assignment(jobs)
+        some = whole if jobs is None or labelled is None else self._assignment(jobs[labelled])
         for lora in self.modules.values():
-            lora.mask = mask
+            lora.jobs_of, lora.mask = some if lora in self.at_labels else whole
+
+    def _assignment(self, jobs: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if jobs is None:
+            return None, None
+        one_hot = nn.functional.one_hot(jobs, self.jobs) * self.settings.scaling
+        base = next(iter(self.modules.values())).base
+        return jobs, one_hot.repeat_interleave(self.settings.rank, dim=1).to(base.weight.dtype)
 
     @torch.no_grad()
     def reset(self, job: int, seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from vllm_mega.training import attention
 from vllm_mega.training.agreement import Conversations, disagreement
 from vllm_mega.training.attention import Past
 from vllm_mega.training.head import Head
+from vllm_mega.training.last import last_mlp
 from vllm_mega.training.packing import Leads, Pack
 
 LENGTH = 384
@@ -64,6 +65,7 @@ class SplitModel:
         config = model.config.to_dict()
         path = architecture(config).layers
         self.body, self.layers = _body(model, path)
+        self._last = last_mlp(config, self.layers)
         model.set_attn_implementation(attention.NAME)
         size = [sum(p.numel() for p in layer.parameters() if not p.requires_grad) for layer in self.layers]
         self._below, self._above = sum(size[:cut]), sum(size[cut:])
@@ -122,8 +124,13 @@ class SplitModel:
         assert seen is not None
         return seen.squeeze(0)
 
+    @property
+    def at_labels(self) -> frozenset[nn.Module]:
+        """The modules that `above` runs on labelled tokens alone."""
+        return frozenset() if self._last is None else frozenset(self._last.modules())
+
     def above(self, hidden: Tensor, row: Pack, past: Past) -> Tensor:
-        """From hidden states that enter layer `cut`, [T, D], to those that enter the head."""
+        """From hidden states that enter layer `cut`, [T, D], to those that enter the head: [L, D]."""
 
         def enter(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             # Not as embeddings: the model may scale those, or add positions to them.
@@ -131,10 +138,10 @@ class SplitModel:
                 return (hidden[None], *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": hidden[None]}
 
-        with self._stubs(range(self.cut)):
+        with self._stubs(range(self.cut)), self._last.only(row.labelled) if self._last else nullcontext():
             hook = self.layers[self.cut].register_forward_pre_hook(enter, with_kwargs=True)
             try:
-                return self._run({"inputs_embeds": hidden[None]}, row, past).squeeze(0)
+                return self._run({"inputs_embeds": hidden[None]}, row, past).squeeze(0)[row.labelled]
             finally:
                 hook.remove()
 

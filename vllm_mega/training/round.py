@@ -130,7 +130,7 @@ class Round:
         """Leave the gradients of one step in the adapters; the jobs that seem to be learnt."""
         chosen = {n: next(self.learners[n].steps) for n in live}
         row = self._pack(chosen)
-        self.model.stack.assign(row.jobs)
+        self.model.stack.assign(row.jobs, row.labelled)
         hidden = self._above(row)
         weights = self._weights(row, chosen)
         leaf = hidden.detach().requires_grad_()
@@ -142,7 +142,7 @@ class Round:
         seeming = self._note(step, row, chosen, logp, weights, leaf.detach())
         fresh = [n for n in live if self.learners[n].job.initial is None]
         seeds = [learner.job.seed for learner in self.learners]
-        with aligning(self.model.stack, row.jobs, fresh, seeds) if step == 1 else nullcontext():
+        with aligning(self.model.stack, fresh, seeds) if step == 1 else nullcontext():
             hidden.backward(leaf.grad)
         self._count(row)
         return seeming
@@ -245,7 +245,7 @@ class Round:
 
     def _above(self, row: Pack) -> Tensor:
         """Of every labelled token, what enters the head: [L, D]."""
-        return self.model.split.above(self.hidden[row.source], row, self.past)[row.labelled]
+        return self.model.split.above(self.hidden[row.source], row, self.past)
 
     def _count(self, row: Pack) -> None:
         model = self.model
