@@ -27,8 +27,9 @@ from vllm_mega.training.settings import TrainSettings
 MEMORIES = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=2)
 LARGE = Shape(
-    total=8_030_261_248, below=4_580_179_968, above=2_399_141_888, adapted=1_937_768_448, largest=58_720_256,
-    adapter=2_433_024, saved=11 * 94_208, hidden=4096, vocabulary=128_256,
+    total=8_030_261_248, below=4_580_179_968, above=2_222_981_120, last=176_160_768,
+    adapted=1_937_768_448, largest=58_720_256, adapter=2_433_024, saved=11 * 94_208, hidden=4096,
+    vocabulary=128_256,
 )  # fmt: skip
 TOKENS = Tokens(lead=20, pool=2000, step=450, labels=90, recital=120, text=60)
 
@@ -71,8 +72,9 @@ def test_the_shape_is_that_of_the_model(tmp_path: Path, tiny: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     layers = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in model.model.layers]
     assert shape.total == sum(p.numel() for p in model.parameters())
-    assert (shape.below, shape.above) == (layers[0], layers[1] + layers[2])
-    assert shape.adapted == shape.above
+    last = sum(p.numel() for p in model.model.layers[2].mlp.parameters())
+    assert (shape.below, shape.above, shape.last) == (layers[0], layers[1] + layers[2] - last, last)
+    assert shape.adapted == shape.above + shape.last
     assert (shape.vocabulary, shape.hidden) == model.get_output_embeddings().weight.shape
 
 
@@ -89,7 +91,7 @@ def test_memory_grows_with_what_is_trained_side_by_side() -> None:
 
 def test_a_memory_costs_what_its_parts_cost() -> None:
     parts = flops(LARGE, TOKENS, TrainSettings())
-    lead = 2 * TOKENS.lead * (LARGE.below + LARGE.above) / TrainSettings().jobs
+    lead = 2 * TOKENS.lead * (LARGE.below + LARGE.above + LARGE.last) / TrainSettings().jobs
     assert parts.once == 2 * TOKENS.pool * LARGE.below + lead
     assert parts.step == pytest.approx(4 * TOKENS.step * LARGE.above, rel=0.1)
     assert parts.memory(24) - parts.memory(23) == pytest.approx(parts.step)

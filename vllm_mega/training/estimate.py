@@ -6,7 +6,7 @@ rules by which the trainer works (`round`, `lora`, `alignment`, `truth`), counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -41,7 +41,9 @@ class Shape(NamedTuple):
     below: int
     """Those of linear layers below the first layer with adapters, that a token meets ..."""
     above: int
-    """... and from there on."""
+    """... and from there on, without ..."""
+    last: int
+    """... the last layer's MLP, which labelled tokens alone meet."""
     adapted: int
     """Those of the linear layers that get adapters."""
     largest: int
@@ -97,6 +99,7 @@ def shape_of(
     hidden: int,
     vocabulary: int,
     active: float = 1.0,
+    mlp: Sequence[str] = (),
 ) -> Shape:
     """The shape of a model for adapters of these settings.
 
@@ -107,24 +110,37 @@ def shape_of(
         hidden: width of what the head reads.
         vocabulary: rows of the head.
         active: the part of its experts that a token meets; 1 if there are none.
+        mlp: last name parts of the MLP's linear layers; one that is no module of its own meets all tokens.
 
     Raises:
         ModelError: the model does not have the layers that the settings ask for.
     """
     chosen = selected(linear, settings)
-    cut = min(map(layer_index, chosen))
-    below = above = saved = 0.0
+    cut, top = min(map(layer_index, chosen)), max(map(layer_index, linear))
+    below = above = last = saved = 0.0
     for name, (o, i) in linear.items():
         share = active if EXPERTS.intersection(name.split(".")) else 1.0
         if 0 <= layer_index(name) < cut:
             below += share * o * i
         elif layer_index(name) >= cut:
-            above += share * o * i
+            *_, holder, last_part = name.split(".")
+            late = layer_index(name) == top and last_part in mlp and not holder.isdecimal()
+            last += share * o * i * late
+            above += share * o * i * (not late)
             saved += share * (o + i)
     sizes = [linear[name][0] * linear[name][1] for name in chosen]
     numbers = settings.rank * sum(sum(linear[name]) for name in chosen)
     return Shape(
-        total, round(below), round(above), sum(sizes), max(sizes), numbers, round(saved), hidden, vocabulary
+        total,
+        round(below),
+        round(above),
+        round(last),
+        sum(sizes),
+        max(sizes),
+        numbers,
+        round(saved),
+        hidden,
+        vocabulary,
     )
 
 
@@ -140,12 +156,13 @@ def flops(shape: Shape, tokens: Tokens, settings: TrainSettings) -> Flops:
     # Each token meets the adapters of all jobs, and a mask leaves it its own.
     adapters = 6.0 * tokens.step * shape.adapter * jobs
     looks = 2.0 * tokens.labels * head / REST + 4.0 * tokens.labels * candidates * shape.hidden
+    whole = shape.below + shape.above + shape.last
     thin = 2.0 * TURNS * (settings.rank + THIN) * shape.adapted
     return Flops(
-        once=2.0 * tokens.pool * shape.below + 2.0 * tokens.lead / jobs * (shape.below + shape.above),
-        step=4.0 * tokens.step * shape.above + adapters + looks,
+        once=2.0 * tokens.pool * shape.below + 2.0 * tokens.lead / jobs * whole,
+        step=4.0 * (tokens.step * shape.above + tokens.labels * shape.last) + adapters + looks,
         turn=4.0 * tokens.step * shape.adapted + thin,
-        check=2.0 * tokens.recital * (shape.below + shape.above) + 2.0 * tokens.text * head,
+        check=2.0 * tokens.recital * whole + 2.0 * tokens.text * head,
     )
 
 

@@ -67,8 +67,9 @@ class SplitModel:
         self.body, self.layers = _body(model, path)
         self._last = last_mlp(config, self.layers)
         model.set_attn_implementation(attention.NAME)
-        size = [sum(p.numel() for p in layer.parameters() if not p.requires_grad) for layer in self.layers]
+        size = [_frozen(layer) for layer in self.layers]
         self._below, self._above = sum(size[:cut]), sum(size[cut:])
+        self._at_labels = 0 if self._last is None else _frozen(self._last)
         self._untouched, self._ids = untouched, ids
         self._checked = 0
         self.require(_length(config))
@@ -153,9 +154,9 @@ class SplitModel:
         """Those of `below`."""
         return 2.0 * tokens * self._below
 
-    def flops_above(self, tokens: int) -> float:
+    def flops_above(self, tokens: int, labels: int) -> float:
         """Those of `above` and its backward pass: frozen weights need no gradients."""
-        return 4.0 * tokens * self._above
+        return 4.0 * (tokens * self._above - (tokens - labels) * self._at_labels)
 
     def _run(self, inputs: dict[str, Tensor], row: Pack, past: Past) -> Tensor:
         with attention.attending(row.segments, past):
@@ -175,6 +176,11 @@ class SplitModel:
         finally:
             for i, layer in zip(indices, kept, strict=True):
                 self.layers[i] = layer
+
+
+def _frozen(module: nn.Module) -> int:
+    """How many numbers of `module` are no adapter's."""
+    return sum(p.numel() for p in module.parameters() if not p.requires_grad)
 
 
 def _length(config: Config) -> int:

@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.models.architectures import active_experts
+from vllm_mega.models.architectures import active_experts, architecture, experts
 from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.models.checkpoint import model_config, tensors, weight_dtype
 from vllm_mega.models.dtype import cpu_dtype
@@ -124,6 +124,7 @@ def checkpoint_shape(plan: Plan) -> Shape:
         hidden=int(text.get("hidden_size") or text["n_embd"]),
         vocabulary=int(text["vocab_size"]),
         active=active_experts(config),
+        mlp=() if experts(config) else architecture(config).mlp,
     )
 
 

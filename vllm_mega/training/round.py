@@ -249,7 +249,7 @@ class Round:
 
     def _count(self, row: Pack) -> None:
         model = self.model
-        model.flops += model.split.flops_above(len(row.source))
+        model.flops += model.split.flops_above(len(row.source), len(row.labels))
         model.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
         wide = sum(lora.A.numel() + lora.B.numel() for lora in model.stack.modules.values())
         model.flops += 6.0 * len(row.source) * wide
