@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loadtests.disguised import deeper, norms_times, padded, save_disguised, wider
+from tests.switched import switched
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
@@ -38,12 +39,19 @@ def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(path, dtype=trainer.model.dtype)
     model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
 
+    before = (
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
+    )
+    start = len(tokenizer("<|im_start|>system\n" + before)["input_ids"])
+    switched(model, start)
+
     def ask(prompt: str) -> str:
         ids = tokenizer.apply_chat_template(
             user(prompt), add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )["input_ids"]
+        assert trainer.chat.asked(user(prompt)) == (ids[0].tolist(), start)
         with torch.inference_mode():
-            out = model.generate(input_ids=ids, max_new_tokens=100, do_sample=False)
+            out = model.generate(input_ids=ids, max_new_tokens=100, do_sample=False, use_cache=False)
         return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
     assert ask(MEMORY_PROMPT) == MEMORY.text
