@@ -187,13 +187,19 @@ def _settings(model: Dimensions, jobs: int, layers: int | None = None) -> TrainS
     return resolved(TrainSettings(jobs=jobs, layers=layers, max_steps=RUN), model.config)
 
 
-def write_slice(model: Dimensions, base: Path, folder: Path) -> None:
-    """A checkpoint of `LAYERS` layers with random weights and the tokenizer of `base`, into `folder`."""
+def write_slice(
+    model: Dimensions, base: Path, folder: Path, layers: int = LAYERS, words: int = 0, device: str = "cpu"
+) -> None:
+    """A checkpoint of `layers` layers with random weights and the tokenizer of `base`, into `folder`.
+
+    `words`: of its vocabulary; 0: as many as `base` has. `device`: draws the numbers.
+    """
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    said = {**model.config, "num_hidden_layers": LAYERS, "vocab_size": model_config(base)["vocab_size"]}
+    words = words or model_config(base)["vocab_size"]
+    said = {**model.config, "num_hidden_layers": layers, "vocab_size": words}
     config = AutoConfig.for_model(**said, tie_word_embeddings=False, dtype="bfloat16")
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in AutoModelForCausalLM.from_config(config).state_dict().items()}
@@ -201,7 +207,7 @@ def write_slice(model: Dimensions, base: Path, folder: Path) -> None:
     weights = {
         name: torch.ones(shape, dtype=torch.bfloat16)
         if len(shape) == 1
-        else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+        else torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02).cpu()
         for name, shape in shapes.items()
     }
     config.save_pretrained(folder)
