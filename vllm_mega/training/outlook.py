@@ -45,7 +45,8 @@ SAMPLE = 16
 """Memories whose tokens are counted; the others are taken to be like them."""
 PROBE = 0.5
 """Seconds that the probe multiplies for."""
-_CUBE = 2048
+_CUBES = {"cpu": 2048, "cuda": 8192}
+"""Rows of the probe's matrices: enough for full speed."""
 
 
 class Outlook(NamedTuple):
@@ -176,7 +177,8 @@ def free_bytes(device: str) -> float:
 
 def probe(dtype: torch.dtype, device: str, seconds: float = PROBE) -> float:
     """Multiplications and additions a second of a large square product, the fastest call."""
-    x = torch.randn(_CUBE, _CUBE, device=device).to(dtype)
+    size = _CUBES[device]
+    x = torch.randn(size, size, device=device).to(dtype)
     best, end, calls = math.inf, time.perf_counter() + seconds, 0
     while time.perf_counter() < end or calls < 3:
         started = time.perf_counter()
@@ -184,4 +186,4 @@ def probe(dtype: torch.dtype, device: str, seconds: float = PROBE) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         best, calls = min(best, time.perf_counter() - started), calls + 1
-    return 2.0 * _CUBE**3 / best
+    return 2.0 * size**3 / best
