@@ -55,10 +55,8 @@ class Bench:
     def measure(self, what: Ask) -> Answered:
         """Send them, and wait for all answers."""
         rng = random.Random(what.seed)  # noqa: S311
-        prompts = [
-            _tokens(f"prefix {what.prefix}", what.prefix) + _tokens(rng, QUESTION)
-            for _ in range(what.requests)
-        ]
+        prefix = _tokens(random.Random(what.prefix), what.prefix)  # noqa: S311
+        prompts = [prefix + _tokens(rng, QUESTION) for _ in range(what.requests)]
         loras = self._loras(what, rng)
         begin = time.perf_counter()
         for prompt, lora in zip(prompts, loras, strict=True):

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from loadtests.invented import invent
-from loadtests.large import H100, LLAMA, Dimensions, write_slice
+from loadtests.large import LLAMA, Dimensions, write_slice
 from loadtests.machine import Machine, this_machine
 from loadtests.program import run
 from vllm_mega.bank.layout import NewMemory
@@ -34,6 +34,8 @@ from vllm_mega.training.targets import resolved
 from vllm_mega.training.trainer import Trainer
 
 JOBS = (1, 4, 8)
+PEAK = 989e12
+"""Multiplications and additions a second of an H100 or H200 in bfloat16, dense, as the data sheet says."""
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -68,7 +70,7 @@ class Row(msgspec.Struct, frozen=True):
     of_probe: float
     """Part of the fastest product of the dry run's probe that was reached ..."""
     of_peak: float
-    """... and of what the data sheet of an H100 says."""
+    """... and of `PEAK`."""
     tensors: float
     card: float
     estimate: float
@@ -106,7 +108,7 @@ def row(model: Dimensions, ran: Ran, tokens: Tokens, speed: float) -> Row:
         rest=seconds - ran.steps * ran.step / ran.jobs,
         tflop=products / 1e12,
         of_probe=products / seconds / speed,
-        of_peak=products / seconds / H100,
+        of_peak=products / seconds / PEAK,
         tensors=ran.tensors,
         card=ran.card,
         estimate=peak_bytes(shape, tokens, settings, 2),
@@ -185,7 +187,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.whole",
         description="Train on a whole model of the shape of Llama-3.1-8B with random weights, on a GPU.",
-        epilog="About a minute on an H100; 25 GiB of its memory, 16 GB in the folder for temporary files.",
+        epilog="About a minute on an H200; 32 GiB of its memory, 16 GB in the folder for temporary files.",
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write (out/whole.json)")
     parser.add_argument("--tokenizer", type=Path, help="folder of a model, whose tokenizer is taken")

