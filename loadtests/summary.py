@@ -57,7 +57,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Relative(msgspec.Struct, frozen=True):
-    """Each figure divided by that of the base model (`reference`); below 1 is better for times, above for rates."""
+    """Each figure by that of the base model (`reference`): below 1 is better for times, above 1 for rates."""
 
     ttft_ms: Latency
     tpot_ms: Latency
