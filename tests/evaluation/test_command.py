@@ -13,9 +13,12 @@ import pytest
 
 from tests.evaluation.fakes import contained
 from vllm_mega import cli
+from vllm_mega.commands import _eval_engine
 from vllm_mega.commands._eval_engine import counted
 from vllm_mega.commands.eval import EXAMPLES
+from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import data
+from vllm_mega.evaluation.model import OFF
 
 
 def _arguments(output: Path) -> list[str]:
@@ -88,6 +91,7 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
         ({"--compositional": "none.jsonl"}, "cannot read none.jsonl"),
         ({"--general": "none.jsonl"}, "cannot read none.jsonl"),
         ({"--plain-text": "none.txt"}, "cannot read none.txt"),
+        ({"--system": "none.txt"}, "cannot read none.txt"),
         ({"--limit": "0"}, "--limit must be at least 1"),
         ({"--judge": "no_such_module:judge"}, "cannot be imported"),
         ({"--top-k": "0"}, "top_k must be 1..64"),
@@ -104,6 +108,31 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(
     assert cli.main(arguments) == 1
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_system_prompt_stands_before_every_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[list[dict[str, str]]] = []
+
+    class Fake:
+        def __init__(self, *_: object, max_model_len: int, enable_prefix_caching: bool, **__: object) -> None:
+            assert (max_model_len, enable_prefix_caching) == (4096, True)
+
+        def chat(self, conversations: list[list[dict[str, str]]], *_: object, **__: object) -> list[object]:
+            heard.extend(conversations)
+            reply = SimpleNamespace(outputs=[SimpleNamespace(text="Yes.", token_ids=(1,))])
+            return [SimpleNamespace(output=reply)] * len(conversations)
+
+    monkeypatch.setattr("vllm_mega.offline.MegaLLM", Fake)
+    manifest = SimpleNamespace(memories=[SimpleNamespace(rank=4)])
+    monkeypatch.setattr(
+        _eval_engine,
+        "BankReader",
+        lambda _: SimpleNamespace(snapshot=lambda: SimpleNamespace(manifest=manifest)),
+    )
+    engine = _eval_engine.Engine(Path("bank"), None, None, GateSettings(), 0, system="Be short.")
+    asked = [{"role": "user", "content": "Is it?"}]
+    assert engine.ask([asked], [OFF], 8)[0].text == "Yes."
+    assert heard == [[{"role": "system", "content": "Be short."}, *asked]]
 
 
 def test_matplotlib_is_asked_for_first(

@@ -71,6 +71,17 @@ def test_texts_are_asked_in_as_many_passes_as_memory_allows(
     assert not any(module._forward_hooks for module in trainer.untouched.modules())
 
 
+def test_no_copy_of_the_head_is_made(trained: tuple[Trainer, list[Fit], list[Encoded]]) -> None:
+    """Hidden states that are not contiguous make torch copy it once for each text."""
+    trainer, fits, texts = trained
+    tensors, whole = [fit.tensors for fit in fits], list[bool]()
+    head = trainer.untouched.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _module, args: whole.append(args[0].is_contiguous()))
+    truth.recite(trainer.untouched, tensors, texts, [2], scaling=1.0, dtype=torch.bfloat16)
+    hook.remove()
+    assert whole == [True]
+
+
 def test_any_end_token_ends_a_text(trained: tuple[Trainer, list[Fit], list[Encoded]]) -> None:
     trainer, fits, texts = trained
     ended = texts[0]._replace(answer=[*texts[0].answer[:-1], 1])

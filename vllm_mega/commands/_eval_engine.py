@@ -22,9 +22,24 @@ class Engine:
     """See `vllm_mega.evaluation.model.Model`."""
 
     def __init__(
-        self, bank: Path, model: str | None, embedder: str | None, gate: GateSettings, rank: int
+        self,
+        bank: Path,
+        model: str | None,
+        embedder: str | None,
+        gate: GateSettings,
+        rank: int,
+        system: str = "",
     ) -> None:
-        """Start it; `rank`: the largest of any baseline's adapter, 0 if there is none."""
+        """Start it.
+
+        Args:
+            bank: of the memories.
+            model: base model; None: the bank's.
+            embedder: of the gate; None: the bank's.
+            gate: settings.
+            rank: the largest of any baseline's adapter, 0 if there is none.
+            system: a system prompt that all conversations begin with; empty: none.
+        """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm_mega.offline import MegaLLM
         from vllm_mega.serving.launch import slot_rank
@@ -32,13 +47,15 @@ class Engine:
         self._snapshot = BankReader(bank).snapshot()
         largest = max(rank, *(entry.rank for entry in self._snapshot.manifest.memories))
         settings = {"gate": msgspec.to_builtins(gate), "embedder": embedder}
-        # A cached beginning is added up in another order: in bfloat16 that could change a token.
+        self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
         self._llm = MegaLLM(
             bank,
             model,
             settings=settings,
-            max_model_len=2048,
-            enable_prefix_caching=False,
+            max_model_len=4096 if system else 2048,
+            # A cached beginning is added up in another order, which in bfloat16 could change a token; but
+            # without a cache a long system prompt takes most of the time.
+            enable_prefix_caching=bool(system),
             max_lora_rank=slot_rank(largest),
         )
 
@@ -52,6 +69,7 @@ class Engine:
 
         greedy = DEFAULT_SAMPLING.clone()
         greedy.max_tokens = max_tokens
+        conversations = [self._opening + conversation for conversation in conversations]
         plain = [n for n, one in enumerate(how) if isinstance(one, Path)]
         gated = {n: one for n, one in enumerate(how) if not isinstance(one, Path)}
         bar = len(conversations) > 1

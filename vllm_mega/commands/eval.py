@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat-template", metavar="plain|FILE", help="see `vllm-mega train` (default: the bank's)"
     )
+    parser.add_argument(
+        "--system", metavar="FILE", type=Path, help="a system prompt that every conversation begins with"
+    )
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories")
     parser.add_argument(
         "--no-lora", action="store_true", help="leave out the baselines that train one LoRA for all memories"
@@ -90,16 +93,18 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.evaluation import output, page, render
     from vllm_mega.evaluation.judge import load_judge
     from vllm_mega.evaluation.plots import require_matplotlib
+    from vllm_mega.text_file import read_text
 
     # All that can be wrong is found before anything is trained.
     require_matplotlib()
     settings = GateSettings(args.top_k, args.threshold, args.beta)
     judge = load_judge(args.judge) if args.judge else None
+    system = read_text(args.system).strip() if args.system else ""
     material = _material(args)
     bank = args.bank or args.output / "bank"
     _train(bank, material, args)
     baselines = _baselines(bank, material, args.output / "baselines") if not args.no_lora else None
-    found, questions = _measure(bank, material, baselines, settings, judge, args)
+    found, questions = _measure(bank, material, baselines, settings, judge, system, args)
     output.write(found, questions, args.output)
     Console().print(Markdown(render.markdown(page.head(found))))
     print(f"written: {args.output / 'report.json'}, {args.output / 'report.html'}")
@@ -168,6 +173,7 @@ def _measure(
     baselines: Baselines | None,
     settings: GateSettings,
     judge: Judge | None,
+    system: str,
     args: argparse.Namespace,
 ) -> tuple[Report, list[dict[str, Any]]]:
     from vllm_mega.bank.reader import BankReader
@@ -183,7 +189,8 @@ def _measure(
     base_bytes = weight_bytes(resolve_model(snapshot.manifest.base.name))
     baselines = baselines or Baselines()
     _tell("starting the engine")
-    with closing(Engine(bank, args.model, args.embedder, settings, baselines.largest_rank)) as engine:
+    rank = baselines.largest_rank
+    with closing(Engine(bank, args.model, args.embedder, settings, rank, system)) as engine:
         subject = Subject(
             snapshot,
             Gate(BankReader(bank, embedder=embedder.info), embedder),
@@ -192,12 +199,12 @@ def _measure(
             engine,
             base_bytes,
             baselines,
-            _environment(),
+            _environment(system),
         )
         return measure(material, subject, judge, _tell)
 
 
-def _environment() -> dict[str, Any]:
+def _environment(system: str) -> dict[str, Any]:
     import platform
 
     import torch
@@ -211,6 +218,7 @@ def _environment() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "machine": {"cores": len(os.sched_getaffinity(0)), "cpu": torch.backends.cpu.get_cpu_capability()},
+        **({"system prompt": f"{len(system.split())} words"} if system else {}),
     }
 
 

@@ -1,8 +1,8 @@
 """Where the question of a prompt starts: the token from which a mixture acts. Pure.
 
-A template is a program, so where it writes a message is learnt from what it writes: the prompt, and the prompt
-with another last question. What both begin with stands before the question, whatever the template does, how
-often it repeats itself, and whatever users type. Training and serving ask the same two functions.
+A template is a program, so where it writes a message is learnt from what it writes: the prompt, and the same
+with another last question. What both begin with stands before it, whatever the template does, how often it
+repeats itself, and whatever users type. Training and serving ask the same two functions.
 """
 
 from __future__ import annotations

@@ -67,8 +67,10 @@ def _verdicts(model: Any, texts: Sequence[Encoded], ends: Sequence[int]) -> list
     width = max(map(len, rows))
     # Behind a row's end stands what no token before it sees.
     ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in rows], device=device)
-    kept = width - len(texts[0].prompt) + 1
-    said = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[:, -kept:].argmax(-1)
+    # Places, not a number: of a slice, which is not contiguous, torch copies the head once for each row.
+    kept = torch.arange(len(texts[0].prompt) - 1, width, device=device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
+    said = logits[:, -len(kept) :].argmax(-1)
     verdicts = []
     for row, text in zip(said, texts, strict=True):
         answer = torch.tensor(text.answer, device=device)
