@@ -64,4 +64,4 @@ def test_a_slice_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(large, "JOBS", (1, 2))
     part = large.measure_slice(tmp_path / "slice", large.short_memories(2))
     assert [ran.jobs for ran in part.runs] == [1, 2]
-    assert all(ran.step > 0 and ran.rest > 0 and ran.peak >= part.loaded for ran in part.runs)
+    assert all(ran.step > 0 and ran.peak >= part.loaded for ran in part.runs)
