@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-prefix bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ bench-engine: $(READY)  ## mixtures against the base model and vLLM's own LoRA; 
 
 bench-residency: $(READY)  ## more memories than slots: time to the first token; out/residency.json
 	$(BIN)/python -m loadtests.residency --output out/residency.json
+
+bench-prefix: $(READY)  ## a shared prefix in the cache: mixtures beside the base model; out/bench-prefix.json
+	$(BIN)/python -m loadtests.prefix --output out/bench-prefix.json
 
 bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
 	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import msgspec
 from rich.console import Console
@@ -69,6 +69,7 @@ class Result(msgspec.Struct):
     cases: list[Case]
 
 
+A = TypeVar("A", bound=msgspec.Struct)
 Key = tuple[str, str, int, str, bool]
 """Engine, shape of adapters, K, load, compiled."""
 Pair = tuple[Figure, Figure]
@@ -109,20 +110,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class Child:
-    """An engine in its own process."""
+    """An engine in its own process, that of `module`."""
 
-    def __init__(self, job: Job, log: Path) -> None:
+    def __init__(self, job: Job, log: Path, module: str = "loadtests.engine_child") -> None:
         self.job = job
         env = os.environ | this_environment()
         env |= {"VLLM_PLUGINS": "vllm_mega" if job.kind == "mega" else "", "VLLM_LOGGING_LEVEL": "ERROR"}
         env |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         self._log = log
-        command, pipe = [sys.executable, "-m", "loadtests.engine_child"], subprocess.PIPE
+        command, pipe = [sys.executable, "-m", module], subprocess.PIPE
         with log.open("ab") as file:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=file, env=env)
-        self._ask(job)
+        self._line(job)
 
-    def _ask(self, message: msgspec.Struct) -> bytes:
+    def _line(self, message: msgspec.Struct) -> bytes:
         asked, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         asked.write(msgspec.json.encode(message) + b"\n")
         asked.flush()
@@ -134,7 +135,11 @@ class Child:
 
     def measure(self, what: Measurement) -> Figure:
         """Let it measure, and wait."""
-        return msgspec.json.decode(self._ask(what), type=Figure)
+        return self.ask(what, Figure)
+
+    def ask(self, what: msgspec.Struct, answer: type[A]) -> A:
+        """Let it do `what`, and wait for the answer."""
+        return msgspec.json.decode(self._line(what), type=answer)
 
     def close(self) -> None:
         """Let it end; end it if it does not."""

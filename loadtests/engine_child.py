@@ -40,6 +40,10 @@ class Job(msgspec.Struct, frozen=True):
     slots: int = SLOTS
     host: int | None = None
     """Adapters in host memory (`max_cpu_loras`); None: as many as slots."""
+    length: int = 1024
+    """Most tokens of a request."""
+    caching: bool = False
+    """Whether prefixes are cached."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -78,10 +82,10 @@ def engine(job: Job) -> Any:
         job.model,
         dtype=job.dtype,
         enforce_eager=not job.compiled,
-        max_model_len=1024,
+        max_model_len=job.length,
         max_num_seqs=64,
         max_num_batched_tokens=2048,
-        enable_prefix_caching=False,
+        enable_prefix_caching=job.caching,
         **options,
     )
 
@@ -104,6 +108,15 @@ def lora_requests(job: Job, k: int, rng: random.Random) -> Callable[[], Any]:
     return mixture
 
 
+def hold(llm: Any, job: Job) -> None:
+    """Have all adapters in slots, from the beginning."""
+    from vllm_mega.engine.adapters import to_lora_request
+    from vllm_mega.mixture import Mixture
+
+    for adapter in job.adapters:
+        llm.add_lora(to_lora_request(Mixture([(*adapter, 1.0)])))
+
+
 class Bench:
     """Runs loads through the engine's own step loop."""
 
@@ -111,12 +124,8 @@ class Bench:
         self._job = job
         self._llm = engine(job).llm_engine
         self._added = 0
-        if job.kind == "mega" and job.slots == len(job.adapters):  # all resident, from the beginning
-            from vllm_mega.engine.adapters import to_lora_request
-            from vllm_mega.mixture import Mixture
-
-            for adapter in job.adapters:
-                self._llm.add_lora(to_lora_request(Mixture([(*adapter, 1.0)])))
+        if job.kind == "mega" and job.slots == len(job.adapters):
+            hold(self._llm, job)
 
     def measure(self, what: Measurement) -> Figure:
         """Tokens per second: new ones for decode, of the prompts for prefill, both for mixed."""
@@ -214,19 +223,24 @@ class Bench:
         return (8 * (PROMPT + NEW_TOKENS) + 6 * (192 + 8)) / (time.perf_counter() - start)
 
 
-def main() -> None:
-    """Be the engine that the first line describes, to the end of standard input."""
+def serve(bench: Callable[[Job], Any], asked: type[msgspec.Struct]) -> None:
+    """Be the engine that the first line describes, to the end of standard input.
+
+    Args:
+        bench: makes what measures; its `measure` is called with every other line.
+        asked: the type of these.
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # vLLM may print what it likes
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    bench = Bench(job)
+    made = bench(job)
     if ("vllm_mega.engine.upstream" in sys.modules) != (job.kind == "mega"):
         sys.exit(f"the plugin must be on for mega and off for others; this is {job.kind}")
     answers.write(b"ready\n")
     for line in sys.stdin.buffer:
-        figure = bench.measure(msgspec.json.decode(line, type=Measurement))
+        figure = made.measure(msgspec.json.decode(line, type=asked))
         answers.write(msgspec.json.encode(figure) + b"\n")
 
 
 if __name__ == "__main__":
-    main()
+    serve(Bench, Measurement)

@@ -41,10 +41,6 @@ LAYERS = 2
 RUN = 4
 """Steps of a training; the second and the third are timed, one of each kind (see `schedule`)."""
 JOBS = (1, 4)
-H100 = 989e12
-"""Multiplications and additions a second of an H100 SXM in bfloat16, dense, as its data sheet says ..."""
-SHARE = 0.3
-"""... and the part of it that is taken to be reached: not measured."""
 T = TypeVar("T")
 
 
@@ -137,8 +133,6 @@ class Row(msgspec.Struct, frozen=True):
     """Bytes of an adapter."""
     flops: float
     """Multiplications and additions of one memory on all layers."""
-    h100: float
-    """Seconds that these take an H100 at `SHARE` of its peak."""
 
 
 class Result(msgspec.Struct):
@@ -179,7 +173,6 @@ def row(model: Dimensions, part: Slice, ran: Trained, short: Tokens, long: Token
         full_estimate=estimate,
         adapter=2 * full.adapter,
         flops=would.memory(STEPS),
-        h100=would.memory(STEPS) / (H100 * SHARE),
     )  # fmt: skip
 
 
@@ -187,13 +180,19 @@ def _settings(model: Dimensions, jobs: int, layers: int | None = None) -> TrainS
     return resolved(TrainSettings(jobs=jobs, layers=layers, max_steps=RUN), model.config)
 
 
-def write_slice(model: Dimensions, base: Path, folder: Path) -> None:
-    """A checkpoint of `LAYERS` layers with random weights and the tokenizer of `base`, into `folder`."""
+def write_slice(
+    model: Dimensions, base: Path, folder: Path, layers: int = LAYERS, words: int = 0, device: str = "cpu"
+) -> None:
+    """A checkpoint of `layers` layers with random weights and the tokenizer of `base`, into `folder`.
+
+    `words`: of its vocabulary; 0: as many as `base` has. `device`: draws the numbers.
+    """
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    said = {**model.config, "num_hidden_layers": LAYERS, "vocab_size": model_config(base)["vocab_size"]}
+    words = words or model_config(base)["vocab_size"]
+    said = {**model.config, "num_hidden_layers": layers, "vocab_size": words}
     config = AutoConfig.for_model(**said, tie_word_embeddings=False, dtype="bfloat16")
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in AutoModelForCausalLM.from_config(config).state_dict().items()}
@@ -201,7 +200,7 @@ def write_slice(model: Dimensions, base: Path, folder: Path) -> None:
     weights = {
         name: torch.ones(shape, dtype=torch.bfloat16)
         if len(shape) == 1
-        else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
+        else torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02).cpu()
         for name, shape in shapes.items()
     }
     config.save_pretrained(folder)
@@ -267,7 +266,7 @@ def table(result: Result) -> Table:
     """A line per model and number of memories side by side."""
     shown = Table(
         "model", "jobs", "s a step", "share of the best product", "GiB, estimate",
-        "all layers: s a memory", "GiB, estimate", "MB a memory", "TFLOP", "s on an H100 (arithmetic)",
+        "all layers: s a memory", "GiB, estimate", "MB a memory", "TFLOP",
         title=f"slices of {LAYERS} layers, 1 with adapters; all layers by arithmetic",
     )  # fmt: skip
     for r in result.rows:
@@ -275,7 +274,7 @@ def table(result: Result) -> Table:
             r.model, str(r.jobs), f"{r.step:.2f}", f"{r.efficiency:.0%}",
             f"{r.peak / 2**30:.1f}, {r.estimated_peak / 2**30:.1f}", f"{r.full_seconds:,.0f}",
             f"{r.full_peak / 2**30:.1f}, {r.full_estimate / 2**30:.1f}", f"{r.adapter / 1e6:.1f}",
-            f"{r.flops / 1e12:.0f}", f"{r.h100:.2f}",
+            f"{r.flops / 1e12:.0f}",
         )  # fmt: skip
     return shown
 

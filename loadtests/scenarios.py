@@ -1,6 +1,7 @@
 """What is asked: prompts, and which mixture each request brings. Pure; one seed, one sequence.
 
-Every scenario asks the same prompts in the same order, so that only the mixtures differ.
+Every scenario asks the same questions in the same order, so that only the mixtures differ, and whether a long
+text that is the same for all stands before them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import numpy.typing as npt
 from vllm_mega.mixture import WEIGHT_STEPS
 from vllm_mega.serving.schemas import FIELD
 
-SCENARIOS = ("base", "one-memory", "zipf", "all-different")
-"""In the order in which they are shown; `base` is what the others are compared with."""
+SCENARIOS = ("base", "one-memory", "zipf", "all-different", "prefix-base", "prefix-different")
+"""In the order in which they are shown."""
+PREFIX = "prefix-"
+"""Scenarios behind a shared text begin so."""
+PREFIX_WORDS = 1600
+"""Of that text: about 2,000 tokens."""
 ZIPF_EXPONENT = 1.1
 WIDTHS = (2, 4)
 """Fewest and most memories in a mixture of `all-different`."""
@@ -88,6 +93,7 @@ _VOCABULARY = [
     "often",
 ]
 
+_DIFFERENT = ("all-different", "different")
 Parts = tuple[tuple[str, float], ...]
 """(id, weight) of each memory; weights are positive and sum to 1."""
 
@@ -98,13 +104,21 @@ class Request:
 
     prompt: str
     mixture: Parts = ()
+    start: int = 0
+    """The character of the prompt from which the mixture acts."""
 
     @property
     def extra(self) -> dict[str, Any]:
         """What it adds to the body of an OpenAI request."""
         if not self.mixture:
             return {}
-        return {FIELD: {"memories": [{"id": id_, "weight": weight} for id_, weight in self.mixture]}}
+        asked: dict[str, Any] = {"memories": [{"id": id_, "weight": weight} for id_, weight in self.mixture]}
+        return {FIELD: asked | ({"start": {"character": self.start}} if self.start else {})}
+
+
+def reference(scenario: str) -> str:
+    """The scenario of the base model that `scenario` is compared with."""
+    return f"{PREFIX}base" if scenario.startswith(PREFIX) else "base"
 
 
 def requests_of(scenario: str, ids: Sequence[str], count: int, seed: int, widest: int) -> list[Request]:
@@ -120,24 +134,29 @@ def requests_of(scenario: str, ids: Sequence[str], count: int, seed: int, widest
     Raises:
         ValueError: an unknown scenario, or fewer memories or slots than it needs.
     """
-    if not ids or (scenario == "all-different" and min(len(ids), widest) < WIDTHS[0]):
+    kind = scenario.removeprefix(PREFIX)
+    if not ids or (kind in _DIFFERENT and min(len(ids), widest) < WIDTHS[0]):
         raise ValueError(f"{scenario}: {len(ids)} memories and {widest} slots are too few")
     # A stream each: what one scenario draws must not move the prompts or another scenario.
-    words, draws = (np.random.default_rng([seed, stream]) for stream in (0, 1))
-    prompts = [_prompt(words) for _ in range(count)]
+    words, draws, shared = (np.random.default_rng([seed, stream]) for stream in range(3))
+    prefix = _sentence(shared, PREFIX_WORDS) if scenario.startswith(PREFIX) else ""
+    questions = [_question(words) for _ in range(count)]
     mixtures: Sequence[Parts]
-    if scenario == "base":
+    if kind == "base":
         mixtures = [()] * count
-    elif scenario == "one-memory":
+    elif kind == "one-memory":
         mixtures = [((ids[0], 1.0),)] * count
-    elif scenario == "zipf":
+    elif kind == "zipf":
         shares = zipf_shares(len(ids))
         mixtures = [((ids[draws.choice(len(ids), p=shares)], 1.0),) for _ in range(count)]
-    elif scenario == "all-different":
+    elif kind in _DIFFERENT:
         mixtures = _different(draws, ids, count, min(WIDTHS[1], len(ids), widest))
     else:
         raise ValueError(f"unknown scenario {scenario!r}: expected one of {', '.join(SCENARIOS)}")
-    return [Request(prompt, mixture) for prompt, mixture in zip(prompts, mixtures, strict=True)]
+    return [
+        Request(f"{prefix} {question}".strip(), mixture, len(prefix))
+        for question, mixture in zip(questions, mixtures, strict=True)
+    ]
 
 
 def zipf_shares(count: int) -> npt.NDArray[np.float64]:
@@ -146,10 +165,12 @@ def zipf_shares(count: int) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-def _prompt(words: np.random.Generator) -> str:
-    length = int(words.integers(WORDS[0], WORDS[1] + 1))
-    text = " ".join(words.choice(_VOCABULARY, length))
-    return text.capitalize() + "."
+def _question(words: np.random.Generator) -> str:
+    return _sentence(words, int(words.integers(WORDS[0], WORDS[1] + 1)))
+
+
+def _sentence(words: np.random.Generator, length: int) -> str:
+    return " ".join(words.choice(_VOCABULARY, length)).capitalize() + "."
 
 
 def _different(draws: np.random.Generator, ids: Sequence[str], count: int, widest: int) -> list[Parts]:

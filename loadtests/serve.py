@@ -22,7 +22,7 @@ from rich.console import Console
 
 from loadtests.bench_client import NEW_TOKENS, BenchClient
 from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.scenarios import SCENARIOS, Request, requests_of
+from loadtests.scenarios import SCENARIOS, Request, reference, requests_of
 from loadtests.summary import Run, ScenarioSummary, summarise, table
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import DEFAULT_NAMESPACE
@@ -34,14 +34,17 @@ from vllm_mega.serving.launch import CPU_SLOTS
 STOP_RESERVE = 10.0
 """Seconds of the time allowed that are kept for stopping the server and writing."""
 EXIT_INTERRUPTED = 130
-MAX_MODEL_LEN = 512
+MAX_MODEL_LEN = 4096
 
 EPILOG = """\
-scenarios, in turn, each with the same prompts (invented, 32 to 64 tokens) and 32 new tokens:
+scenarios, in turn, each with the same questions (invented, 32 to 64 tokens) and 32 new tokens:
   base           the plain model name: no memory
   one-memory     every request the same memory
   zipf           one memory each, drawn by Zipf(1.1)
   all-different  2 to 4 memories each, with weights that no other request has
+  prefix-base, prefix-different
+                 the first and the last behind a text of about 2,000 tokens that all requests share;
+                 memory acts from the question on
 
 Rounds of all scenarios follow each other until the time or --rounds is used up; a round that is cut off
 is left out. Beside the output: OUTPUT's name with .server.log and .client.log.
@@ -275,7 +278,7 @@ def _warm_up(
 
 
 def _model(base: str, scenario: str) -> str:
-    return base if scenario == "base" else f"{base}-mega"
+    return base if scenario == reference(scenario) else f"{base}-mega"
 
 
 def _model_name(url: str) -> str:

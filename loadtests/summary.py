@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
-from loadtests.scenarios import SCENARIOS
+from loadtests.scenarios import SCENARIOS, reference
 
 ERRORS_SHOWN = 3
 
@@ -57,7 +57,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Relative(msgspec.Struct, frozen=True):
-    """Each figure divided by that of `base`; below 1 is better for times, above 1 for rates."""
+    """Each figure by that of the base model (`reference`): below 1 is better for times, above 1 for rates."""
 
     ttft_ms: Latency
     tpot_ms: Latency
@@ -88,8 +88,11 @@ def summarise(runs: Sequence[Run]) -> list[ScenarioSummary]:
     """A summary for each scenario that `runs` has, in the order of SCENARIOS."""
     names = [name for name in SCENARIOS if any(run.scenario == name for run in runs)]
     summaries = [_summary(name, [run for run in runs if run.scenario == name]) for name in names]
-    base = next((summary for summary in summaries if summary.name == "base"), None)
-    return [msgspec.structs.replace(each, relative_to_base=_relative(each, base)) for each in summaries]
+    found = {summary.name: summary for summary in summaries}
+    return [
+        msgspec.structs.replace(each, relative_to_base=_relative(each, found.get(reference(each.name))))
+        for each in summaries
+    ]
 
 
 def _summary(name: str, runs: Sequence[Run]) -> ScenarioSummary:

@@ -1,8 +1,7 @@
-"""The Triton kernels against the reference, under Triton's interpreter on the CPU."""
+"""The Triton kernels against the reference: compiled where there is a GPU, else interpreted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
+from tests.kernels.mixtures import DEVICE, check, layer_of, plan_of, routing, run
 from vllm_mega.engine.routing import NULL_SLOT
-from vllm_mega.kernels import reference
 from vllm_mega.kernels import triton as kernels
 
 JITTED = ("_rank", "_gather", "_shrink", "_expand")
@@ -19,170 +18,69 @@ JITTED = ("_rank", "_gather", "_shrink", "_expand")
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    """Kernels that run on the CPU.
+    """Kernels that run on the CPU, if there is nothing else.
 
     TRITON_INTERPRET=1 would do the same, but for the whole process and what it starts, and only if nothing
     has imported Triton before; other tests boot vLLM.
     """
-    for name in JITTED:
+    for name in JITTED if DEVICE == "cpu" else ():
         monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
-
-
-@dataclass
-class Layer:
-    """Random weights in slots. `pairs[s][p]`: (A [rank, I], B [rank, O_p]), or None."""
-
-    pairs: list[list[tuple[torch.Tensor, torch.Tensor] | None]]
-    inputs: int
-    outs: tuple[int, ...]
-    max_rank: int
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-
-    @property
-    def table(self) -> torch.Tensor:
-        rows = [[kernels.entry(*p, self.max_rank) if p else (0, 0, 0) for p in slot] for slot in self.pairs]
-        return torch.tensor(rows, dtype=torch.int64, device=self.device)
-
-    def tensors(self, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """y [rows, sum of outs], x [rows, I]."""
-        g = torch.Generator().manual_seed(seed)
-        shapes = (rows, sum(self.outs)), (rows, self.inputs)
-        y, x = (torch.randn(shape, generator=g).to(self.device, self.dtype) for shape in shapes)
-        return y, x
-
-    def expected(
-        self, y: torch.Tensor, x: torch.Tensor, slot: np.ndarray, weight: np.ndarray
-    ) -> torch.Tensor:
-        """What the definition says, in float32; rows behind the table's are unchanged."""
-        T, parts = len(slot), []
-        for p, columns in enumerate(y.float().split(self.outs, dim=1)):
-            part, rank = columns.clone(), self.max_rank
-            a = torch.zeros(len(self.pairs), rank, self.inputs, device=self.device)
-            b = torch.zeros(len(self.pairs), part.shape[1], rank, device=self.device)
-            for s, slices in enumerate(self.pairs):
-                if slices[p] is not None:
-                    r = slices[p][0].shape[0]
-                    a[s, :r], b[s, :, :r] = slices[p][0], slices[p][1].T
-            routing = torch.from_numpy(slot), torch.from_numpy(weight)
-            part[:T] = reference.add_mixture(part[:T], x[:T], a, b, *routing)
-            parts.append(part)
-        return torch.cat(parts, dim=1)
-
-
-def _layer(ranks, inputs, outs, *, max_rank=16, dtype=torch.float32, device="cpu", seed=0) -> Layer:
-    """`ranks[s]` is the rank of slot s in all slices, or one for each slice."""
-    g = torch.Generator().manual_seed(seed)
-
-    def pair(rank, out):
-        a = torch.randn(rank, inputs, generator=g) / inputs**0.5
-        b = torch.randn(rank, out, generator=g) / max(rank, 1) ** 0.5
-        return (a.to(device, dtype), b.to(device, dtype)) if rank else None
-
-    rows = [[r] * len(outs) if isinstance(r, int) else r for r in ranks]
-    pairs = [[pair(r, o) for r, o in zip(row, outs, strict=True)] for row in rows]
-    return Layer(pairs, inputs, outs, max_rank, dtype, device)
-
-
-def _routing(kind: str, tokens: int, width: int, slots: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """slot [T, K], weight [T, K] of one kind of step."""
-    rng = np.random.default_rng(seed)
-    if kind == "decode":  # every token a different mixture, every third none
-        lengths = [1] * tokens
-    elif kind == "prefill":
-        lengths = [tokens]
-    else:  # mixed
-        lengths = [1, 1, tokens // 2, 1, tokens - tokens // 2 - 3]
-    slot = np.stack([rng.permutation(max(slots, width))[:width] for _ in lengths])
-    slot[slot >= slots] = NULL_SLOT
-    slot[rng.random(slot.shape) < 0.2] = NULL_SLOT  # holes, anywhere in the row
-    slot[2::3] = NULL_SLOT
-    weight = rng.integers(-64, 65, slot.shape) / 64
-    return (
-        np.repeat(slot, lengths, axis=0).astype(np.int32),
-        np.repeat(weight, lengths, axis=0).astype(np.float32),
-    )
-
-
-def _plan(layer: Layer, tokens: int, width: int) -> kernels.Plan:
-    return kernels.Plan(tokens, width, layer.max_rank, len(layer.outs), layer.device)
-
-
-def _run(layer, y, x, slot, weight, plan=None):
-    plan = plan or _plan(layer, x.shape[0], slot.shape[1])
-    plan.update(slot, weight)
-    out = y.clone()
-    kernels.add_mixture(out, x, layer.table, layer.outs, plan)
-    return out
-
-
-def _check(layer: Layer, slot: np.ndarray, weight: np.ndarray, *, rows: int = 0, plan=None, tolerance=1e-5):
-    """One step against the definition; `rows` more rows than the table has."""
-    y, x = layer.tensors(len(slot) + rows)
-    out = _run(layer, y, x, slot, weight, plan)
-    want = layer.expected(y, x, slot, weight)
-    assert (out.float() - want).norm() <= tolerance * want.norm()
-    assert (out.float() - want).abs().max() <= 8 * tolerance * want.abs().max()
-    null = np.ones(len(y), dtype=bool)
-    null[: len(slot)] = ~((slot >= 0) & (weight != 0)).any(axis=1)
-    assert torch.equal(out[null].view(torch.uint8), y[null].view(torch.uint8)), "bit for bit"
-    return out
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill", "mixed"])
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("outs", [(40,), (48, 16), (40, 136, 7)])
 def test_equals_the_reference(kind, width, outs):
-    layer = _layer([1, 16, 3, 8, 5], 72, outs)
-    _check(layer, *_routing(kind, 13 if kind == "decode" else 45, width, 5))
+    layer = layer_of([1, 16, 3, 8, 5], 72, outs)
+    check(layer, *routing(kind, 13 if kind == "decode" else 45, width, 5))
 
 
 @pytest.mark.parametrize("inputs", [1, 127, 128, 300])
 def test_any_number_of_input_features(inputs):
-    layer = _layer([2, 9], inputs, (129,), max_rank=9)
-    _check(layer, *_routing("mixed", 20, 2, 2))
+    layer = layer_of([2, 9], inputs, (129,), max_rank=9)
+    check(layer, *routing("mixed", 20, 2, 2))
 
 
 def test_a_mixture_wider_than_a_tile_of_ranks():
-    layer = _layer([40, 7, 33, 1, 40], 24, (8, 16), max_rank=40)
+    layer = layer_of([40, 7, 33, 1, 40], 24, (8, 16), max_rank=40)
     slot = np.array([[0, 1, 2, 4], [4, 2, 3, 0]], dtype=np.int32)
-    _check(layer, slot, np.full(slot.shape, 0.5, dtype=np.float32))
+    check(layer, slot, np.full(slot.shape, 0.5, dtype=np.float32))
 
 
 def test_a_slot_may_leave_slices_alone():
-    layer = _layer([(4, 0), (0, 3), (0, 0), (2, 5)], 24, (16, 24))
-    _check(layer, *_routing("decode", 12, 3, 4))
+    layer = layer_of([(4, 0), (0, 3), (0, 0), (2, 5)], 24, (16, 24))
+    check(layer, *routing("decode", 12, 3, 4))
     slot, weight = np.array([[2], [0]], dtype=np.int32), np.ones((2, 1), dtype=np.float32)
     y, x = layer.tensors(2)
     y[:] = -0.0
-    out = _run(layer, y, x, slot, weight)
+    out = run(layer, y, x, slot, weight)
     assert torch.signbit(out[0]).all()
     assert torch.signbit(out[1, 16:]).all(), "not even -0.0 becomes 0.0"
     assert (out[1, :16] != 0).all()
 
 
 def test_a_step_without_any_mixture():
-    layer = _layer([4], 24, (16,))
+    layer = layer_of([4], 24, (16,))
     slot = np.full((5, 2), NULL_SLOT, dtype=np.int32)
-    _check(layer, slot, np.ones(slot.shape, dtype=np.float32), rows=2)
-    _check(layer, slot[:, :0], np.ones((5, 0), dtype=np.float32))
-    _check(layer, slot[:0], np.ones((0, 2), dtype=np.float32), rows=2)
+    check(layer, slot, np.ones(slot.shape, dtype=np.float32), rows=2)
+    check(layer, slot[:, :0], np.ones((5, 0), dtype=np.float32))
+    check(layer, slot[:0], np.ones((0, 2), dtype=np.float32), rows=2)
 
 
 def test_rows_behind_the_tokens_are_untouched_and_a_smaller_step_forgets_the_larger():
-    layer = _layer([1, 6, 3], 40, (24, 8))
-    plan = _plan(layer, 64, 4)
+    layer = layer_of([1, 6, 3], 40, (24, 8))
+    plan = plan_of(layer, 64, 4)
     buffers = [t.data_ptr() for t in (plan.blocks, plan.weights, plan.hidden)]
-    _check(layer, *_routing("mixed", 60, 3, 3), plan=plan)
-    _check(layer, *_routing("decode", 7, 2, 3), rows=53, plan=plan)
-    _check(layer, *_routing("prefill", 3, 1, 3), rows=57, plan=plan)
+    check(layer, *routing("mixed", 60, 3, 3), plan=plan)
+    check(layer, *routing("decode", 7, 2, 3), rows=53, plan=plan)
+    check(layer, *routing("prefill", 3, 1, 3), rows=57, plan=plan)
     assert [t.data_ptr() for t in (plan.blocks, plan.weights, plan.hidden)] == buffers
 
 
 def test_fewer_rows_than_tokens_are_never_overrun():
-    layer = _layer([4], 24, (16,))
+    layer = layer_of([4], 24, (16,))
     slot, weight = np.zeros((9, 1), dtype=np.int32), np.ones((9, 1), dtype=np.float32)
-    plan = _plan(layer, 9, 1)
+    plan = plan_of(layer, 9, 1)
     plan.update(slot, weight)
     y, x = layer.tensors(9)
     out = y.clone()
@@ -194,57 +92,57 @@ def test_fewer_rows_than_tokens_are_never_overrun():
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's NumPy
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_broken_adapter_or_token_is_nobody_elses_problem(bad):
-    layer = _layer([4, 5, 3], 40, (24, 8))
+    layer = layer_of([4, 5, 3], 40, (24, 8))
     slot = np.array([[0, 2], [2, -1], [1, -1], [1, 2], [2, 0], [0, -1], [-1, 1]], dtype=np.int32)
     weight = np.array([[1, 0], [1, 1], [1, 1], [1, 1], [1, 1], [1, 1], [1, 0]], dtype=np.float32)
     y, x = layer.tensors(7)
-    want = _run(layer, y, x, slot, weight)
+    want = run(layer, y, x, slot, weight)
     for a, b in layer.pairs[2]:
         a[:], b[:] = bad, bad
-    plan = _plan(layer, 7, 2)
+    plan = plan_of(layer, 7, 2)
     plan.hidden[:] = bad  # what an earlier step left
-    out = _run(layer, y, x, slot, weight, plan)
+    out = run(layer, y, x, slot, weight, plan)
     uses = np.array([False, True, False, True, True, False, False])
     assert torch.equal(out[~uses], want[~uses])
     assert not torch.isfinite(out[uses]).any()
 
     slot, weight = np.zeros((7, 2), dtype=np.int32), np.ones((7, 2), dtype=np.float32)
-    want = _run(layer, y, x, slot, weight)
+    want = run(layer, y, x, slot, weight)
     x[3] = bad
-    out = _run(layer, y, x, slot, weight)
+    out = run(layer, y, x, slot, weight)
     assert torch.equal(out[[0, 1, 2, 4, 5, 6]], want[[0, 1, 2, 4, 5, 6]]), "tokens of one block"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
 def test_half_precision_rounds_once(dtype, tolerance):
-    layer = _layer([1, 16, 7], 72, (40, 24), dtype=dtype)
-    slot, weight = _routing("mixed", 40, 3, 3)
-    out = _check(layer, slot, weight, tolerance=tolerance)
+    layer = layer_of([1, 16, 7], 72, (40, 24), dtype=dtype)
+    slot, weight = routing("mixed", 40, 3, 3)
+    out = check(layer, slot, weight, tolerance=tolerance)
     y, x = layer.tensors(40)
     want = layer.expected(y, x, slot, weight).to(dtype)
-    if dtype == torch.float16:  # the interpreter cuts bfloat16 off where a GPU rounds
+    if dtype == torch.float16 or DEVICE == "cuda":  # the interpreter cuts bfloat16 off where a GPU rounds
         assert (out == want).float().mean() > 0.98, "equal to the rounded float32 result, but for ties"
 
 
 @pytest.mark.parametrize("kind", ["decode", "mixed"])
 def test_batched_equals_alone(kind):
-    layer = _layer([1, 16, 3], 300, (40, 24))
-    slot, weight = _routing(kind, 12, 3, 3)
+    layer = layer_of([1, 16, 3], 300, (40, 24))
+    slot, weight = routing(kind, 12, 3, 3)
     y, x = layer.tensors(12)
-    together = _run(layer, y, x, slot, weight)
+    together = run(layer, y, x, slot, weight)
     for t in range(12):
         one = slice(t, t + 1)
-        alone = _run(layer, y[one], x[one], slot[one], weight[one])
+        alone = run(layer, y[one], x[one], slot[one], weight[one])
         torch.testing.assert_close(alone, together[one], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_may_be_parts_of_wider_ones():
-    layer = _layer([4, 2], 24, (16, 8))
-    slot, weight = _routing("mixed", 9, 2, 2)
+    layer = layer_of([4, 2], 24, (16, 8))
+    slot, weight = routing("mixed", 9, 2, 2)
     y, x = layer.tensors(9)
-    wide_y, wide_x = torch.randn(9, 40), torch.randn(9, 31)
+    wide_y, wide_x = torch.randn(9, 40, device=DEVICE), torch.randn(9, 31, device=DEVICE)
     wide_y[:, 5:29], wide_x[:, 3:27] = y, x
-    before, plan = wide_y.clone(), _plan(layer, 9, 2)
+    before, plan = wide_y.clone(), plan_of(layer, 9, 2)
     plan.update(slot, weight)
     kernels.add_mixture(wide_y[:, 5:29], wide_x[:, 3:27], layer.table, layer.outs, plan)
     torch.testing.assert_close(wide_y[:, 5:29], layer.expected(y, x, slot, weight))
@@ -253,8 +151,8 @@ def test_rows_may_be_parts_of_wider_ones():
 
 
 def test_a_compiled_graph_reads_the_plan_of_the_moment():
-    layer = _layer([4, 2], 24, (16, 8))
-    plan, table = _plan(layer, 9, 2), layer.table
+    layer = layer_of([4, 2], 24, (16, 8))
+    plan, table = plan_of(layer, 9, 2), layer.table
 
     def forward(y, x):
         out = y * 2
@@ -264,7 +162,7 @@ def test_a_compiled_graph_reads_the_plan_of_the_moment():
     compiled = torch.compile(forward, backend="aot_eager", fullgraph=True)
     y, x = layer.tensors(9)
     for step, kind in enumerate(("mixed", "decode", "prefill")):
-        slot, weight = _routing(kind, 9 - step, 2, 2)
+        slot, weight = routing(kind, 9 - step, 2, 2)
         plan.update(slot, weight)
         with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
             torch.testing.assert_close(compiled(y, x), layer.expected(y * 2, x, slot, weight) + 1)
@@ -298,10 +196,10 @@ def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
 
     for name in ("_shrink", "_expand"):
         monkeypatch.setattr(kernels, name, Recorder())
-    layer = _layer([4, 2], 24, (16, 8))
-    plan, table, (y, x) = _plan(layer, 64, 4), layer.table, layer.tensors(64)
+    layer = layer_of([4, 2], 24, (16, 8))
+    plan, table, (y, x) = plan_of(layer, 64, 4), layer.table, layer.tensors(64)
     for kind, tokens, width in (("decode", 3, 1), ("prefill", 64, 2), ("mixed", 60, 2)):
-        plan.update(*_routing(kind, tokens, width, 2))
+        plan.update(*routing(kind, tokens, width, 2))
         kernels.add_mixture(y, x, table, layer.outs, plan)
     calls = [
         (grid, [a.data_ptr() if torch.is_tensor(a) else a for a in args], constants)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from loadtests.scenarios import SCENARIOS, WIDTHS, requests_of
+from loadtests.scenarios import PREFIX_WORDS, SCENARIOS, WIDTHS, reference, requests_of
 
 IDS = [f"room-{n}" for n in range(16)]
 
@@ -17,9 +17,21 @@ def test_the_same_seed_gives_the_same_requests(name: str) -> None:
     assert requests_of(name, IDS, 30, 1, 8) != requests_of(name, IDS, 30, 2, 8)
 
 
-def test_all_scenarios_have_the_same_prompts() -> None:
-    prompts = {tuple(r.prompt for r in requests_of(name, IDS, 20, 0, 8)) for name in SCENARIOS}
-    assert len(prompts) == 1
+def test_all_scenarios_have_the_same_questions() -> None:
+    asked = [requests_of(name, IDS, 20, 0, 8) for name in SCENARIOS]
+    assert len({tuple(r.prompt[r.start :].strip() for r in requests) for requests in asked}) == 1
+
+
+def test_a_prefix_is_shared_and_memory_acts_behind_it() -> None:
+    base, ours = (requests_of(f"prefix-{kind}", IDS, 20, 0, 8) for kind in ("base", "different"))
+    assert [r.prompt for r in base] == [r.prompt for r in ours]
+    assert len({r.prompt[: r.start] for r in ours}) == 1
+    assert len(ours[0].prompt[: ours[0].start].split()) == PREFIX_WORDS
+    assert [r.mixture for r in ours] == [r.mixture for r in requests_of("all-different", IDS, 20, 0, 8)]
+    assert ours[0].extra["mega"]["start"] == {"character": ours[0].start}
+    assert base[0].extra == {}
+    assert "start" not in requests_of("zipf", IDS, 1, 0, 8)[0].extra["mega"]
+    assert (reference("prefix-different"), reference("zipf")) == ("prefix-base", "base")
 
 
 def test_zipf_prefers_the_first() -> None:

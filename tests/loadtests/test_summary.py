@@ -49,6 +49,14 @@ def test_a_scenario_is_compared_with_the_base_model() -> None:
     assert zipf.tpot_ms.p50 == pytest.approx(200)
 
 
+def test_behind_a_prefix_the_base_model_stands_behind_it_too() -> None:
+    samples = {"base": 0.1, "prefix-base": 0.4, "prefix-different": 0.44}
+    runs = [Run(name, 1.0, (Sample(ttft, 1 + ttft, 11),)) for name, ttft in samples.items()]
+    *_, ours = summarise(runs)
+    assert ours.relative_to_base is not None
+    assert ours.relative_to_base.ttft_ms.p50 == 1.1
+
+
 def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", figure(3.5))
     assert b'"tokens_per_s": 3.5' in (tmp_path / "a.json").read_bytes()

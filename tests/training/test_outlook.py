@@ -19,7 +19,7 @@ from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.training import estimate, session
 from vllm_mega.training import outlook as module
 from vllm_mega.training.estimate import Shape, Tokens, flops, most_jobs, peak_bytes
-from vllm_mega.training.outlook import checkpoint_shape, outlook, tokens_of
+from vllm_mega.training.outlook import checkpoint_shape, outlook, seconds_of, tokens_of
 from vllm_mega.training.scale_out import LocalFitter
 from vllm_mega.training.session import prepare, train
 from vllm_mega.training.settings import TrainSettings
@@ -136,3 +136,10 @@ def test_the_command_prints_and_loads_no_weights(
     monkeypatch.setattr(module, "most_jobs", lambda *_: 2)
     assert main(words) == 0
     assert "too little, choose --jobs 2" in capsys.readouterr().out
+
+
+def test_a_gpu_takes_as_long_as_one_was_measured_to() -> None:
+    """Llama-3.1-8B's shape, 24 steps, on an H200: 1, 4 and 8 memories side by side."""
+    for jobs, products, measured in ((1, 117e12, 3.11), (4, 107e12, 0.97), (8, 107e12, 0.76)):
+        settings = TrainSettings(jobs=jobs, layers=11)
+        assert seconds_of(products, 782e12, "cuda", settings, 24) == pytest.approx(measured, rel=0.2)

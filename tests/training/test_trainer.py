@@ -76,11 +76,11 @@ def test_company_changes_rounding_only(tiny: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_was_trained_before_changes_nothing(tiny: Path) -> None:
-    trainer = Trainer(tiny, SHORT)
+    trainer = Trainer(tiny, SHORT, "cpu")
     first = fits(trainer, BELL, LAMP)
     fits(trainer, KETTLE)
     again = fits(trainer, BELL, LAMP)
-    fresh = fits(Trainer(tiny, SHORT), BELL, LAMP)
+    fresh = fits(Trainer(tiny, SHORT, "cpu"), BELL, LAMP)
     assert all(same(*pair) for other in (again, fresh) for pair in zip(first, other, strict=True))
 
 
@@ -173,7 +173,7 @@ def test_gradients_of_a_step_are_those_of_transformers(
         for name, lora in trainer.stack.modules.items():
             rows = slice(n * lora.rank, (n + 1) * lora.rank)
             assert lora.B.grad is not None
-            torch.testing.assert_close(lora.B.grad[rows].T, wanted[name], rtol=2e-3, atol=2e-5)
+            torch.testing.assert_close(lora.B.grad[rows].T.cpu(), wanted[name], rtol=2e-3, atol=2e-5)
 
 
 def reference_gradients(
@@ -184,7 +184,7 @@ def reference_gradients(
     model.requires_grad_(requires_grad=False)
     start, bs = 0, {}
     for name, lora in trainer.stack.modules.items():
-        a, b = (part.detach().clone() for part in lora.of(n))
+        a, b = (part.detach().cpu().clone() for part in lora.of(n))
         bs[name] = b.requires_grad_()
         model.get_submodule(name).register_forward_hook(
             lambda _m, inputs, out, a=a, b=b: torch.cat(

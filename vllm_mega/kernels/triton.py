@@ -1,7 +1,8 @@
 """The GPU path: two Triton kernels, and the plan of a step that they read.
 
-Tested under Triton's interpreter on a CPU only: never compiled for a GPU, never run on one. Its block sizes
-are reasoned, not measured.
+Tested under Triton's interpreter on CPUs, and compiled on an H200 (`pytest -m gpu tests/kernels`); never
+within vLLM's engine there. Its block sizes are reasoned, not tuned: docs/performance.md says what a step
+takes.
 
 Weights are read where they lie. A layer is a table of addresses on the device, `table` int64 [S, P, 3]:
 (address of A, address of B, rank) by slot and output slice; A is [rank, I], B is [rank, O_p], scaling

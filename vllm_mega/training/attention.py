@@ -108,7 +108,7 @@ class _Attend(torch.autograd.Function):
             qs = _gather(q, queries, groups, segment)
             ks, vs = (_gather(x, segment.keys, groups, segment) for x in (k, v))
             p = _probabilities(qs @ ks.transpose(-1, -2), mask, rule)
-            _scatter(out, p @ vs, queries)
+            _scatter(out, p @ vs, queries, segment)
             kept += (queries, qs, ks, vs, p)
         ctx.save_for_backward(*kept)
         ctx.segments, ctx.rule, ctx.shapes = segments, rule, (q.shape, k.shape)
@@ -127,7 +127,7 @@ class _Attend(torch.autograd.Function):
             do = _gather(grad, queries, small[1], segment)
             _scatter_add(dv, p.transpose(-1, -2) @ do, segment.keys)
             ds = _scores_grad(do @ vs.transpose(-1, -2), p, qs, ks, ctx.rule)
-            _scatter(dq, ds @ ks, queries)
+            _scatter(dq, ds @ ks, queries, segment)
             _scatter_add(dk, ds.transpose(-1, -2) @ qs, segment.keys)
         return dq, dk.to(grad.dtype), dv.to(grad.dtype), None, None, None
 
@@ -171,14 +171,15 @@ def _gather(x: Tensor, index: Tensor, groups: int, segment: Segments) -> Tensor:
     return found.permute(2, 0, 3, 1, 4).reshape(groups, segments, -1, x.shape[2])
 
 
-def _scatter(out: Tensor, block: Tensor, index: Tensor) -> None:
-    """The inverse of `_gather`: [G, E, H/G * W, d] into `out`, [T, H, d]."""
+def _scatter(out: Tensor, block: Tensor, index: Tensor, segment: Segments) -> None:
+    """The inverse of `_gather` for queries: [G, E, H/G * W, d] into `out`, [T, H, d]."""
     if kernels.usable(out, block):
         kernels.scatter_(out, block, index)
         return
     groups, segments, _, size = block.shape
     found = block.view(groups, segments, out.shape[1] // groups, -1, size).permute(1, 3, 0, 2, 4)
-    out[index[index >= 0]] = found.reshape(-1, *out.shape[1:])[index >= 0]
+    # No mask: a GPU would have to be waited for until it is known how many there are.
+    out[segment.targets] = found.reshape(-1, *out.shape[1:])[segment.rows]
 
 
 def _scatter_add(out: Tensor, block: Tensor, index: Tensor) -> None:

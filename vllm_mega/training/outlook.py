@@ -40,13 +40,17 @@ CPU_OTHERS = 6e11
 """Beside the products a CPU moves memory, for as long as they would take at this speed (in multiplications
 and additions a second): SmolLM2-135M reaches 14 % of 3.6e12 where products are fast, 56 to 62 % of 5.4e11
 where they are not."""
-GPU_EFFICIENCY = 0.3
-"""The part of the fastest product that training on a GPU is taken to reach: nobody has measured it."""
+GPU_SHARE = 0.3
+"""A GPU computes at this part of its fastest product, and beside that ..."""
+GPU_LAYER = 0.01
+"""... each layer with adapters takes so many seconds a step to be sent to it, for one memory or for eight:
+both are from Llama-3.1-8B's shape on an H200."""
 SAMPLE = 16
 """Memories whose tokens are counted; the others are taken to be like them."""
 PROBE = 0.5
 """Seconds that the probe multiplies for."""
-_CUBE = 2048
+_CUBES = {"cpu": 2048, "cuda": 8192}
+"""Rows of the probe's matrices: enough for full speed."""
 
 
 class Outlook(NamedTuple):
@@ -95,8 +99,8 @@ def outlook(
     tokens = tokens_of(plan.missing or plan.there, plan.chat, settings)
     width, free, speed = dtype.itemsize, free_bytes(device), probe(dtype, device)
     steps = min(STEPS, settings.max_steps)
-    reached = 1 / (1 + speed / CPU_OTHERS) if device == "cpu" else GPU_EFFICIENCY
-    seconds = flops(shape, tokens, settings).memory(steps) / (speed * reached)
+    products = flops(shape, tokens, settings).memory(steps)
+    seconds = seconds_of(products, speed, device, settings, steps)
     return Outlook(
         len(plan.missing),
         len(plan.there),
@@ -107,10 +111,26 @@ def outlook(
         most_jobs(shape, tokens, settings, width, free),
         min(seconds, settings.seconds or math.inf),
         speed / 1e9,
-        reached,
+        products / seconds / speed,
         device,
         str(dtype).removeprefix("torch."),
     )
+
+
+def seconds_of(products: float, speed: float, device: str, settings: TrainSettings, steps: int) -> float:
+    """Of one memory, as one of `settings.jobs`.
+
+    Args:
+        products: multiplications and additions of it.
+        speed: of the fastest product, a second.
+        device: "cpu" or "cuda".
+        settings: resolved.
+        steps: of its training.
+    """
+    if device == "cpu":
+        return products / speed + products / CPU_OTHERS
+    assert settings.layers is not None
+    return products / (speed * GPU_SHARE) + steps * settings.layers * GPU_LAYER / settings.jobs
 
 
 def checkpoint_shape(plan: Plan) -> Shape:
@@ -179,7 +199,8 @@ def free_bytes(device: str) -> float:
 
 def probe(dtype: torch.dtype, device: str, seconds: float = PROBE) -> float:
     """Multiplications and additions a second of a large square product, the fastest call."""
-    x = torch.randn(_CUBE, _CUBE, device=device).to(dtype)
+    size = _CUBES[device]
+    x = torch.randn(size, size, device=device).to(dtype)
     best, end, calls = math.inf, time.perf_counter() + seconds, 0
     while time.perf_counter() < end or calls < 3:
         started = time.perf_counter()
@@ -187,4 +208,4 @@ def probe(dtype: torch.dtype, device: str, seconds: float = PROBE) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         best, calls = min(best, time.perf_counter() - started), calls + 1
-    return 2.0 * _CUBE**3 / best
+    return 2.0 * size**3 / best

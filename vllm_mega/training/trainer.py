@@ -26,9 +26,9 @@ class Trainer(FrozenModel):
     def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
         """Train an adapter for each job: (index into `jobs`, what became of it), in the order of finishing.
 
-        The same jobs in the same order give the same tensors on the same machine. Which jobs share a round
-        changes them a little, as the number of threads may: sums are taken in another order, and tokens that
-        are likely for one are looked at for all (see `loss`).
+        The same jobs in the same order give the same tensors on the same CPU; a GPU adds up in another order
+        each time. Which jobs share a round changes them a little, as the number of threads may: sums are
+        taken in another order, and tokens that are likely for one are looked at for all (see `loss`).
 
         Raises:
             TrainingError: a loss that is not finite.
