@@ -29,6 +29,7 @@ from loadtests.machine import Machine, this_machine
 from loadtests.program import run
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import model_config, resolve_model
+from vllm_mega.models.architectures import architecture
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.training.estimate import STEPS, Shape, Tokens, flops, peak_bytes, shape_of
 from vllm_mega.training.job import memory_job
@@ -73,7 +74,8 @@ class Dimensions(msgspec.Struct, frozen=True):
         """With these linear modules and a vocabulary of `words`."""
         hidden = self.config["hidden_size"]
         total = sum(o * i for o, i in linear.values()) + 2 * hidden * words
-        return shape_of(linear, settings, total=total, hidden=hidden, vocabulary=words)
+        mlp = architecture(self.config).mlp
+        return shape_of(linear, settings, total=total, hidden=hidden, vocabulary=words, mlp=mlp)
 
 
 LLAMA = Dimensions("Llama-3.1-8B", {

@@ -67,7 +67,7 @@ def test_the_adapter_is_asked_from_start_on(
     """Logits of two adapters with different starts, against PEFT's; and that the start matters."""
     trainer, fits, texts = trained
     adapters = [fit.tensors for fit in fits[:2]]
-    ids = torch.tensor([texts[0].prompt, texts[1].prompt])
+    ids = torch.tensor([texts[0].prompt, texts[1].prompt], device=trainer.device)
 
     def logits(*starts: int) -> torch.Tensor:
         with (
