@@ -12,8 +12,10 @@ import pytest
 import vllm
 
 from vllm_mega.engine import upstream
+from vllm_mega.engine.configuration import SCHEDULER, WORKER_EXTENSION
+from vllm_mega.engine.patch import Patch
 from vllm_mega.engine.settings import settings_of
-from vllm_mega.engine.upstream import PATCHES, Patch
+from vllm_mega.engine.upstream import PATCHES
 from vllm_mega.errors import ConfigError, UpstreamError
 
 
@@ -71,7 +73,10 @@ def test_every_patch_fits_this_vllm_and_says_why():
     upstream.apply()
     upstream.apply_to_server()
     upstream.apply_to_server()
-    assert all(p.why and p.until for p in (*PATCHES, *upstream.SERVER_PATCHES))
+    for runner in (*upstream.RUNNER_PATCHES, *upstream.RUNNER_PATCHES):
+        runner.apply()
+    patches = (*PATCHES, *upstream.RUNNER_PATCHES, *upstream.SERVER_PATCHES)
+    assert all(p.why and p.until for p in patches)
 
 
 def test_the_patch_for_cuda_fits_this_vllm():
@@ -93,7 +98,7 @@ def test_on_cuda_the_same_is_asked_of_a_configuration():
     config = platform_config(additional_config={})
     config.additional_config = {"mega": {"bank": "b"}}
     upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
-    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
+    assert config.scheduler_config.scheduler_cls == SCHEDULER
 
 
 def test_settings_are_read_from_the_engine_configuration():
@@ -101,6 +106,14 @@ def test_settings_are_read_from_the_engine_configuration():
     assert settings_of(SimpleNamespace(additional_config={"mega": {"bank": "b"}})).bank == "b"
     with pytest.raises(ConfigError, match="unknown field `bnak`"):
         settings_of(SimpleNamespace(additional_config={"mega": {"bnak": "b"}}))
+
+
+def parallel(extension: str = "", *, pipeline: int = 1, context: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(
+        worker_extension_cls=extension,
+        pipeline_parallel_size=pipeline,
+        prefill_context_parallel_size=context,
+    )
 
 
 def platform_config(**changes):
@@ -111,8 +124,9 @@ def platform_config(**changes):
         compilation_config=SimpleNamespace(mode=CompilationMode.VLLM_COMPILE),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
         lora_config=object(),
-        parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=1),
+        parallel_config=parallel(),
         model_config=SimpleNamespace(enable_sleep_mode=False, is_moe=False),
+        kv_transfer_config=None,
     )
     vars(config).update(changes)
 
@@ -127,18 +141,16 @@ def test_our_configuration_gets_our_scheduler_and_keeps_compilation():
     from vllm.config import CompilationMode
 
     config = platform_config()
-    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
+    assert config.scheduler_config.scheduler_cls == SCHEDULER
     assert config.compilation_config.mode == CompilationMode.DYNAMO_TRACE_ONCE
-    assert config.parallel_config.worker_extension_cls == upstream.WORKER_EXTENSION
+    assert config.parallel_config.worker_extension_cls == WORKER_EXTENSION
 
 
 def test_only_an_extension_that_is_not_ours_is_told(caplog: pytest.LogCaptureFixture):
     def config(extension: str) -> None:
-        platform_config(
-            parallel_config=SimpleNamespace(worker_extension_cls=extension, pipeline_parallel_size=1)
-        )
+        platform_config(parallel_config=parallel(extension))
 
-    config(upstream.WORKER_EXTENSION)
+    config(WORKER_EXTENSION)
     assert not caplog.records
     config("other.Extension")
     assert "other.Extension, so /mega/metrics has nothing to tell" in caplog.text
@@ -156,11 +168,32 @@ def test_configurations_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="enable-lora"):
         platform_config(lora_config=None)
     with pytest.raises(ConfigError, match="pipeline"):
-        platform_config(parallel_config=SimpleNamespace(worker_extension_cls="", pipeline_parallel_size=2))
+        platform_config(parallel_config=parallel(pipeline=2))
+    with pytest.raises(ConfigError, match="context parallelism"):
+        platform_config(parallel_config=parallel(context=2))
     with pytest.raises(ConfigError, match="scheduler_cls"):
         platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))
     with pytest.raises(ConfigError, match="sleep"):
         platform_config(model_config=SimpleNamespace(enable_sleep_mode=True, is_moe=False))
+
+
+@pytest.mark.parametrize("name", ["ExampleConnector", "LMCacheConnectorV1"])
+def test_connectors_that_know_kv_by_its_tokens_alone_are_refused(name):
+    alone = SimpleNamespace(kv_connector=name, kv_connector_extra_config={})
+    nested = SimpleNamespace(
+        kv_connector="MultiConnector",
+        kv_connector_extra_config={
+            "connectors": [{"kv_connector": "OffloadingConnector"}, {"kv_connector": name}]
+        },
+    )
+    for transfer in (alone, nested):
+        with pytest.raises(ConfigError, match=f"{name} finds KV by its tokens alone"):
+            platform_config(kv_transfer_config=transfer)
+
+
+def test_connectors_that_ask_for_block_hashes_are_welcome():
+    transfer = SimpleNamespace(kv_connector="OffloadingConnector", kv_connector_extra_config=None)
+    assert platform_config(kv_transfer_config=transfer).scheduler_config.scheduler_cls == SCHEDULER
 
 
 def test_experts_are_refused_on_cpus_and_not_on_cuda():
@@ -170,4 +203,4 @@ def test_experts_are_refused_on_cpus_and_not_on_cuda():
     config = platform_config(additional_config={}, model_config=experts)  # stock
     config.additional_config = {"mega": {"bank": "b"}}
     upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
-    assert config.scheduler_config.scheduler_cls == upstream.SCHEDULER
+    assert config.scheduler_config.scheduler_cls == SCHEDULER

@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_mega.engine.configuration import WORKER_EXTENSION
 from vllm_mega.engine.residency import Residency
-from vllm_mega.engine.upstream import WORKER_EXTENSION
 from vllm_mega.serving.metrics import exposition, router
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.engine.start import check_start
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture, is_mixture_path
 
@@ -81,6 +83,21 @@ def check_width(request: LoRARequest | None, slots: int) -> None:
             "ask for fewer memories (top_k), or start the engine with a larger max_loras",
             "mega.memories",
         )
+
+
+def check_request(request: Any, slots: int) -> None:
+    """Refuse a request for a mixture that the engine could not run.
+
+    Args:
+        request: an EngineCoreRequest.
+        slots: of the engine.
+
+    Raises:
+        MixtureError: see `check_width`, `check_start`.
+    """
+    check_width(request.lora_request, slots)
+    prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
+    check_start(request, len(prompt))
 
 
 class MixtureIds:

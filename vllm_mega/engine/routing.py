@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +35,22 @@ def routing_table(
         for k, (s, w) in enumerate(row):
             slot[n, k], weight[n, k] = s, w
     return slot[inverse], weight[inverse]
+
+
+def token_ids(
+    ids: NDArray[Any], computed: NDArray[Any], scheduled: NDArray[Any], starts: NDArray[Any]
+) -> NDArray[Any]:
+    """The adapter id of every token of a step, request by request: 0 for the tokens before start.
+
+    Args:
+        ids: [N] adapter id of every request.
+        computed: [N] position of its first token in the step.
+        scheduled: [N] number of its tokens in the step; they sum up to T.
+        starts: [N] position from which its adapter acts.
+
+    Returns:
+        [T], of the type of `ids`.
+    """
+    before = np.clip(starts - computed, 0, scheduled)
+    lengths = np.stack([before, scheduled - before], axis=1)
+    return np.stack([np.zeros_like(ids), ids], axis=1).repeat(lengths.ravel())

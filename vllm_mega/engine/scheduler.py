@@ -14,6 +14,7 @@ from vllm.v1.request import Request
 from vllm_mega.engine.adapters import MixtureIds, adapters_of, check_width, mixture_of
 from vllm_mega.engine.admission import Admission
 from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.events import ToldApart
 from vllm_mega.engine.holding import HeldPath, Holder
 from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.errors import ConfigError
@@ -26,6 +27,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
     """Runs a request only when all its adapters fit the slots beside those of the running ones."""
 
     lora_config: Any
+    kv_event_publisher: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,6 +40,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._holder = Holder()
         self._needs: dict[str, Mixture] = {}
         self._announcer = Announcer(channel(self.vllm_config))
+        self.kv_event_publisher = ToldApart(self.kv_event_publisher)
         # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
         # check must never bite: this copy, which only the scheduler sees, allows any number.
         self.lora_config = copy(self.lora_config)

@@ -7,68 +7,23 @@ the engine was configured with vllm_mega's settings, so an engine without them i
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from vllm_mega.engine.configuration import NO_EXPERTS, configure
+from vllm_mega.engine.patch import Patch
+from vllm_mega.engine.runners import StartedBatch, note_starts, second_runner_inputs
 from vllm_mega.engine.settings import settings_of
-from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.engine.start import block_keys, carries_mixture
+from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import NAME_PREFIX
-
-logger = logging.getLogger(__name__)
-
-_MARKER = "__vllm_mega_patch__"
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One replaced attribute of vLLM."""
-
-    module: str
-    target: str
-    """Dotted name inside the module."""
-    parameters: tuple[str, ...]
-    """What the target's parameters must be; anything else means that upstream has changed."""
-    why: str
-    until: str
-    make: Callable[[Any], Any]
-    """From the original to its replacement."""
-
-    def apply(self) -> None:
-        """Replace the target, once.
-
-        Raises:
-            UpstreamError: the target is missing, or is not what this patch was written for.
-        """
-        owner_name, _, name = self.target.rpartition(".")
-        try:
-            owner = importlib.import_module(self.module)
-            for part in owner_name.split(".") if owner_name else ():
-                owner = getattr(owner, part)
-            original = inspect.getattr_static(owner, name)
-        except (ImportError, AttributeError) as error:
-            raise UpstreamError(f"{self.module}:{self.target} is gone ({error}); {self.until}") from error
-        function = original.__func__ if isinstance(original, classmethod) else original
-        if hasattr(function, _MARKER):
-            return
-        found = tuple(inspect.signature(function).parameters)
-        if found != self.parameters:
-            raise UpstreamError(
-                f"{self.module}:{self.target} takes {found}, expected {self.parameters}: "
-                "this vllm_mega was written for vLLM 0.32"
-            )
-        replacement = self.make(function)
-        setattr(replacement, _MARKER, self)
-        setattr(owner, name, classmethod(replacement) if isinstance(original, classmethod) else replacement)
 
 
 def _worker_manager(original: Any) -> Any:
     def make_manager(vllm_config: Any, device: Any, embedding_modules: Any) -> Any:
         if settings_of(vllm_config) is None:
             return original(vllm_config, device, embedding_modules)
+        for patch in RUNNER_PATCHES:
+            patch.apply()
         from vllm_mega.engine.worker import MegaWorkerLoRAManager
 
         return MegaWorkerLoRAManager(vllm_config, device, embedding_modules)
@@ -77,17 +32,19 @@ def _worker_manager(original: Any) -> Any:
 
 
 def _door(original: Any) -> Any:
-    def _validate_lora(self: Any, lora_request: Any) -> None:
-        original(self, lora_request)
-        if lora_request is None or not lora_request.lora_name.startswith(NAME_PREFIX):
-            return
-        from vllm_mega.engine.adapters import check_width
+    def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = original(self, *args, **kwargs)
+        if request.lora_request is not None and carries_mixture(request.lora_request):
+            if settings_of(self.vllm_config) is None:
+                raise ConfigError(
+                    "this engine was started without vllm_mega's settings; it cannot run mixtures"
+                )
+            from vllm_mega.engine.adapters import check_request
 
-        if settings_of(self.vllm_config) is None:
-            raise ConfigError("this engine was started without vllm_mega's settings; it cannot run mixtures")
-        check_width(lora_request, self.lora_config.max_loras)
+            check_request(request, self.lora_config.max_loras)
+        return request
 
-    return _validate_lora
+    return process_inputs
 
 
 def _intake(original: Any) -> Any:
@@ -113,7 +70,7 @@ def _cuda_config(original: Any) -> Any:
     def check_and_update_config(cls: Any, vllm_config: Any) -> None:
         original(cls, vllm_config)
         if settings_of(vllm_config) is not None:
-            _configure(vllm_config)
+            configure(vllm_config)
 
     return check_and_update_config
 
@@ -127,13 +84,46 @@ def _cpu_config(original: Any) -> Any:
         original(cls, vllm_config)
         if settings_of(vllm_config) is None:
             return
-        _configure(vllm_config)
+        configure(vllm_config)
         if vllm_config.model_config.is_moe:
             raise ConfigError(f"the model is a mixture of experts: {NO_EXPERTS}")
         if before in (CompilationMode.VLLM_COMPILE, CompilationMode.DYNAMO_TRACE_ONCE):
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
     return check_and_update_config
+
+
+def _block_keys(original: Any) -> Any:
+    def generate_block_hash_extra_keys(
+        request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
+    ) -> tuple[Any, int]:
+        keys, mm_index = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        return block_keys(keys, request, start_token_idx, end_token_idx), mm_index
+
+    return generate_block_hash_extra_keys
+
+
+def _first_runner(original: Any) -> Any:
+    def set_active_loras(self: Any, input_batch: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, StartedBatch(input_batch, self.requests), *args, **kwargs)
+
+    return set_active_loras
+
+
+def _second_runner_requests(original: Any) -> Any:
+    def add_requests(self: Any, scheduler_output: Any) -> None:
+        original(self, scheduler_output)
+        note_starts(self, scheduler_output)
+
+    return add_requests
+
+
+def _second_runner(original: Any) -> Any:
+    def make_lora_inputs(self: Any, req_ids: Any, idx_mapping: Any, num_scheduled_tokens: Any) -> Any:
+        inputs = original(self, req_ids, idx_mapping, num_scheduled_tokens)
+        return second_runner_inputs(self, inputs, idx_mapping, num_scheduled_tokens)
+
+    return make_lora_inputs
 
 
 def _short_message(original: Any) -> Any:
@@ -143,38 +133,7 @@ def _short_message(original: Any) -> Any:
     return sanitize_message
 
 
-def _configure(vllm_config: Any) -> None:
-    """Make the configuration one that runs mixtures, or refuse it.
-
-    Raises:
-        ConfigError: something in it cannot be had with mixtures.
-    """
-    scheduler = vllm_config.scheduler_config.scheduler_cls
-    if scheduler is None:
-        vllm_config.scheduler_config.scheduler_cls = SCHEDULER
-    elif scheduler != SCHEDULER:
-        raise ConfigError(f"vllm_mega needs scheduler_cls {SCHEDULER!r}, found {scheduler!r}")
-    if vllm_config.lora_config is None:
-        raise ConfigError("vllm_mega needs LoRA: add --enable-lora (enable_lora: true)")
-    if vllm_config.parallel_config.pipeline_parallel_size > 1:
-        raise ConfigError("vllm_mega does not support pipeline parallelism: use tensor parallelism")
-    if vllm_config.model_config.enable_sleep_mode:
-        raise ConfigError("vllm_mega does not support sleep mode: slots would wake up empty")
-    extension = vllm_config.parallel_config.worker_extension_cls
-    if extension and extension != WORKER_EXTENSION:  # vLLM asks in every process, with what we have set
-        logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
-    else:
-        vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
-
-
-# With LoRA on, select_unquantized_moe_backend (model_executor/layers/fused_moe/oracle/unquantized.py) takes
-# the Triton experts before it asks for the platform, and none of the CPU experts supports LoRA. So layers are
-# made that cannot run, and the first request ends the engine, whichever modules have adapters.
-NO_EXPERTS = (
-    "vLLM 0.32 cannot run LoRA beside experts on CPUs. Serve it with CUDA, or a bank of a dense base model"
-)
-SCHEDULER = "vllm_mega.engine.scheduler.MegaScheduler"
-WORKER_EXTENSION = "vllm_mega.engine.worker.WorkerExtension"
+STARTS = "a LoRARequest can say from which token it acts (vLLM has no such field)"
 
 PATCHES = (
     Patch(
@@ -187,9 +146,16 @@ PATCHES = (
     ),
     Patch(
         module="vllm.v1.engine.input_processor",
-        target="InputProcessor._validate_lora",
-        parameters=("self", "lora_request"),
-        why="A mixture wider than the slots must be refused at the door: inside the engine it is too late.",
+        target="InputProcessor.process_inputs",
+        parameters=(
+            *("self", "request_id", "prompt", "params", "supported_tasks", "arrival_time", "lora_request"),
+            *("tokenization_kwargs", "trace_headers", "priority", "data_parallel_rank", "resumable"),
+            *("session_id", "kv_hints"),
+        ),
+        why=(
+            "A mixture wider than the slots, or with a start beyond its prompt, must be refused at the door: "
+            "inside the engine it is too late. Only here are prompt and parameters known."
+        ),
         until="vLLM lets a plugin validate LoRA requests",
         make=_door,
     ),
@@ -223,7 +189,51 @@ PATCHES = (
         until="the stock CPU LoRA path can be compiled, and platforms have a hook for plugins",
         make=_cpu_config,
     ),
+    *(
+        Patch(
+            module=module,
+            target="generate_block_hash_extra_keys",
+            parameters=("request", "start_token_idx", "end_token_idx", "start_mm_idx"),
+            why="Every block of a request carries its LoRA; those before start are the base model's.",
+            until=STARTS,
+            make=_block_keys,
+        )
+        # Where it is made, and those who have imported it by then.
+        for module in (
+            "vllm.v1.core.kv_cache_utils",
+            "vllm.v1.core.block_pool",
+            "vllm.v1.simple_kv_offload.manager",
+        )
+    ),
 )
+RUNNER_PATCHES = (
+    Patch(
+        module="vllm.v1.worker.lora_model_runner_mixin",
+        target="LoRAModelRunnerMixin.set_active_loras",
+        parameters=("self", "input_batch", "num_scheduled_tokens", "num_sampled_tokens", "mapping_type"),
+        why="The first runner gives all tokens of a request its LoRA; those before start have none.",
+        until=STARTS,
+        make=_first_runner,
+    ),
+    Patch(
+        module="vllm.v1.worker.gpu.model_runner",
+        target="GPUModelRunner.add_requests",
+        parameters=("self", "scheduler_output"),
+        why="Where the second runner learns of a request: its LoRA state is not told its start.",
+        until=STARTS,
+        make=_second_runner_requests,
+    ),
+    Patch(
+        module="vllm.v1.worker.gpu.lora_utils",
+        target="LoraState.make_lora_inputs",
+        parameters=("self", "req_ids", "idx_mapping", "num_scheduled_tokens"),
+        why="The second runner gives all tokens of a request its LoRA; those before start have none.",
+        until=STARTS,
+        make=_second_runner,
+    ),
+)
+"""Only in processes that run the model, once they have our LoRA manager: the runners are slow to import."""
+
 CUDA_PATCH = Patch(
     module="vllm.platforms.cuda",
     target="CudaPlatformBase.check_and_update_config",

@@ -17,8 +17,8 @@ from vllm_mega.bank.layout import ADAPTER_WEIGHTS
 from vllm_mega.bank.reader import BankSnapshot
 from vllm_mega.bank.tensors import read_header
 from vllm_mega.config import MegaSettings
+from vllm_mega.engine.configuration import NO_EXPERTS, SCHEDULER
 from vllm_mega.engine.settings import SETTINGS_KEY
-from vllm_mega.engine.upstream import NO_EXPERTS, SCHEDULER
 from vllm_mega.errors import BankError, ConfigError
 from vllm_mega.models.architectures import experts
 from vllm_mega.models.checkpoint import model_config

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from vllm.entrypoints.serve import create_error_response
 
-from vllm_mega.engine.upstream import WORKER_EXTENSION
+from vllm_mega.engine.configuration import WORKER_EXTENSION
 
 router = APIRouter()
 
