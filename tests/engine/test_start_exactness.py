@@ -12,6 +12,7 @@ from tests.engine.adapters import Adapters
 from tests.engine.by_position import ByPosition, parts_of
 from tests.engine.conftest import ENGINE_ARGS, Answer, Engine
 from tests.engine.other_engine import ask_other_engine
+from tests.engine.tiny import tiny_model
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture
@@ -37,6 +38,10 @@ def reference(model: Path) -> ByPosition:
 
 @pytest.fixture(scope="module")
 def batch(adapters: Adapters, reference: ByPosition) -> list[Asked]:
+    return batch_of(adapters, reference)
+
+
+def batch_of(adapters: Adapters, reference: ByPosition) -> list[Asked]:
     """Base, plain LoRA, and mixtures that start anywhere, most of them behind the same text."""
     from vllm.lora.request import LoRARequest
 
@@ -45,13 +50,11 @@ def batch(adapters: Adapters, reference: ByPosition) -> list[Asked]:
     end = len(reference.tokenizer(TEXT).input_ids)
     assert end > CHUNK + BLOCK
     starts = [0, 5, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 7, end - 1, end]
-    mixtures = [(one, two)[n % 2] for n in range(len(starts))]
-    asked = [Asked(TEXT, mixture, start) for mixture, start in zip(mixtures, starts, strict=True)]
+    asked = [Asked(TEXT, (one, two)[n % 2], start) for n, start in enumerate(starts)]
     # The same mixture within the same block, and another one in its place.
     asked += [Asked(TEXT, one, CHUNK + 8), Asked(TEXT, two, CHUNK + 9), Asked(TEXT, one, BLOCK + 1)]
     plain = LoRARequest("plain-5", 1, str(adapters.folders[5]))
-    asked += [Asked(TEXT, None, 40), Asked(TEXT, plain, 40), Asked("Hello there", three, 1)]
-    return asked
+    return [*asked, Asked(TEXT, None, 40), Asked(TEXT, plain, 40), Asked("Hello there", three, 1)]
 
 
 def check(reference: ByPosition, asked: list[Asked], answers: list[Answer], tolerance: float = 2e-3) -> None:
@@ -136,36 +139,47 @@ def test_a_start_beyond_the_prompt_is_refused_and_the_engine_goes_on(engine: Eng
     assert len(ask(engine, [Asked("Hello", None, 10_000)])[0].tokens) == 8
 
 
-# --- other engines --------------------------------------------------------------------------------
+# --- other engines, of a small random model -------------------------------------------------------
 
 
-def elsewhere(
-    folder: Path, model: Path, args: dict[str, Any], batch: list[Asked], max_tokens: int = 8
-) -> list[Answer]:
-    requests = [(r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in batch]
+class Tiny(NamedTuple):
+    model: Path
+    reference: ByPosition
+    batch: list[Asked]
+
+
+@pytest.fixture(scope="module")
+def tiny(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder, shapes = tiny_model(tmp_path_factory.mktemp("tiny") / "model", model)
+    adapters = Adapters(tmp_path_factory.mktemp("adapters"), shapes, layers=range(3), scale=0.3)
+    reference = ByPosition(folder)
+    return Tiny(folder, reference, batch_of(adapters, reference))
+
+
+def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
+    requests = [
+        (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in tiny.batch
+    ]
     answers = ask_other_engine(
-        folder, model, args, requests,
-        plugins="vllm_mega", batched=True, starts=[r.start for r in batch], max_tokens=max_tokens,
+        folder, tiny.model, OURS | changes, requests,
+        plugins="vllm_mega", batched=True, starts=[r.start for r in tiny.batch], max_tokens=max_tokens,
     )  # fmt: skip
-    return [Answer(*answer, 0) for answer in answers]
+    assert len({tokens for tokens, _ in answers}) > 4, "start must matter for this to mean anything"
+    check(tiny.reference, tiny.batch, [Answer(*answer, 0) for answer in answers])
 
 
 @pytest.mark.slow
-def test_compiled(model: Path, tmp_path: Path, reference: ByPosition, batch: list[Asked]):
-    args = OURS | {"enforce_eager": False}
-    check(reference, batch, elsewhere(tmp_path, model, args, batch), tolerance=4e-3)
+def test_compiled(tiny: Tiny, tmp_path: Path):
+    check_elsewhere(tiny, tmp_path, enforce_eager=False)
 
 
 @pytest.mark.slow
-def test_speculative_decoding_without_prefix_caching(
-    model: Path, tmp_path: Path, reference: ByPosition, batch: list[Asked]
-):
+def test_speculative_decoding_without_prefix_caching(tiny: Tiny, tmp_path: Path):
     ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
-    args = OURS | {"enable_prefix_caching": False, "speculative_config": ngrams}
-    check(reference, batch, elsewhere(tmp_path, model, args, batch, max_tokens=24))
+    check_elsewhere(tiny, tmp_path, 24, enable_prefix_caching=False, speculative_config=ngrams)
 
 
 @pytest.mark.slow
-def test_tensor_parallel(model: Path, tmp_path: Path, reference: ByPosition, batch: list[Asked]):
-    args = OURS | {"tensor_parallel_size": 2}
-    check(reference, batch, elsewhere(tmp_path, model, args, batch))
+def test_tensor_parallel(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    check_elsewhere(tiny, tmp_path, tensor_parallel_size=2)
