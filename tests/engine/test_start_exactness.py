@@ -21,7 +21,14 @@ pytestmark = pytest.mark.engine
 
 BLOCK = ENGINE_ARGS["block_size"]
 CHUNK = ENGINE_ARGS["max_num_batched_tokens"]
-TEXT = "The lighthouse keeper of Varn wrote every evening into a blue notebook. " * 11 + "He wrote"
+TEXT = (
+    "Varn has a harbour of grey stone, a lighthouse and one street. Its keeper, Ilse Brandt, is up "
+    "before the gulls. She trims seven lamps, winds the clock, and enters the wind in a blue notebook: "
+    "north, north-west, none. On Mondays a cart brings oil and onions; on Fridays it takes her letters, "
+    "most of them to a brother who builds organs in the mountains. He once sent her a pipe of tin that "
+    "hums when a storm is near. It stands by the window, and nobody but the cat may touch it. Last "
+    "autumn it hummed for nine days. On the tenth day she wrote to him"
+)
 OURS = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "unused"}}}
 
 
@@ -69,6 +76,10 @@ def check(reference: ByPosition, asked: list[Asked], answers: list[Answer], tole
         assert (picked >= found.max(-1).values - tolerance).all(), about
 
 
+def assert_start_matters(answers: list[Answer]) -> None:
+    assert len({round(answer.logprobs[0], 2) for answer in answers}) > len(answers) // 2
+
+
 def ask(engine: Engine, asked: list[Asked], max_tokens: int = 8) -> list[Answer]:
     pairs = [(request.prompt, request.what) for request in asked]
     return engine.ask(pairs, max_tokens, [request.start for request in asked])
@@ -80,7 +91,7 @@ def test_a_mixed_batch_equals_a_model_whose_adapter_is_switched_by_position(
     engine.forget_cache()
     answers = ask(engine, batch)
     check(reference, batch, answers)
-    assert len({answer.tokens for answer in answers}) > 4, "start must matter for this to mean anything"
+    assert_start_matters(answers)
 
 
 def test_it_does_with_a_warm_cache_and_in_any_order(
@@ -115,9 +126,7 @@ def test_whole_blocks_before_start_are_shared_in_both_directions(engine: Engine,
 
 
 def test_preemption_changes_nothing(engine: Engine, reference: ByPosition, batch: list[Asked]):
-    asked = [
-        Asked(f"{TEXT} on page {n}:", request.what, request.start) for n, request in enumerate(batch[1:9])
-    ]
+    asked = [Asked(f"{n}. {TEXT}", request.what, request.start) for n, request in enumerate(batch[1:9])]
     preempted = []
     original = engine.scheduler._preempt_request
     engine.scheduler._preempt_request = lambda r, *a, **k: (preempted.append(r), original(r, *a, **k))
@@ -125,7 +134,7 @@ def test_preemption_changes_nothing(engine: Engine, reference: ByPosition, batch
         answers = ask(engine, asked, max_tokens=48)
     finally:
         engine.scheduler._preempt_request = original
-    assert any(isinstance(asked[int(r.request_id.split("-")[0]) % 8].what, Mixture) for r in preempted)
+    assert any(request.lora_request for request in preempted), "the KV cache must be too small for all"
     check(reference, asked, answers)
 
 
@@ -164,8 +173,9 @@ def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: An
         folder, tiny.model, OURS | changes, requests,
         plugins="vllm_mega", batched=True, starts=[r.start for r in tiny.batch], max_tokens=max_tokens,
     )  # fmt: skip
-    assert len({tokens for tokens, _ in answers}) > 4, "start must matter for this to mean anything"
-    check(tiny.reference, tiny.batch, [Answer(*answer, 0) for answer in answers])
+    found = [Answer(*answer, 0) for answer in answers]
+    assert_start_matters(found)
+    check(tiny.reference, tiny.batch, found)
 
 
 @pytest.mark.slow
