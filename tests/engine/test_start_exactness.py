@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,12 @@ from tests.engine.by_position import ByPosition, parts_of
 from tests.engine.conftest import ENGINE_ARGS, Answer, Engine
 from tests.engine.other_engine import ask_other_engine
 from tests.engine.tiny import tiny_model
+from vllm_mega.engine import runners
 from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.routing import token_ids
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture
+from vllm_mega.models import linear_shapes
 
 pytestmark = pytest.mark.engine
 
@@ -44,8 +48,15 @@ def reference(model: Path) -> ByPosition:
 
 
 @pytest.fixture(scope="module")
-def batch(adapters: Adapters, reference: ByPosition) -> list[Asked]:
-    return batch_of(adapters, reference)
+def strong(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Adapters:
+    """Adapters that change so much that one token more or less of them is seen."""
+    folder = tmp_path_factory.mktemp("strong")
+    return Adapters(folder, linear_shapes(model), layers=range(30), scale=0.1)
+
+
+@pytest.fixture(scope="module")
+def batch(strong: Adapters, reference: ByPosition) -> list[Asked]:
+    return batch_of(strong, reference)
 
 
 def batch_of(adapters: Adapters, reference: ByPosition) -> list[Asked]:
@@ -92,6 +103,21 @@ def test_a_mixed_batch_equals_a_model_whose_adapter_is_switched_by_position(
     answers = ask(engine, batch)
     check(reference, batch, answers)
     assert_start_matters(answers)
+
+
+def test_one_token_more_would_be_seen(
+    engine: Engine, reference: ByPosition, batch: list[Asked], monkeypatch: pytest.MonkeyPatch
+):
+    def one_early(ids, computed, scheduled, starts):
+        return token_ids(ids, computed, scheduled, np.maximum(starts - 1, 0))
+
+    monkeypatch.setattr(runners, "token_ids", one_early)
+    for request in batch[1:9]:
+        engine.forget_cache()
+        answers = ask(engine, [request])
+        with pytest.raises(AssertionError):
+            check(reference, [request], answers)
+    engine.forget_cache()
 
 
 def test_it_does_with_a_warm_cache_and_in_any_order(
