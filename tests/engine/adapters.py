@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -55,10 +56,16 @@ def write_adapter(
 class Adapters:
     """The adapters of a test session, by number."""
 
-    def __init__(self, root: Path, shapes: dict[str, tuple[int, int]], count: int = 7) -> None:
+    def __init__(self, root: Path, shapes: dict[str, tuple[int, int]], count: int = 7, **more: Any) -> None:
+        """`more`: for `write_adapter`."""
         self.folders = [
             write_adapter(
-                root / str(n), shapes, seed=n, rank=(1, 2, 4, 8)[n % 4], leaves=MIXED if n % 3 == 2 else MLP
+                root / str(n),
+                shapes,
+                seed=n,
+                rank=(1, 2, 4, 8)[n % 4],
+                leaves=MIXED if n % 3 == 2 else MLP,
+                **more,
             )
             for n in range(count)
         ]

@@ -43,13 +43,28 @@ class Engine:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
 
-    def ask(self, requests: Sequence[tuple[str, Any]], max_tokens: int = 8) -> list[Answer]:
-        """Run (prompt, Mixture | LoRARequest | None) pairs in one batch, greedily."""
+    def ask(
+        self, requests: Sequence[tuple[str, Any]], max_tokens: int = 8, starts: Sequence[Any] = ()
+    ) -> list[Answer]:
+        """Run (prompt, Mixture | LoRARequest | None) pairs in one batch, greedily.
+
+        `starts`: from which token each one's mixture acts; empty: all from the first.
+        """
         from vllm import SamplingParams
 
         from vllm_mega.engine.adapters import to_lora_request
+        from vllm_mega.engine.start import starting_at
 
-        params = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0, ignore_eos=True)
+        params = [
+            SamplingParams(
+                temperature=0,
+                max_tokens=max_tokens,
+                logprobs=0,
+                ignore_eos=True,
+                extra_args=starting_at(start),
+            )
+            for start in starts or [0] * len(requests)
+        ]
         loras = [to_lora_request(x) if isinstance(x, Mixture) else x for _, x in requests]
         prompts = [prompt for prompt, _ in requests]
         outputs = self.llm.generate(prompts, params, lora_request=loras, use_tqdm=False)

@@ -21,8 +21,13 @@ def ask_other_engine(
     *,
     plugins: str,
     batched: bool,
+    starts: Sequence[int] = (),
+    max_tokens: int = 8,
 ) -> Answers:
-    """Greedy tokens and their logprobs for (prompt, LoRARequest | None) pairs, from a fresh engine."""
+    """Greedy tokens and their logprobs for (prompt, LoRARequest | None) pairs, from a fresh engine.
+
+    `starts`: from which token each one's mixture acts; empty: all from the first.
+    """
     job = {
         "model": str(model),
         "args": args,
@@ -30,6 +35,8 @@ def ask_other_engine(
             (prompt, lora and (lora.lora_name, lora.lora_int_id, lora.lora_path)) for prompt, lora in requests
         ],
         "batched": batched,
+        "starts": list(starts) or [0] * len(requests),
+        "max_tokens": max_tokens,
         "output": str(folder / "answers.json"),
     }
     env = os.environ | {"VLLM_PLUGINS": plugins, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -46,14 +53,21 @@ def main() -> None:
     job = json.load(sys.stdin)
     llm = LLM(job["model"], **job["args"])
     assert ("vllm_mega" in sys.modules) == (os.environ["VLLM_PLUGINS"] == "vllm_mega")
-    params = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
-    requests = [(prompt, LoRARequest(*lora) if lora else None) for prompt, lora in job["requests"]]
+    common = {"temperature": 0, "max_tokens": job["max_tokens"], "logprobs": 0, "ignore_eos": True}
+    params = [SamplingParams(extra_args={"mega_start": start}, **common) for start in job["starts"]]
+    requests = [
+        (prompt, LoRARequest(*lora) if lora else None, param)
+        for (prompt, lora), param in zip(job["requests"], params, strict=True)
+    ]
     groups = [requests] if job["batched"] else [[request] for request in requests]
     outputs = [
         output.outputs[0]
         for group in groups
         for output in llm.generate(
-            [p for p, _ in group], params, lora_request=[lora for _, lora in group], use_tqdm=False
+            [p for p, _, _ in group],
+            [param for _, _, param in group],
+            lora_request=[lora for _, lora, _ in group],
+            use_tqdm=False,
         )
     ]
     answers = [

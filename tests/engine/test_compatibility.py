@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.engine.adapters import Adapters, write_adapter
 from tests.engine.conftest import ENGINE_ARGS, Engine
 from tests.engine.other_engine import ask_other_engine
+from tests.engine.tiny import tiny_model
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.mixture import Mixture
 
@@ -107,34 +108,11 @@ def test_speculation_with_ngrams_changes_nothing(
     assert [tokens for tokens, _ in speculated] == [answer.tokens for answer in want]
 
 
-def _tiny_model(folder: Path, model: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """A random Llama whose heads can be divided by two, with the default model's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        max_position_embeddings=512,
-    )
-    tiny = LlamaForCausalLM(config)
-    tiny.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    names = tiny.named_modules()
-    return folder, {n: tuple(m.weight.shape) for n, m in names if "layers" in n and n.endswith("_proj")}
-
-
 @pytest.mark.slow
 def test_tensor_parallel_gives_the_same_answers(model: Path, tmp_path: Path, monkeypatch):
     from vllm_mega.engine.adapters import to_lora_request
 
-    tiny, shapes = _tiny_model(tmp_path / "model", model)
+    tiny, shapes = tiny_model(tmp_path / "model", model)
     leaves = tuple(sorted({n.split(".", 3)[3] for n in shapes}))
     folders = [
         write_adapter(tmp_path / str(n), shapes, seed=n, rank=4, leaves=leaves, layers=range(3), scale=0.3)

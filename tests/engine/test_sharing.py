@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash, resolve_block_hashes
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -47,11 +48,7 @@ class LostBlockError(AssertionError):
 @pytest.fixture(autouse=True, scope="module")
 def patched():
     upstream.apply()
-    init_none_hash(hash_of)
-
-
-def hash_of(value: Any) -> bytes:
-    return repr(value).encode()
+    init_none_hash(sha256)
 
 
 @dataclass
@@ -106,7 +103,7 @@ def request_of(asked: Asked, n: int, size: int) -> Request:
         sampling_params=params,
         pooling_params=None,
         lora_request=LORAS[asked.lora],
-        block_hasher=get_request_block_hasher(size, hash_of),
+        block_hasher=get_request_block_hasher(size, sha256),
     )
 
 
@@ -133,6 +130,8 @@ class World:
     kv: dict[tuple[int, int], int] = field(default_factory=dict)
     """What each place of each block holds."""
     running: list[tuple[Request, Asked]] = field(default_factory=list)
+    full: bool = False
+    """Somebody was preempted, and nobody has finished since."""
     preempted: int = 0
     hits: int = 0
 
@@ -157,7 +156,7 @@ class World:
         raise AssertionError("it never ends")
 
     def turn(self, who: int, n: int) -> None:
-        if self.waiting and (not self.running or n % 3 == 0):
+        if self.waiting and (not self.running or (n % 3 == 0 and not self.full)):
             self.running.append(self.waiting.pop(0))
             who = len(self.running) - 1
         request, asked = self.running[who % len(self.running)]
@@ -186,11 +185,13 @@ class World:
         request.num_computed_tokens = 0
         self.waiting.insert(0, (request, asked))
         self.preempted += 1
+        self.full = True
 
     def answer(self, request: Request, asked: Asked) -> None:
         if request.num_tokens == request.num_prompt_tokens + asked.answer:
             self.running.remove((request, asked))
             self.manager.free(request)
+            self.full = False
         else:
             request.append_output_token_ids(self.held(request, request.num_tokens - 1) % 1000)
 

@@ -28,10 +28,10 @@ def started(
     sampled: NDArray[Any],
     starts: NDArray[Any],
 ) -> Inputs:
-    """VLLM's `inputs`, without adapters for the tokens before start.
+    """What vLLM says of a step, without adapters for the tokens before start.
 
     Args:
-        inputs: what vLLM says.
+        inputs: what it says.
         ids: [N] adapter id of every request of the step.
         computed: [N] position of its first token in the step.
         scheduled: [N] number of its tokens in the step.
