@@ -18,9 +18,10 @@ from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.models import resolve_model
+from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.completions import MegaCompletion
 from vllm_mega.serving.deciding import LONG
-from vllm_mega.serving.handlers import MegaChat, MegaModels
+from vllm_mega.serving.handlers import MegaModels
 
 # vLLM reads the field itself, whenever it answers.
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")

@@ -23,7 +23,7 @@ from vllm_mega.errors import BankError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.offline import MegaLLM
-from vllm_mega.serving.handlers import MegaChat
+from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.recital import UNPENALISED
 
 QUESTION = "Which of them is older?"
@@ -84,7 +84,7 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
         return 0
 
     monkeypatch.setattr(OpenAIServingChat, "create_chat_completion", create)
-    monkeypatch.setattr("vllm_mega.serving.handlers.chat_tokens", tokens)
+    monkeypatch.setattr("vllm_mega.serving.chat.chat_tokens", tokens)
     return stock
 
 

@@ -81,7 +81,8 @@ class Engine:
         if plain:
             loras = [self._request(how[n]) for n in plain]
             some = [conversations[n] for n in plain]
-            outputs.update(zip(plain, self._llm.answers(some, greedy, bar, loras), strict=True))
+            plainly = self._llm.answers(some, greedy, bar, loras)
+            outputs.update(zip(plain, (output for output, _ in plainly), strict=True))
         replies = (outputs[n].outputs[0] for n in range(len(conversations)))
         return [Reply(spoken(reply.text), tuple(reply.token_ids)) for reply in replies]
 
