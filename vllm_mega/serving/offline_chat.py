@@ -78,12 +78,7 @@ def _start(llm: Any, chat: Chat, prompt: Any) -> int:
 def _rendered(llm: Any, messages: Sequence[Message]) -> Any:
     """The prompt that `vllm.LLM.chat` makes of messages; no cache learns of it, and none is too long."""
     as_ids = is_mistral_tokenizer(llm.renderer.tokenizer) or llm.model_config.enable_prompt_embeds
-    wanted = {
-        "add_generation_prompt": True,
-        "continue_final_message": False,
-        "tools": None,
-        "tokenize": as_ids,
-    }
+    asking = {"add_generation_prompt": True, "continue_final_message": False, "tools": None}
     tokens = llm.renderer.default_chat_tok_params.with_kwargs(
         add_special_tokens=False,
         truncate_prompt_tokens=llm.model_config.max_model_len,
