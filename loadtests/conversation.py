@@ -82,7 +82,14 @@ def mixtures(count: int) -> Iterator[list[Mixture]]:
 
 
 def talk(
-    llm: Any, system: str, questions: Sequence[str], used: Sequence[Mixture], way: str, said: list[str]
+    llm: Any,
+    system: str,
+    questions: Sequence[str],
+    used: Sequence[Mixture],
+    way: str,
+    said: list[str],
+    *,
+    new_tokens: int = NEW_TOKENS,
 ) -> list[Turn]:
     """Hold the conversation, from an empty prefix cache.
 
@@ -93,6 +100,7 @@ def talk(
         used: their mixtures.
         way: of `Turn`.
         said: what stands in the history as answers; those that are missing are appended as they are given.
+        new_tokens: of an answer, at most.
     """
     from vllm import SamplingParams
 
@@ -102,7 +110,7 @@ def talk(
 
     if not llm.reset_prefix_cache():
         raise MegaError("the prefix cache is in use: nothing may run while a conversation is counted")
-    greedy = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS)
+    greedy = SamplingParams(temperature=0.0, max_tokens=new_tokens)
     messages = [{"role": "system", "content": system}]
     turns = []
     for n, (question, mixture) in enumerate(zip(questions, used, strict=True)):
