@@ -182,7 +182,7 @@ async def test_serving_starts_where_training_does(served: Handlers) -> None:
         (  # with any other question the template writes the first answer otherwise: less is shared
             LAST_QUERY,
             [user("Hm?"), said("<think>Well</think>Yes."), user("<tool_response>3</tool_response>")],
-            "<user>Hm?\n<assistant>", "<think>Well</think>Yes.\n<user><tool_response>3",
+            "<user>Hm?\n<assistant", "><think>Well</think>Yes.\n<user><tool_response>3",
         ),
         (NO_OTHER, [user("Who?")], "", "Who?"),
         (REPEATS, [system("Recite."), said("Once upon")], "", "Asked: Once upon"),

@@ -107,7 +107,10 @@ class Engine:
         ]
 
     def _request(self, how: How) -> Any:
-        """How vLLM is asked; an adapter alone with weight 1 is what a plain LoRA request computes."""
+        """How vLLM is asked; an adapter alone with weight 1 is what a plain LoRA request computes.
+
+        Chats start it at their question, as a server does; a bare text has none, so there it acts everywhere.
+        """
         from vllm_mega.engine.adapters import to_lora_request
 
         return to_lora_request(self._mixture(how))

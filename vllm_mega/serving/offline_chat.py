@@ -11,6 +11,7 @@ from vllm.lora.request import LoRARequest
 from vllm.renderers import ChatParams
 from vllm.utils.mistral import is_mistral_tokenizer
 
+from vllm_mega.errors import RequestError
 from vllm_mega.models.start import start_of
 from vllm_mega.serving.conversation import Message, other_messages
 from vllm_mega.serving.routed import Route, started
@@ -47,10 +48,10 @@ def answered(llm: Any, chats: Sequence[Chat], use_tqdm: bool) -> list[Answered]:
 
     def prompts() -> Iterator[Any]:
         # vLLM takes the parameters of a prompt after the prompt: the engine works while the next is rendered.
-        for chat in chats:
+        for n, chat in enumerate(chats):
             # vLLM 0.32 keeps the engine's template, and yet wants it with every call.
             prompt = llm._preprocess_chat_one(chat.messages, chat_template=llm.chat_template)
-            routes.append(Route(chat.mixture, _start(llm, chat, prompt)))
+            routes.append(Route(chat.mixture, _noted(n, llm, chat, prompt)))
             sampling.append(started(chat.sampling_params, routes[-1]))
             yield prompt
 
@@ -58,6 +59,14 @@ def answered(llm: Any, chats: Sequence[Chat], use_tqdm: bool) -> list[Answered]:
     llm._render_and_add_requests(prompts(), sampling, lora_requests=mixtures)
     outputs = llm._run_engine(RequestOutput, use_tqdm=use_tqdm)
     return [(output, route.used) for output, route in zip(outputs, routes, strict=True)]
+
+
+def _noted(number: int, llm: Any, chat: Chat, prompt: Any) -> int:
+    try:
+        return _start(llm, chat, prompt)
+    except RequestError as error:
+        error.add_note(f"in conversation {number}")
+        raise
 
 
 def _start(llm: Any, chat: Chat, prompt: Any) -> int:
