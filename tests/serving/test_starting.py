@@ -109,6 +109,10 @@ LAST_QUERY = (  # as that of Qwen3: what is no tool's answer decides about what 
     "{% if m['role'] == 'assistant' and loop.index0 < ns.last %}{{ m['content'].split('</think>')[-1] }}"
     "{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}<assistant>"
 )
+SKIPS = (
+    "{% for m in messages %}{% if m['content'] %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endif %}"
+    "{% endfor %}assistant:"
+)
 NO_OTHER = (
     "{% for m in messages %}{% if m['content'] | length < 3 %}{{ raise_exception('too short') }}{% endif %}"
     "{{ m['content'] + '\n' }}{% endfor %}"
@@ -281,11 +285,15 @@ async def test_a_prompt_that_is_cut_off(served: Handlers, side: str, tokens: int
     assert len(asked.prompt["prompt_token_ids"]) == (40 if tokens == 40 else 117)
 
 
-async def test_a_full_prompt_with_an_empty_question(served: Handlers) -> None:
-    room = CONTEXT - len((await chat(served, [system(""), user("")]))[1][0].prompt["prompt_token_ids"])
-    _, (asked,) = await chat(served, [system(" goats" * (room - 1)), user("")], max_tokens=1)
-    assert len(asked.prompt["prompt_token_ids"]) == CONTEXT - 1
-    assert parts(served, asked)[0].endswith(HEADER)
+async def test_a_full_prompt_whose_question_the_template_leaves_out(served: Handlers) -> None:
+    async def ask(goats: int) -> Asked:
+        messages = [system("of" + " goats" * goats), user("")]
+        return (await chat(served, messages, chat_template=SKIPS, max_tokens=1))[1][0]
+
+    few = len((await ask(1)).prompt["prompt_token_ids"])
+    asked = await ask(CONTEXT - few)
+    assert len(asked.prompt["prompt_token_ids"]) == CONTEXT - 1, "with any question it is too long"
+    assert parts(served, asked)[1] == "assistant:"
 
 
 async def test_a_long_conversation_is_found_in_little_time(served: Handlers) -> None:
