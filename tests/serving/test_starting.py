@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from vllm import SamplingParams
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -19,6 +20,7 @@ from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.models.start import other_question, start_of
 from vllm_mega.serving.conversation import other_messages
 from vllm_mega.serving.deciding import NULL_ROUTE
+from vllm_mega.serving.routed import Route, started
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
 CONTEXT = 2048
@@ -413,6 +415,14 @@ async def test_beam_search_keeps_the_start(served: Handlers, memories: Any) -> N
     assert {one.start for one in served.client.asked} == {4}
     _, asked = await chat(served, [user("Who?")], {"memories": memories}, use_beam_search=True, n=2)
     assert {one.start for one in asked} == {(await chat(served, [user("Who?")]))[1][0].start}
+
+
+def test_what_the_server_says_is_the_last_word() -> None:
+    given = SamplingParams(extra_args={"mega_start": 9, "other": 1})
+    mixture = to_lora_request(decision_of({"a": 1.0}).mixture)
+    assert started(given, Route(mixture, 4)).extra_args == {"mega_start": 4, "other": 1}
+    assert given.extra_args == {"mega_start": 9, "other": 1}
+    assert started(given, Route(None, 4)) is given
 
 
 def test_other_messages_leave_what_they_are_given() -> None:

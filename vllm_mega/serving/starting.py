@@ -78,8 +78,8 @@ def token_of(start: Start, tokens: int) -> int:
 async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
     """The token of `prompt` at which the content of the last user message begins; 0 if there is none.
 
-    0, the whole prompt, also where that is not to be known: the prompt has lost its beginning
-    (`truncate_prompt_tokens`), it has no tokens, or the template takes no other question.
+    0, the whole prompt, also where that is not to be known: the prompt has no tokens, or the template takes
+    no other question. A prompt that has lost its beginning (`truncate_prompt_tokens`) begins like none: 0.
 
     Args:
         chat: vLLM's handler of chats.
@@ -88,7 +88,7 @@ async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
     """
     ids = chat._extract_prompt_components(prompt).token_ids
     other = other_messages(request.messages)
-    if other is None or not ids or _cut_off(chat, request, len(ids)):
+    if other is None or not ids:
         return 0
     try:
         rendered = await chat.online_renderer.render_chat(_probe(chat, request, other), skip_mm_cache=True)
@@ -147,25 +147,14 @@ def cut_prompts(request: Any, character: int) -> list[str]:
     return [text[:character] for text in texts]
 
 
-def _cut_off(chat: Any, request: Any, tokens: int) -> bool:
-    """Whether the beginning of the prompt may be missing."""
-    most = request.truncate_prompt_tokens
-    side = request.truncation_side or getattr(chat.renderer.tokenizer, "truncation_side", "left")
-    return most is not None and side == "left" and tokens >= (most if most >= 0 else _room(chat) - 1)
-
-
 def _probe(chat: Any, request: Any, messages: list[dict[str, Any]]) -> Any:
     """The same request with these messages; as long as may be, for none of it is computed."""
     changed = {
         "messages": messages,
-        "truncate_prompt_tokens": _room(chat),
+        "truncate_prompt_tokens": chat.model_config.max_model_len,
         "truncation_side": "right",
         "kv_transfer_params": None,
         "echo": False,
         "return_token_offsets": False,
     }
     return request.model_copy(update=changed)
-
-
-def _room(chat: Any) -> int:
-    return int(chat.model_config.max_model_len)
