@@ -8,6 +8,7 @@ and for the same mixtures from the first token on.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,11 +29,13 @@ from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.errors import MegaError
 from vllm_mega.mixture import Mixture
 from vllm_mega.models import linear_shapes, resolve_model
+from vllm_mega.serving.launch import this_environment
 
 BLOCK = 32
 """Tokens of a block: the least on CPUs; whole blocks are found again."""
 NEW_TOKENS = 32
 SYSTEM_CHARACTERS = 2000
+KV_BYTES = 512 * 2**20
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -128,6 +131,7 @@ def talk(
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """The same conversation in every way; the base model's answers are the history of all."""
+    os.environ.update({**this_environment(), "VLLM_PLUGINS": "vllm_mega", "VLLM_LOGGING_LEVEL": "ERROR"})
     from vllm import LLM
 
     machine = this_machine(args.dtype)
@@ -140,6 +144,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         enforce_eager=True,
         max_model_len=4096,
         block_size=BLOCK,
+        kv_cache_memory_bytes=KV_BYTES,
         enable_prefix_caching=True,
         enable_lora=True,
         max_loras=4,

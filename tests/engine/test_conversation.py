@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -47,16 +47,16 @@ def test_tokens_computed_in_ten_turns(engine: Any, adapters: Any) -> None:
 def test_what_is_shared_does_not_change_the_answer(engine: Any, adapters: Any) -> None:
     from vllm import SamplingParams
 
-    greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=0)
     messages = [{"role": "system", "content": SYSTEM}]
     for question, said in zip(QUESTIONS[:3], SAID, strict=False):
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
     messages.append({"role": "user", "content": QUESTIONS[4]})
     mixture = to_lora_request(adapters.mixture((0, 1.0), (1, 1.0)))
 
-    def ask(lora: Any, start: Start | None = None) -> tuple[Any, int]:
+    def ask(lora: Any, start: Start | None = None) -> tuple[float, int]:
         ((output, _),) = answered(engine.llm, [Chat(messages, greedy, lora, start)], use_tqdm=False)
-        return output.outputs[0].token_ids, output.num_cached_tokens
+        return output.outputs[0].cumulative_logprob, output.num_cached_tokens
 
     engine.forget_cache()
     alone, cached = ask(mixture)
@@ -67,8 +67,8 @@ def test_what_is_shared_does_not_change_the_answer(engine: Any, adapters: Any) -
     assert cached == 0, "blocks of the base model are not those of a mixture that acts from the first token"
     again, cached = ask(mixture)
     assert cached > 3 * BLOCK, "the base model's"
-    assert again == alone
-    assert len({tuple(base), tuple(everywhere), tuple(alone)}) == 3
+    assert again == pytest.approx(alone, abs=1e-3)
+    assert min(abs(one - other) for one, other in combinations((base, everywhere, alone), 2)) > 0.01
     engine.forget_cache()
 
 
