@@ -46,6 +46,9 @@ bench-residency: $(READY)  ## more memories than slots: time to the first token;
 bench-prefix: $(READY)  ## a shared prefix in the cache: mixtures beside the base model; out/bench-prefix.json
 	$(BIN)/python -m loadtests.prefix --output out/bench-prefix.json
 
+bench-conversation: $(READY)  ## ten turns, another memory at each: tokens computed; out/conversation.json
+	$(BIN)/python -m loadtests.conversation --output out/conversation.json
+
 bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
 	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json
 

@@ -62,7 +62,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.conversation",
         description="Count the tokens that each turn of a conversation computes when its memory changes.",
-        epilog="Half a minute.",
+        epilog="A minute.",
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="the JSON file to write (out/conversation.json)")

@@ -66,6 +66,7 @@ class Engine:
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
         """See `Model.ask`."""
         from vllm_mega.offline import DEFAULT_SAMPLING
+        from vllm_mega.serving.schemas import Start
 
         greedy = DEFAULT_SAMPLING.clone()
         greedy.max_tokens = max_tokens
@@ -81,7 +82,8 @@ class Engine:
         if plain:
             loras = [self._request(how[n]) for n in plain]
             some = [conversations[n] for n in plain]
-            plainly = self._llm.answers(some, greedy, bar, loras)
+            # Baselines are plain adapters: trained, and served by vLLM, from the first token on.
+            plainly = self._llm.answers(some, greedy, bar, loras, [Start(token=0)] * len(plain))
             outputs.update(zip(plain, (output for output, _ in plainly), strict=True))
         replies = (outputs[n].outputs[0] for n in range(len(conversations)))
         return [Reply(spoken(reply.text), tuple(reply.token_ids)) for reply in replies]
@@ -107,10 +109,7 @@ class Engine:
         ]
 
     def _request(self, how: How) -> Any:
-        """How vLLM is asked; an adapter alone with weight 1 is what a plain LoRA request computes.
-
-        Chats start it at their question, as a server does; a bare text has none, so there it acts everywhere.
-        """
+        """How vLLM is asked; an adapter alone with weight 1 is what a plain LoRA request computes."""
         from vllm_mega.engine.adapters import to_lora_request
 
         return to_lora_request(self._mixture(how))
