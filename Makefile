@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-prefix bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
+.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench-residency: $(READY)  ## more memories than slots: time to the first token;
 
 bench-prefix: $(READY)  ## a shared prefix in the cache: mixtures beside the base model; out/bench-prefix.json
 	$(BIN)/python -m loadtests.prefix --output out/bench-prefix.json
+
+bench-conversation: $(READY)  ## ten turns, another memory at each: tokens computed; out/conversation.json
+	$(BIN)/python -m loadtests.conversation --output out/conversation.json
 
 bench-trainer: $(READY)  ## seconds per memory, beside the plain PEFT loop; out/bench-trainer.json
 	$(BIN)/python -m loadtests.trainer --output out/bench-trainer.json

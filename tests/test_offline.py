@@ -59,7 +59,7 @@ def test_it_ends_quietly_and_leaves_no_file(results: dict[str, Any]) -> None:
 
 
 def test_mixtures_are_those_of_a_server(results: dict[str, Any]) -> None:
-    assert [mega for _, mega, _ in results["adapter"]] == results["expected"]
+    assert [{**mega, "start": None} for _, mega, _ in results["adapter"]] == results["expected"]
     assert [used(answer)[:1] for answer in results["adapter"]] == [["lighthouse"], [], ["comet"]]
 
 
@@ -67,6 +67,17 @@ def test_memories_change_answers_and_the_null_route_does_not(results: dict[str, 
     pairs = list(zip(results["adapter"], results["off"], strict=True))
     assert [with_memory[0] == without[0] for with_memory, without in pairs] == [False, True, False]
     assert [with_memory[2] == without[2] for with_memory, without in pairs] == [True] * 3, "prompts differ"
+
+
+def test_where_memory_starts(results: dict[str, Any]) -> None:
+    by_meaning, everywhere, fifth = results["starts"]
+    assert [answer[1]["start"] for answer in (everywhere, fifth)] == [0, 5]
+    assert 5 < by_meaning[1]["start"] < by_meaning[2]
+    with_system = results["adapter"][2]
+    assert by_meaning[1]["start"] != with_system[1]["start"]
+    assert results["adapter"][1][1]["start"] is None, "there is no mixture"
+    recall, irag, _ = results["modes"]
+    assert recall[1]["start"] == irag[1]["start"] == by_meaning[1]["start"], "the same template before each"
 
 
 def test_modes(results: dict[str, Any]) -> None:
@@ -103,6 +114,8 @@ def test_own_mixture_and_nothing_to_do(results: dict[str, Any]) -> None:
         ("length", "RequestError", "3 conversations", None),
         ("wide", "MixtureError", "3 slots", "in conversation 0"),
         ("no question", "RequestError", "last user message", None),
+        ("start", "RequestError", "mega.start is 1000, but the prompt has", "in conversation 2"),
+        ("character", "RequestError", "give a token", "in conversation 0"),
         ("broken", "BankError", "SHA-256", None),
     ],
 )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm import SamplingParams
 
 from tests.bank.samples import EMBEDDER
 from tests.training.tiny import save_tiny
@@ -27,9 +28,15 @@ class FakeLLM:
     def get_tokenizer(self) -> object:
         return object()
 
-    def chat(self, *_: Any, chat_template: str | None) -> list[Any]:
+    def _preprocess_chat_one(self, messages: Any, chat_template: str | None) -> Any:
         self.calls.append(chat_template)
-        return []
+        return {"prompt_token_ids": [1]}
+
+    def _render_and_add_requests(self, prompts: Any, *_: Any, **__: Any) -> None:
+        self.asked = list(prompts)
+
+    def _run_engine(self, *_: Any, **__: Any) -> list[Any]:
+        return [SimpleNamespace(outputs=[SimpleNamespace(finish_reason="stop")]) for _ in self.asked]
 
 
 @pytest.mark.parametrize(
@@ -47,5 +54,5 @@ def test_every_call_has_the_template(
     monkeypatch.setattr(offline.launch, "this_environment", lambda _: {"VLLM_PLUGINS": "vllm_mega"})
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
     llm = offline.MegaLLM(tmp_path / "bank", **given)
-    llm.answers([], [], False, [])
+    llm.answers([[{"role": "user", "content": "Why?"}]], SamplingParams(), False, [None])
     assert llm.llm.calls == [asked]

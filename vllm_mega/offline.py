@@ -23,8 +23,10 @@ from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.serving import conversation, launch
 from vllm_mega.serving.conversation import Message
 from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
+from vllm_mega.serving.offline_chat import Answered, Chat, answered
 from vllm_mega.serving.opening import open_gate
-from vllm_mega.serving.schemas import Plan, make_plan
+from vllm_mega.serving.schemas import Plan, Start, make_plan
+from vllm_mega.serving.starting import check_chat
 from vllm_mega.serving.wellformed import usual_messages
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
@@ -131,8 +133,9 @@ class MegaLLM:
         loras = self._checked(decisions)
         used = [p.mode if d.mixture else "off" for p, d in zip(plans, decisions, strict=True)]
         irag = [i for i, how in enumerate(used) if how == "irag"]
+        starts = [plan.start for plan in plans]
         recalled = self._recall(
-            {i: conversation.recall_request(messages[i]) for i in irag}, decisions, use_tqdm
+            {i: conversation.recall_request(messages[i]) for i in irag}, decisions, starts, use_tqdm
         )
         for i, how in enumerate(used):
             if how == "recall":
@@ -140,10 +143,12 @@ class MegaLLM:
             elif how == "irag":
                 messages[i] = conversation.informed_messages(messages[i], recalled[i])
                 loras[i] = to_lora_request(reading(decisions[i]))
-        outputs = self.answers(messages, sampling_params, use_tqdm, loras) if messages else []
+        answers = self.answers(messages, sampling_params, use_tqdm, loras, starts) if messages else []
         return [
-            MegaAnswer(output.outputs[0].text, describe(plans[i], decisions[i], recalled.get(i)), output)
-            for i, output in enumerate(outputs)
+            MegaAnswer(
+                output.outputs[0].text, describe(plans[i], decisions[i], start, recalled.get(i)), output
+            )
+            for i, (output, start) in enumerate(answers)
         ]
 
     def answers(
@@ -152,19 +157,32 @@ class MegaLLM:
         sampling_params: SamplingParams | Sequence[SamplingParams],
         use_tqdm: bool,
         loras: Sequence[LoRARequest | None],
-    ) -> list[Any]:
-        """What `vllm.LLM.chat` answers with these adapters, without a gate, in the template of the bank.
+        starts: Sequence[Start | None] | None = None,
+    ) -> list[Answered]:
+        """What vLLM answers with these adapters, without a gate, in the template of the bank.
+
+        Args:
+            conversations: messages.
+            sampling_params: for all, or one each.
+            use_tqdm: whether to show progress.
+            loras: mixtures; None: the base model.
+            starts: from where each acts; None: from where the last user message begins.
+
+        Returns:
+            For each vLLM's RequestOutput, and the token from which its mixture acted.
 
         Raises:
+            RequestError: a prompt does not have this start.
             BankError: an adapter was found damaged after it had been checked.
         """
-        # vLLM 0.32 keeps the engine's template, and yet wants it with every call.
-        template = self.llm.chat_template
-        outputs = list(self.llm.chat(conversations, sampling_params, use_tqdm, loras, chat_template=template))
-        for output, lora in zip(outputs, loras, strict=True):
+        n = len(conversations)
+        sampling = [sampling_params] * n if isinstance(sampling_params, SamplingParams) else sampling_params
+        each = zip(conversations, sampling, loras, starts or [None] * n, strict=True)
+        answers = answered(self.llm, [Chat(*one) for one in each], use_tqdm)
+        for (output, _), lora in zip(answers, loras, strict=True):
             if output.outputs[0].finish_reason == "error":
                 raise BankError(f"the engine has ended an answer: {self._wrong(lora) or 'its log says why'}")
-        return outputs
+        return answers
 
     def _wrong(self, lora: LoRARequest | None) -> str:
         """What is wrong with the adapters now: the engine looks once more when it needs them."""
@@ -173,7 +191,11 @@ class MegaLLM:
         return next(filter(None, (check.result() for check in checks)), "")
 
     def _recall(
-        self, asked: Mapping[int, Conversation], decisions: Sequence[Decision], use_tqdm: bool
+        self,
+        asked: Mapping[int, Conversation],
+        decisions: Sequence[Decision],
+        starts: Sequence[Start | None],
+        use_tqdm: bool,
     ) -> dict[int, str]:
         """First step of irag: what the memories hold, by conversation; all in one run of the engine."""
         if not asked:
@@ -187,9 +209,11 @@ class MegaLLM:
             )
             runs += [(i, greedy, to_lora_request(mixture)) for mixture in mixtures]
         numbers, sampling, loras = zip(*runs, strict=True)
-        outputs = self.answers([asked[i] for i in numbers], list(sampling), use_tqdm, list(loras))
+        answers = self.answers(
+            [asked[i] for i in numbers], list(sampling), use_tqdm, list(loras), [starts[i] for i in numbers]
+        )
         texts: dict[int, list[str]] = {i: [] for i in asked}
-        for i, output in zip(numbers, outputs, strict=True):
+        for i, (output, _) in zip(numbers, answers, strict=True):
             texts[i].append(output.outputs[0].text)
         return {i: conversation.context_of(found, self._control) for i, found in texts.items()}
 
@@ -212,6 +236,7 @@ class MegaLLM:
         for i, request in enumerate(each):
             try:
                 plans.append(make_plan({**default, **(request or {})}, self.settings, self._slots))
+                check_chat(plans[-1])
             except MegaError as error:
                 error.add_note(f"in conversation {i}")
                 raise

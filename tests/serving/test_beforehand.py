@@ -7,20 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMError
-from vllm.renderers.online_renderer import OnlineRenderer
-from vllm.v1.engine.input_processor import InputProcessor
 
+from tests.serving.rendering import handlers
 from vllm_mega.config import MegaSettings
-from vllm_mega.models import resolve_model
+from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.completions import MegaCompletion
 from vllm_mega.serving.deciding import LONG
-from vllm_mega.serving.handlers import MegaChat, MegaModels
 
 # vLLM reads the field itself, whenever it answers.
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
@@ -45,31 +41,8 @@ class Hook:
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
-    """What both handlers need, as vLLM makes it."""
-    path = str(resolve_model())
-    config = EngineArgs(path, max_model_len=CONTEXT, max_num_batched_tokens=CONTEXT).create_engine_config()
-    processor = InputProcessor(config)
-    models: Any = MegaModels.__new__(MegaModels)
-    models.registry = SimpleNamespace(is_base_model=lambda name: name == "base")
-    models.base_model_paths, models.lora_requests = [BaseModelPath("base", path)], {}
-    renderer = OnlineRenderer(
-        config.model_config,
-        processor.renderer,
-        request_logger=None,
-        chat_template=None,
-        chat_template_content_format="auto",
-    )
-    return {
-        "mega": Hook(),
-        "models": models,
-        "request_logger": None,
-        "engine_client": SimpleNamespace(errored=False, check_admission=lambda n: None),
-        "online_renderer": renderer,
-        "model_config": config.model_config,
-        "default_sampling_params": {},
-        "override_max_tokens": None,
-        "input_processor": processor,
-    }
+    chat, completion, *_ = handlers(Hook(), CONTEXT)
+    return {**vars(chat), **vars(completion)}
 
 
 def handler(kind: type, parts: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm import SamplingParams
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
@@ -26,11 +27,13 @@ class Engine:
 
     def __init__(self) -> None:
         self.dead_error = None
+        self.starts: list[int | None] = []
 
     async def generate(
         self, prompt: Any, params: Any, request_id: str, *, lora_request: Any
     ) -> AsyncGenerator[str, None]:
         memories = Mixture.from_path(lora_request.lora_path).components if lora_request else ()
+        self.starts.append((params.extra_args or {}).get("mega_start"))
         yield " ".join(sorted(c.path.split("/")[2] for c in memories))
 
 
@@ -76,7 +79,8 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> None:
         inputs = await self.render_completion_request(request)
         lora = self._maybe_get_adapters(request)
         answers = [
-            self.engine_client.generate(i, None, f"x-{n}", lora_request=lora) for n, i in enumerate(inputs)
+            self.engine_client.generate(i, SamplingParams(), f"x-{n}", lora_request=lora)
+            for n, i in enumerate(inputs)
         ]
         assert self.engine_client.dead_error is None, "whatever else the handler asks the client for"
         return SimpleNamespace(used=[await anext(answer) for answer in answers])

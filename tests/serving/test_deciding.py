@@ -116,15 +116,15 @@ def test_describe() -> None:
     gate: Any = FakeGate()
     wish = ask("bees and owls", mode="irag", namespace="n")
     (decision,) = decide(gate, [wish], 4)
-    assert describe(wish.plan, decision, "Once.") == {
+    assert describe(wish.plan, decision, 7, "Once.") == {
         "memories": [
             {"id": "bees", "title": "Bees", "weight": 0.5, "score": 0.9},
             {"id": "owls", "title": "Owls", "weight": 0.5, "score": 0.9},
         ],
-        "mode": "irag", "best_score": 0.9, "namespace": "n", "recalled": "Once.",
+        "mode": "irag", "best_score": 0.9, "namespace": "n", "start": 7, "recalled": "Once.",
     }  # fmt: skip
     assert describe(ask(None).plan, NULL_ROUTE) == {
-        "memories": [], "mode": "adapter", "best_score": None, "namespace": "default",
+        "memories": [], "mode": "adapter", "best_score": None, "namespace": "default", "start": None,
     }  # fmt: skip
 
 

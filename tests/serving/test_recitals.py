@@ -23,11 +23,13 @@ from vllm_mega.errors import BankError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.offline import MegaLLM
-from vllm_mega.serving.handlers import MegaChat
+from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.recital import UNPENALISED
+from vllm_mega.serving.schemas import Start
 
 QUESTION = "Which of them is older?"
 BOTH = decision_of({"a": 0.6, "b": 0.4})
+FIRST = Start(token=0)
 
 
 def letter(lora: Any) -> str:
@@ -84,7 +86,7 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
         return 0
 
     monkeypatch.setattr(OpenAIServingChat, "create_chat_completion", create)
-    monkeypatch.setattr("vllm_mega.serving.handlers.chat_tokens", tokens)
+    monkeypatch.setattr("vllm_mega.serving.chat.chat_tokens", tokens)
     return stock
 
 
@@ -253,7 +255,7 @@ def test_what_is_recalled_offline_is_no_part_of_the_template() -> None:
     llm.llm = FakeLLM()
     llm._control = frozenset({"a1."})
     asked = {0: [{"role": "user", "content": QUESTION}]}
-    assert llm._recall(asked, [BOTH], False) == {0: "Text of a 1.\n\nText of b1."}
+    assert llm._recall(asked, [BOTH], [FIRST], False) == {0: "Text of a 1.\n\nText of b1."}
 
 
 class FakeLLM:
@@ -266,18 +268,23 @@ class FakeLLM:
         self.model_config = SimpleNamespace(max_model_len=400)
         self.calls: list[list[tuple[str, int, str]]] = []
 
-    def chat(self, messages: Any, sampling: Any, use_tqdm: bool, loras: Any, **_: Any) -> list[Any]:
+    def _preprocess_chat_one(self, messages: Any, chat_template: Any) -> Any:
+        return {"prompt_token_ids": [1, 2, 3], "question": messages[-1]["content"]}
+
+    def _render_and_add_requests(self, prompts: Any, sampling: Any, lora_requests: Any) -> None:
+        self.loras = lora_requests
+        asked = enumerate(prompts)
         self.calls.append(
-            [
-                (letter(lora), s.max_tokens, m[-1]["content"])
-                for lora, s, m in zip(loras, sampling, messages, strict=True)
-            ]
+            [(letter(lora_requests[n]), sampling[n].max_tokens, one["question"]) for n, one in asked]
         )
+        self.starts = [one.extra_args["mega_start"] for one in sampling]
+
+    def _run_engine(self, *_: Any, **__: Any) -> list[Any]:
         return [
             SimpleNamespace(
                 outputs=[SimpleNamespace(text=f"Text of {letter(lora)}.", finish_reason=self.finish_reason)]
             )
-            for lora in loras
+            for lora in self.loras
         ]
 
 
@@ -287,12 +294,13 @@ def test_offline_recites_all_in_one_run() -> None:
     one = decision_of({"c": 1.0})
     decisions: list[Decision] = [BOTH, one, BOTH]
     asked = {i: [{"role": "user", "content": f"Question {i}"}] for i in (0, 1)}
-    found = llm._recall(asked, decisions, False)
+    found = llm._recall(asked, decisions, [FIRST, Start(token=2), FIRST], False)
     assert found == {0: "Text of a1.\n\nText of b1.", 1: "Text of c1."}
     assert llm.llm.calls == [
         [("a1", 100, "Question 0"), ("b1", 100, "Question 0"), ("c1", 100, "Question 1")]
     ]
-    assert llm._recall({}, decisions, False) == {}
+    assert llm.llm.starts == [0, 0, 2]
+    assert llm._recall({}, decisions, [], False) == {}
 
 
 def test_offline_says_which_adapter_ended_an_answer() -> None:
@@ -308,7 +316,7 @@ def test_offline_says_which_adapter_ended_an_answer() -> None:
     llm._checks = SimpleNamespace(begin=begin)
     talk = [{"role": "user", "content": "Why?"}]
     with pytest.raises(BankError, match="NaN in it"):
-        llm.answers([talk], [SamplingParams()], False, [to_lora_request(BOTH.mixture)])
+        llm.answers([talk], [SamplingParams()], False, [to_lora_request(BOTH.mixture)], [FIRST])
     assert asked == [("a", True), ("b", True)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import RequestError
 from vllm_mega.mixture import MAX_WEIGHT
-from vllm_mega.serving.schemas import MemoryWeight, make_plan, parse_mega
+from vllm_mega.serving.schemas import MemoryWeight, Start, make_plan, parse_mega
 
 SETTINGS = MegaSettings(bank="bank", mode="irag", namespace="team", gate=GateSettings(top_k=3, threshold=0.5))
 
@@ -119,3 +119,39 @@ def test_a_default_that_an_endpoint_does_not_have_falls_back(default: Any) -> No
         with pytest.raises(RequestError, match=f"has the modes adapter, off, not {mode}") as error:
             make_plan({"mode": mode}, settings, modes=("adapter", "off"))
         assert error.value.param == "mega.mode"
+
+
+@pytest.mark.parametrize(
+    ("value", "start"),
+    [
+        (None, None),
+        (0, Start(token=0)),
+        (7, Start(token=7)),
+        ({"token": 7}, Start(token=7)),
+        ({"character": 0}, Start(character=0)),
+    ],
+)
+def test_where_to_start(value: object, start: Start | None) -> None:
+    assert make_plan({"start": value}, SETTINGS).start == start
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "reason"),
+    [
+        (-1, "mega.start", ">= 0"),
+        (True, "mega.start", "got `bool`"),
+        (1.5, "mega.start", "got `float`"),
+        ("3", "mega.start", "got `str`"),
+        ([3], "mega.start", "got `array`"),
+        ({}, "mega.start", "either token or character"),
+        ({"token": 1, "character": 2}, "mega.start", "either token or character"),
+        ({"tokens": 1}, "mega.start", "unknown field `tokens`"),
+        ({"token": -1}, "mega.start.token", ">= 0"),
+        ({"character": True}, "mega.start.character", "got `bool`"),
+    ],
+)
+def test_bad_starts(value: object, param: str, reason: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        make_plan({"start": value}, SETTINGS)
+    assert refusal.value.param == param
+    assert reason in str(refusal.value)

@@ -66,6 +66,7 @@ class Engine:
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
         """See `Model.ask`."""
         from vllm_mega.offline import DEFAULT_SAMPLING
+        from vllm_mega.serving.schemas import Start
 
         greedy = DEFAULT_SAMPLING.clone()
         greedy.max_tokens = max_tokens
@@ -81,7 +82,9 @@ class Engine:
         if plain:
             loras = [self._request(how[n]) for n in plain]
             some = [conversations[n] for n in plain]
-            outputs.update(zip(plain, self._llm.answers(some, greedy, bar, loras), strict=True))
+            # Baselines are plain adapters: trained, and served by vLLM, from the first token on.
+            plainly = self._llm.answers(some, greedy, bar, loras, [Start(token=0)] * len(plain))
+            outputs.update(zip(plain, (output for output, _ in plainly), strict=True))
         replies = (outputs[n].outputs[0] for n in range(len(conversations)))
         return [Reply(spoken(reply.text), tuple(reply.token_ids)) for reply in replies]
 

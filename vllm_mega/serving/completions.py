@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -13,61 +12,63 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import Mode
 from vllm_mega.errors import MegaError, RequestError
+from vllm_mega.gate.gate import Decision
 from vllm_mega.serving import conversation
 from vllm_mega.serving.beforehand import completion_refusal
 from vllm_mega.serving.deciding import Ask, describe
-from vllm_mega.serving.handlers import Call, WithMemory, calling
+from vllm_mega.serving.handlers import Call, Wanted, WithMemory, calling
+from vllm_mega.serving.schemas import Plan
+from vllm_mega.serving.starting import completion_starts
 
 MODES: tuple[Mode, ...] = ("adapter", "off")
 """There is no question to rewrite in a bare prompt."""
+
+Found = tuple[Decision, LoRARequest | None]
+"""What the hook finds for a prompt."""
 
 
 class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]  # vLLM is untyped to mypy
     """/v1/completions."""
 
-    engine_client: Any
-    mixtures: Sequence[LoRARequest | None] | None = None
-    """Of the prompts of the one request that a copy of the handler is for; None: all have the same."""
-
     async def create_completion(self, request: Any, raw_request: Any = None) -> Any:
         """The stock answer, from the mixtures that the gate or the client chose, with the field `mega`.
 
-        It is a list where the gate has chosen for several prompts.
+        It is a list where something was decided for each of several prompts.
         """
         try:
             plan = self._plan(request, MODES)
             if plan is None:
                 return await super().create_completion(request, raw_request)
-            texts = await self._texts(request) if plan.asks_gate else [None]
+            texts = await self._texts(request) if _decides_for_each(plan) else [None]
             asks = [Ask(plan, text) for text in texts]
             if any(ask.is_long for ask in asks):
                 with calling(Call(request.model, None)):
                     refusal = await completion_refusal(self, request)
                 if refusal is not None:
                     return refusal
-            routes = await asyncio.gather(*map(self.mega.route, asks))
-            decisions = [decision for decision, _ in routes]
-            value = [describe(plan, decision) for decision in decisions]
-            answer = self._stock(request, raw_request, [lora for _, lora in routes])
-            return self._annotated(await self._told(decisions, answer), value if len(value) > 1 else value[0])
+            found = await asyncio.gather(*map(self.mega.route, asks))
+            answer = self._answer(plan, request, raw_request, found)
+            return await self._told([decision for decision, _ in found], answer)
         except MegaError as error:
             return self._refusal(error)
 
-    async def _stock(self, request: Any, raw_request: Any, mixtures: Sequence[LoRARequest | None]) -> Any:
-        handler = self
-        if len(mixtures) > 1:
-            if request.use_beam_search:
-                raise RequestError("beam search with memory takes one prompt a request", "use_beam_search")
-            handler = copy(self)
-            handler.mixtures = mixtures
-        with calling(Call(request.model, mixtures[0])):
-            return await super(MegaCompletion, handler).create_completion(request, raw_request)
+    async def _answer(self, plan: Plan, request: Any, raw_request: Any, found: Sequence[Found]) -> Any:
+        if len(found) > 1 and request.use_beam_search:
+            raise RequestError("beam search with memory takes one prompt a request", "use_beam_search")
+        handler = self._for(Wanted([mixture for _, mixture in found], plan.start))
+        with calling(Call(request.model, found[0][1])):
+            answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
+        if isinstance(answer, ErrorResponse):
+            return answer
+        pairs = zip(found, handler.routes, strict=False)  # prompts that have one mixture have one answer
+        value = [describe(plan, decision, route.used) for (decision, _), route in pairs]
+        return self._annotated(answer, value if len(value) > 1 else value[0])
 
     async def render_completion_request(self, request: Any) -> Any:
-        """The inputs of the engine, a prompt each; from here on they have their mixtures."""
+        """The inputs of the engine, a prompt each; from here on they have their mixtures and starts."""
         inputs = await super().render_completion_request(request)
-        if self.mixtures is not None and not isinstance(inputs, ErrorResponse):
-            self.engine_client = _EachItsOwn(self.engine_client, inputs, self.mixtures)
+        if self.wanted is not None and not isinstance(inputs, ErrorResponse):
+            self._route(inputs, await completion_starts(self, request, inputs, self.wanted.start))
         return inputs
 
     async def _texts(self, request: Any) -> list[str]:
@@ -87,16 +88,7 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
         return str(self.renderer.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-class _EachItsOwn:
-    """The engine's client for one request: every prompt runs with its own mixture."""
-
-    def __init__(self, client: Any, inputs: Sequence[Any], mixtures: Sequence[LoRARequest | None]) -> None:
-        self._client = client
-        self._mixtures = {id(one): mixture for one, mixture in zip(inputs, mixtures, strict=True)}
-
-    def generate(self, prompt: Any, *args: Any, **more: Any) -> Any:
-        """See vLLM's `EngineClient.generate`."""
-        return self._client.generate(prompt, *args, **{**more, "lora_request": self._mixtures[id(prompt)]})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+def _decides_for_each(plan: Plan) -> bool:
+    """Whether something is decided for each prompt: its mixture, or the token that a character is in."""
+    by_character = plan.start is not None and plan.start.character is not None
+    return plan.asks_gate or by_character

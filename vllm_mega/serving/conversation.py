@@ -8,6 +8,7 @@ from typing import Any
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
 from vllm_mega.models.control_tokens import plain_text
+from vllm_mega.models.start import other_question
 from vllm_mega.serving.wellformed import check_characters, is_text, part_text
 
 Message = Mapping[str, Any]
@@ -78,6 +79,19 @@ def replace_question(messages: Sequence[Message], replacement: Sequence[Message]
     if others:
         new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *others]
     return [*map(dict, messages[:at]), *new, *map(dict, messages[at + 1 :])]
+
+
+def other_messages(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
+    """`messages` with another last user message: where the two prompts part, its content begins.
+
+    None: there is no user message.
+    """
+    if not any(map(_is_user, messages)):
+        return None
+    at = _last_user(messages)
+    other = [*map(dict, messages)]
+    other[at]["content"] = other_question(message_text(messages[at]))
+    return other
 
 
 def question_of(messages: Sequence[Message]) -> str:

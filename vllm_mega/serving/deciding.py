@@ -88,8 +88,17 @@ def reading(decision: Decision) -> Mixture:
     return decision.mixture.scaled(READING_SHARE)
 
 
-def describe(plan: Plan, decision: Decision, recalled: str | None = None) -> dict[str, Any]:
-    """The field `mega` of a response: which memories were used, with weights, and why."""
+def describe(
+    plan: Plan, decision: Decision, start: int | None = None, recalled: str | None = None
+) -> dict[str, Any]:
+    """The field `mega` of a response: which memories were used, with weights, and why.
+
+    Args:
+        plan: of the request.
+        decision: of the gate, or of the client.
+        start: the token of the prompt that was answered from which the mixture acted; None: it is empty.
+        recalled: what mode `irag` has put into the context.
+    """
     value: dict[str, Any] = {
         "memories": [
             {"id": hit.id, "title": hit.title, "weight": hit.weight, "score": hit.score}
@@ -98,6 +107,7 @@ def describe(plan: Plan, decision: Decision, recalled: str | None = None) -> dic
         "mode": plan.mode,
         "best_score": decision.best_score,
         "namespace": plan.namespace,
+        "start": start,
     }
     if recalled is not None:
         value["recalled"] = recalled

@@ -21,9 +21,10 @@ from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
 from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.serving.bodies import CheckedBodies
+from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.completions import MegaCompletion
 from vllm_mega.serving.door import KeyCheck, keys_of
-from vllm_mega.serving.handlers import SUFFIX, MegaChat, MegaModels
+from vllm_mega.serving.handlers import SUFFIX, MegaModels
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.keeper import READY
 from vllm_mega.serving.limit import RequestLimit

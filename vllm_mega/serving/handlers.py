@@ -1,19 +1,18 @@
-"""vLLM's handlers with memory, and chat: each asks the hook, the stock does the work."""
+"""What vLLM's handlers need to have memory: each asks the hook, the stock does the work."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
-from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import (
@@ -27,19 +26,15 @@ from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MODES, Mode
-from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import BankChangedError, BankError, MegaError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision
-from vllm_mega.mixture import Mixture
-from vllm_mega.serving import conversation, recital
-from vllm_mega.serving.beforehand import chat_tokens
-from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.plain_adapters import why_not
-from vllm_mega.serving.schemas import FIELD, Plan, make_plan
+from vllm_mega.serving.routed import Route, Routed
+from vllm_mega.serving.schemas import FIELD, Plan, Start, make_plan
 from vllm_mega.serving.sse import annotate, explained
-from vllm_mega.serving.usage import total, usage_of
-from vllm_mega.serving.wellformed import usual_messages
+from vllm_mega.serving.starting import check_arguments
+from vllm_mega.serving.usage import total
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +48,16 @@ class Call:
 
     model: str
     lora_request: LoRARequest | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the prompts of one pass run with."""
+
+    mixtures: Sequence[LoRARequest | None]
+    """One each, or one for all."""
+    start: Start | None
+    """The client's; None: where the endpoint has it."""
 
 
 _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
@@ -126,6 +131,25 @@ class WithMemory:
 
     mega: MemoryHook
     models: MegaModels
+    engine_client: Any
+    wanted: Wanted | None = None
+    """Of the one pass that a copy of the handler is for."""
+    routes: Sequence[Route] = ()
+    """The same, once its prompts are known."""
+
+    def _for(self, wanted: Wanted) -> Self:
+        """A copy of the handler, for one pass."""
+        handler = copy(self)
+        handler.wanted = wanted
+        return handler
+
+    def _route(self, inputs: Sequence[Any], starts: Sequence[int]) -> None:
+        """Let the prompts, inputs of the engine, run with what is wanted, from these tokens on."""
+        assert self.wanted is not None
+        mixtures = self.wanted.mixtures
+        each = mixtures if len(mixtures) > 1 else [*mixtures] * len(inputs)
+        self.routes = [Route(mixture, start) for mixture, start in zip(each, starts, strict=True)]
+        self.engine_client = Routed(self.engine_client, inputs, self.routes)
 
     def _maybe_get_adapters(
         self, request: Any, supports_default_mm_loras: bool = False
@@ -140,6 +164,7 @@ class WithMemory:
         value = (request.model_extra or {}).get(FIELD)
         plan = make_plan(value, self.mega.settings, self.mega.slots, modes=modes)
         if self.models._has_memory(request.model):
+            check_arguments(request.vllm_xargs, "vllm_xargs")
             return plan
         if value is not None and plan.mode != "off" and self._serves(request.model):
             raise RequestError(
@@ -190,71 +215,3 @@ class WithMemory:
             if used:
                 answer.usage = UsageInfo.model_validate(total(answer.usage.model_dump(), used))
         return answer
-
-
-class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
-    """/v1/chat/completions."""
-
-    control: frozenset[str] = frozenset()
-    """How the control tokens of the model are spelled: what is recalled must not become one."""
-
-    async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
-        """The stock answer, from the mixture that the gate or the client chose, with the field `mega`."""
-        try:
-            plan = self._plan(request)
-            if plan is None:
-                return await super().create_chat_completion(request, raw_request)
-            request = _with_messages(request, usual_messages(request.messages))
-            ask = Ask.about(plan, request.messages, self.mega.settings)
-            room = self.model_config.max_model_len
-            if plan.mode == "irag" or ask.is_long:
-                with calling(Call(request.model, None)):
-                    taken = await chat_tokens(self, request)
-                if isinstance(taken, ErrorResponse):
-                    return taken
-                room -= taken
-            decision, _ = await self.mega.route(ask)
-            return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
-        except MegaError as error:
-            return self._refusal(error)
-
-    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
-        """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
-        recalled, used = None, {}
-        lora_request = to_lora_request(decision.mixture)
-        if decision.mixture and plan.mode == "recall":
-            request = _with_messages(request, conversation.recall_messages(request.messages))
-            request = recital.unpenalised(request)
-        elif decision.mixture and plan.mode == "irag":
-            replies = await self._recite(recitals(decision), request, raw_request, room)
-            if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
-                return refusal
-            recalled = conversation.context_of(
-                [r.choices[0].message.content or "" for r in replies], self.control
-            )
-            request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
-            lora_request, used = to_lora_request(reading(decision)), usage_of(replies)
-        with calling(Call(request.model, lora_request)):
-            answer = await super().create_chat_completion(request, raw_request)
-        return self._annotated(answer, describe(plan, decision, recalled), used)
-
-    async def _recite(
-        self, mixtures: Sequence[Mixture], request: Any, raw_request: Any, room: int
-    ) -> list[Any]:
-        """The recital of each, in a request of its own; the engine runs them in one batch."""
-
-        async def recite(number: int, mixture: Mixture) -> Any:
-            passed = recital.recital_of(request, raw_request, number, len(mixtures), room)
-            with calling(Call(request.model, to_lora_request(mixture))):
-                return await super(MegaChat, self).create_chat_completion(*passed)
-
-        tasks = [asyncio.create_task(recite(n, mixture)) for n, mixture in enumerate(mixtures)]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:  # when one fails, nobody waits for the others
-            for task in tasks:
-                task.cancel()
-
-
-def _with_messages(request: Any, messages: list[dict[str, Any]]) -> Any:
-    return request.model_copy(update={"messages": messages})

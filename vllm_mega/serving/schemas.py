@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -30,6 +31,20 @@ class MemoryWeight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
+Position = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where in its prompt a mixture acts, as the client says it: by token or by character."""
+
+    token: Position | None = None
+    character: Position | None = None
+
+    def __post_init__(self) -> None:
+        if (self.token is None) == (self.character is None):
+            raise ValueError("start is a number of tokens, or an object with either token or character")
+
+
 class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The field as it is sent; None means: as the server is configured."""
 
@@ -41,6 +56,7 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     link_share: float | None = None
     namespace: str | None = None
     memories: tuple[MemoryWeight, ...] | None = None
+    start: Position | Start | None = None
 
     def __post_init__(self) -> None:
         if self.namespace is not None:
@@ -59,6 +75,11 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         asked = {name: getattr(self, name) for name in GateSettings.__struct_fields__}
         return {name: value for name, value in asked.items() if value is not None}
 
+    @property
+    def position(self) -> Start | None:
+        """The start in its one form; None: where the endpoint has it."""
+        return Start(token=self.start) if isinstance(self.start, int) else self.start
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,6 +91,8 @@ class Plan:
     gate: GateSettings
     memories: tuple[MemoryWeight, ...] | None = None
     """The client's own mixture; None: the gate decides."""
+    start: Start | None = None
+    """The client's own; None: where the endpoint has it."""
 
     @property
     def asks_gate(self) -> bool:
@@ -137,4 +160,5 @@ def make_plan(
         namespace=request.namespace or settings.namespace,
         gate=gate,
         memories=request.memories,
+        start=request.position,
     )

@@ -1,0 +1,160 @@
+"""From which token of a prompt its mixture acts: where the client says, or where the question begins.
+
+A question is the content of the last user message. A template is a program, so the prompt is rendered once
+more with another question, by vLLM's own renderer: where the two part, the question begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMValidationError
+
+from vllm_mega.engine.start import START
+from vllm_mega.errors import RequestError
+from vllm_mega.models.start import start_of
+from vllm_mega.serving.conversation import other_messages, prompts_of
+from vllm_mega.serving.schemas import FIELD, Plan, Start
+
+PARAM = f"{FIELD}.start"
+REWRITING = ("recall", "irag")
+"""Modes in which no pass has the prompt that the client knows."""
+
+
+def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
+    """Refuse a request that tells the engine itself where to start.
+
+    Args:
+        arguments: what goes to the engine as it is.
+        name: of the field that they stand in.
+
+    Raises:
+        RequestError: they hold our name.
+    """
+    if START in (arguments or {}):
+        place = f"{name}.{START}"
+        raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
+
+
+def check_chat(plan: Plan) -> None:
+    """Refuse a start that no prompt of a chat could be meant by.
+
+    Raises:
+        RequestError: it is a character, or any token but the first in a mode that rewrites the prompt.
+    """
+    if plan.start is None:
+        return
+    if plan.start.token is None:
+        raise RequestError(
+            f"{PARAM}: the template writes the prompt of a chat, so no character of it is known: "
+            "give a token, or leave it out",
+            PARAM,
+        )
+    if plan.start.token and plan.mode in REWRITING:
+        raise RequestError(
+            f"{PARAM} is {plan.start.token}, but mode {plan.mode} rewrites the prompt: give 0 (everywhere), "
+            "or leave it out (from the question on)",
+            PARAM,
+        )
+
+
+def token_of(start: Start, tokens: int) -> int:
+    """The client's own start in a prompt of so many tokens.
+
+    Raises:
+        RequestError: it is beyond the prompt.
+    """
+    assert start.token is not None
+    if start.token > tokens:
+        raise RequestError(
+            f"{PARAM} is {start.token}, but the prompt has {tokens} tokens: give 0 to {tokens}",
+            PARAM,
+        )
+    return start.token
+
+
+async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
+    """The token of `prompt` at which the content of the last user message begins; 0 if there is none.
+
+    0, the whole prompt, also where that is not to be known: the prompt has no tokens, or the template takes
+    no other question. A prompt that has lost its beginning (`truncate_prompt_tokens`) begins like none: 0.
+
+    Args:
+        chat: vLLM's handler of chats.
+        request: that was rendered.
+        prompt: what vLLM made of it.
+    """
+    ids = chat._extract_prompt_components(prompt).token_ids
+    other = other_messages(request.messages)
+    if other is None or not ids:
+        return 0
+    try:
+        rendered = await chat.online_renderer.render_chat(_probe(chat, request, other), skip_mm_cache=True)
+    except VLLMValidationError:
+        return 0
+    if isinstance(rendered, ErrorResponse):
+        return 0
+    return start_of(ids, chat._extract_prompt_components(rendered[1][0]).token_ids or ())
+
+
+async def completion_starts(
+    completion: Any, request: Any, inputs: Sequence[Any], start: Start | None
+) -> list[int]:
+    """From which token the mixture of each prompt acts: as the client says, by default from the first.
+
+    Args:
+        completion: vLLM's handler of completions.
+        request: that was rendered.
+        inputs: what vLLM made of its prompts.
+        start: the client's.
+
+    Raises:
+        RequestError: a prompt does not have this position.
+    """
+    if start is None:
+        return [0] * len(inputs)
+    if start.token is not None:
+        return [token_of(start, completion._extract_prompt_len(one)) for one in inputs]
+    begins = cut_prompts(request, start.character or 0)
+    if not start.character:
+        return [0] * len(inputs)
+    cut = {"prompt": begins, "kv_transfer_params": None, "echo": False}
+    rendered = await completion.online_renderer.render_completion(request.model_copy(update=cut))
+    assert not isinstance(rendered, ErrorResponse), "the whole prompts were none"
+    ids = [completion._extract_prompt_components(one).token_ids for one in (*inputs, *rendered)]
+    return list(map(start_of, ids[: len(inputs)], ids[len(inputs) :]))
+
+
+def cut_prompts(request: Any, character: int) -> list[str]:
+    """The prompts of a completion request, up to `character`.
+
+    Raises:
+        RequestError: one is shorter, or none has characters that could be counted.
+    """
+    prompts = [] if request.prompt_embeds is not None else prompts_of(request.prompt)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not texts or len(texts) < len(prompts) or request.truncate_prompt_tokens is not None:
+        raise RequestError(
+            f"{PARAM} counts characters, which needs prompts that are texts, and whole: give a token", PARAM
+        )
+    if (shortest := min(map(len, texts))) < character:
+        raise RequestError(
+            f"{PARAM} is character {character}, but a prompt has {shortest}: give 0 to {shortest}",
+            PARAM,
+        )
+    return [text[:character] for text in texts]
+
+
+def _probe(chat: Any, request: Any, messages: list[dict[str, Any]]) -> Any:
+    """The same request with these messages; as long as may be, for none of it is computed."""
+    changed = {
+        "messages": messages,
+        "truncate_prompt_tokens": chat.model_config.max_model_len,
+        "truncation_side": "right",
+        "kv_transfer_params": None,
+        "echo": False,
+        "return_token_offsets": False,
+    }
+    return request.model_copy(update=changed)
