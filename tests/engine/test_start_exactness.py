@@ -21,7 +21,7 @@ from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture
 from vllm_mega.models import linear_shapes
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 BLOCK = ENGINE_ARGS["block_size"]
 CHUNK = ENGINE_ARGS["max_num_batched_tokens"]
@@ -204,18 +204,15 @@ def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: An
     check(tiny.reference, tiny.batch, found)
 
 
-@pytest.mark.slow
 def test_compiled(tiny: Tiny, tmp_path: Path):
     check_elsewhere(tiny, tmp_path, enforce_eager=False)
 
 
-@pytest.mark.slow
 def test_speculative_decoding_without_prefix_caching(tiny: Tiny, tmp_path: Path):
     ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
     check_elsewhere(tiny, tmp_path, 24, enable_prefix_caching=False, speculative_config=ngrams)
 
 
-@pytest.mark.slow
 def test_tensor_parallel(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     check_elsewhere(tiny, tmp_path, tensor_parallel_size=2)

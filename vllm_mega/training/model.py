@@ -130,8 +130,11 @@ class SplitModel:
         """The modules that `above` runs on labelled tokens alone."""
         return frozenset() if self._last is None else frozenset(self._last.modules())
 
-    def above(self, hidden: Tensor, row: Pack, past: Past) -> Tensor:
-        """From hidden states that enter layer `cut`, [T, D], to those that enter the head: [L, D]."""
+    def above(self, hidden: Tensor, row: Pack, past: Past, *, whole: bool = False) -> Tensor:
+        """From hidden states that enter layer `cut`, [T, D], to those that enter the head: [L, D].
+
+        `whole`: the last MLP meets all tokens, for whoever looks at what modules are given.
+        """
 
         def enter(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             # Not as embeddings: the model may scale those, or add positions to them.
@@ -139,7 +142,8 @@ class SplitModel:
                 return (hidden[None], *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": hidden[None]}
 
-        with self._stubs(range(self.cut)), self._last.only(row.labelled) if self._last else nullcontext():
+        divided = self._last.only(row.labelled) if self._last and not whole else nullcontext()
+        with self._stubs(range(self.cut)), divided:
             hook = self.layers[self.cut].register_forward_pre_hook(enter, with_kwargs=True)
             try:
                 return self._run({"inputs_embeds": hidden[None]}, row, past).squeeze(0)[row.labelled]

@@ -130,8 +130,9 @@ class Round:
         """Leave the gradients of one step in the adapters; the jobs that seem to be learnt."""
         chosen = {n: next(self.learners[n].steps) for n in live}
         row = self._pack(chosen)
-        self.model.stack.assign(row.jobs, row.labelled)
-        hidden = self._above(row)
+        first = step == 1  # units of the last layer, too, follow from all of its tokens
+        self.model.stack.assign(row.jobs, None if first else row.labelled)
+        hidden = self.model.split.above(self.hidden[row.source], row, self.past, whole=first)
         weights = self._weights(row, chosen)
         leaf = hidden.detach().requires_grad_()
         self._look_around(step, row, hidden.detach())
@@ -142,7 +143,7 @@ class Round:
         seeming = self._note(step, row, chosen, logp, weights, leaf.detach())
         fresh = [n for n in live if self.learners[n].job.initial is None]
         seeds = [learner.job.seed for learner in self.learners]
-        with aligning(self.model.stack, fresh, seeds) if step == 1 else nullcontext():
+        with aligning(self.model.stack, fresh, seeds) if first else nullcontext():
             hidden.backward(leaf.grad)
         self._count(row)
         return seeming
@@ -242,10 +243,6 @@ class Round:
             parts.append(self.model.split.below(ids, row, self.past))
             self.model.flops += self.model.split.flops_below(len(one.ids))
         return torch.cat(parts)
-
-    def _above(self, row: Pack) -> Tensor:
-        """Of every labelled token, what enters the head: [L, D]."""
-        return self.model.split.above(self.hidden[row.source], row, self.past)
 
     def _count(self, row: Pack) -> None:
         model = self.model
