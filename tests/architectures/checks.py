@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ import msgspec
 from tests.architectures import exactness
 from tests.architectures.exactness import SERVED, TRAINED
 from tests.architectures.families import Family, Refusal, Status
-from tests.architectures.serving_session import Served, serve
+from tests.architectures.serving_session import QUESTION, Served, serve
 from tests.architectures.small_models import save_small, spoil
 from tests.switched import switched
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.models.chat_format import load_chat_format
+from vllm_mega.prompts import user
 from vllm_mega.training.session import train
 
 
@@ -89,8 +92,13 @@ def serve_families(
 def _outcome(family: Family, trained: TrainedFamily, served: Served) -> Outcome:
     error = None
     if served.tokens:
-        model = exactness.with_adapter(trained.model, trained.adapter, **family.as_served)
+        asked = load_chat_format(trained.model).asked(user(QUESTION))
+        model = switched(
+            exactness.with_adapter(trained.model, trained.adapter, **family.as_served), asked.start
+        )
         error = exactness.greedy_error(model, served.prompt, served.tokens, served.logprobs)
+        if (served.prompt, served.start) != asked:
+            error = math.inf  # trained otherwise than it is asked
     status = _status(family, trained, served, error)
     return Outcome(
         family.name, family.expected, status, trained.seconds, served.seconds, trained.error, error

@@ -38,6 +38,8 @@ class Served(msgspec.Struct, frozen=True):
 
     seconds: float
     prompt: list[int] = []
+    start: int = 0
+    """The token of the prompt from which the adapter acted."""
     tokens: list[int] = []
     logprobs: list[float] = []
     refusal: str = ""
@@ -91,7 +93,11 @@ def ask(bank: Path) -> Served:
     said = answer.output.outputs[0]
     logprobs = [place[token].logprob for place, token in zip(said.logprobs, said.token_ids, strict=True)]
     return Served(
-        time.perf_counter() - started, list(answer.output.prompt_token_ids), list(said.token_ids), logprobs
+        time.perf_counter() - started,
+        list(answer.output.prompt_token_ids),
+        answer.mega["start"],
+        list(said.token_ids),
+        logprobs,
     )
 
 
