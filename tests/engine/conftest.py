@@ -119,5 +119,6 @@ def engine(model: Path) -> Iterator[Engine]:
     from vllm import LLM
 
     llm = LLM(str(model), enforce_eager=True, additional_config={"mega": {"bank": "unused"}}, **ENGINE_ARGS)
+    del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]  # servers that later tests start have workers
     yield Engine(llm)
     llm.llm_engine.engine_core.shutdown()
