@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,14 +20,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.bank import default_settings, write_adapter
+from loadtests.engine import adapters
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.program import run
-from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.errors import MegaError
 from vllm_mega.mixture import Mixture
-from vllm_mega.models import linear_shapes, resolve_model
+from vllm_mega.models import resolve_model
 from vllm_mega.serving.launch import this_environment
 
 BLOCK = 32
@@ -74,13 +72,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 @contextmanager
 def mixtures(count: int) -> Iterator[list[Mixture]]:
     """So many mixtures of two random adapters each; neighbours have one of them in common."""
-    with tempfile.TemporaryDirectory(prefix="vllm-mega-bench-") as root:
-        shapes, made = linear_shapes(resolve_model()), []
-        for n in range(count + 1):
-            folder = Path(root, str(n))
-            folder.mkdir()
-            write_adapter(folder, shapes, default_settings(), n)
-            made.append((adapter_digest(folder), str(folder)))
+    with adapters(["default"], count + 1) as shapes:
+        made = shapes["default"]
         yield [Mixture([(*made[n], 0.5), (*made[n + 1], 0.5)]) for n in range(count)]
 
 

@@ -152,14 +152,14 @@ class Child:
 
 
 @contextmanager
-def adapters(names: Sequence[str]) -> Iterator[dict[str, list[tuple[str, str]]]]:
-    """Random adapters of every shape: (content hash, folder)."""
+def adapters(names: Sequence[str], count: int = ADAPTERS) -> Iterator[dict[str, list[tuple[str, str]]]]:
+    """`count` random adapters of every shape: (content hash, folder)."""
     shapes = linear_shapes(resolve_model())
     with tempfile.TemporaryDirectory(prefix="vllm-mega-bench-") as root:
         made: dict[str, list[tuple[str, str]]] = {}
         for name in names:
             made[name] = []
-            for n in range(ADAPTERS):
+            for n in range(count):
                 folder = Path(root, name, str(n))
                 folder.mkdir(parents=True)
                 write_adapter(folder, shapes, default_settings(SHAPES[name]), n)

@@ -110,17 +110,22 @@ class Leads(NamedTuple):
 
 def leads(pools: Sequence[Pool]) -> Leads:
     """Those of `pools`, each different one once."""
+    ids, spans = _lead_spans(pools)
+    own = [span for span in dict.fromkeys(spans) if span]
+    positions = [place for span in own for place in range(len(span))]
+    segments = segments_of([Span((), span) for span in own])
+    return Leads(ids, torch.tensor(positions, dtype=torch.int64), segments, spans)
+
+
+def _lead_spans(pools: Sequence[Pool]) -> tuple[list[int], list[range]]:
+    """Token ids of the different leads, one after the other; of each pool, where its lead stands."""
     ids: list[int] = []
     spans: dict[tuple[int, ...], range] = {}
     for one in pools:
         if (key := tuple(one.lead)) not in spans:
             spans[key] = range(len(ids), len(ids) + len(key))
             ids += key
-    own = [span for span in spans.values() if span]
-    positions = [place for span in own for place in range(len(span))]
-    segments = segments_of([Span((), span) for span in own])
-    places = torch.tensor(positions, dtype=torch.int64)
-    return Leads(ids, places, segments, [spans[tuple(one.lead)] for one in pools])
+    return ids, [spans[tuple(one.lead)] for one in pools]
 
 
 def pack(
@@ -144,9 +149,9 @@ def pack(
     examples: list[int] = []
     spans: list[Span] = []
     count = 0
-    before = leads(pools)
-    shift = len(before.ids)
-    for one, job, offset, lead, picked in zip(pools, owners, offsets, before.spans, chosen, strict=True):
+    lead_ids, lead_spans = _lead_spans(pools)
+    shift = len(lead_ids)
+    for one, job, offset, lead, picked in zip(pools, owners, offsets, lead_spans, chosen, strict=True):
         if not picked:
             continue
         prefix = range(len(source), len(source) + len(one.prefix))
