@@ -39,6 +39,8 @@ class HeldPath(str):
 
     __slots__ = ("__weakref__", "_descriptors")
     _descriptors: tuple[int, ...]
+    _close = staticmethod(os.close)
+    """Held here: when the interpreter ends, modules are emptied before the last paths go."""
 
     @classmethod
     def opened(cls, path: str) -> HeldPath:
@@ -62,7 +64,7 @@ class HeldPath(str):
 
     def __del__(self) -> None:
         for descriptor in getattr(self, "_descriptors", ()):
-            os.close(descriptor)
+            self._close(descriptor)
 
 
 class Holder:
