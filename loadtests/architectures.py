@@ -10,7 +10,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.machine import Machine, this_machine
-from loadtests.program import run
+from loadtests.program import Add, Program
 from tests.architectures.checks import Outcome, TrainedFamily, serve_families, train_family, try_refusal
 from tests.architectures.families import FAMILIES, REFUSALS, Family
 from vllm_mega.errors import MegaError
@@ -35,20 +34,10 @@ class Result(msgspec.Struct):
     machine: Machine
     outcomes: list[Outcome]
 
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    names = [case.name for case in (*FAMILIES, *REFUSALS)]
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.architectures",
-        description="Train and serve a small random model of every architecture; compare with PEFT.",
-        epilog="About 5 minutes on 2 cores. Ends with 1 if anything is not as expected.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/architectures.json)")
-    add("--only", nargs="+", default=names, choices=names, metavar="NAME", help=f"of {', '.join(names)}")
-    add("--docs", type=Path, help="write the table of architectures into this file (docs/models.md)")
-    return parser.parse_args(argv)
+    @property
+    def good(self) -> bool:
+        """Whether all is as expected."""
+        return all(outcome.status == outcome.expected for outcome in self.outcomes)
 
 
 def render() -> str:
@@ -118,15 +107,20 @@ def table(result: Result) -> Table:
     return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks; the exit code."""
-    args = arguments(argv)
-    code = run(args.output, partial(measure, args), table)
-    if code:
-        return code
-    outcomes = msgspec.json.decode(args.output.read_bytes(), type=Result).outcomes
-    return int(any(outcome.status != outcome.expected for outcome in outcomes))
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    names = [case.name for case in (*FAMILIES, *REFUSALS)]
+    add("--only", nargs="+", default=names, choices=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--docs", type=Path, help="write the table of architectures into this file (docs/models.md)")
+
+
+PROGRAM = Program(
+    "architectures", measure, table,
+    "Train and serve a small random model of every architecture; compare with PEFT.",
+    "About 5 minutes on 2 cores. Ends with 1 if anything is not as expected.",
+    options, good=lambda result: result.good,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

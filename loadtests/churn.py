@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.processes import processes, started
-from loadtests.program import run
+from loadtests.program import Add, Program, at_least, fresh_log, positive
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.config import DEFAULT_NAMESPACE
@@ -154,8 +154,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     """Start the server, ask while memories change, and count."""
     from loadtests.bank import default_settings, make_bank, write_adapter
 
-    log, port = args.output.with_suffix(".log"), free_port()
-    log.write_bytes(b"")
+    log, port = fresh_log(args), free_port()
     with tempfile.TemporaryDirectory(prefix="churn-") as name:
         folder = Path(name)
         ids = make_bank(folder / "bank", args.memories, args.seed)
@@ -237,33 +236,25 @@ def table(result: Result) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.churn",
-        description="Ask a real server for memories that are updated and forgotten meanwhile, while its "
-        "worker is stopped and continued.",
-        epilog="Exit code 1: an answer was bad (500 and more, no word of asking again), or the engine died.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/churn.json)")
-    add("--requests", type=int, default=1000, help="at least so many (default: 1000)")
-    add("--changes", type=int, default=1000, help="updates and forgets (default: 1000)")
-    add("--memories", type=int, default=12, help="in the bank, on 4 slots (default: 12)")
-    add("--concurrency", type=int, default=8, help="requests in flight (default: 8)")
-    add("--minutes", type=float, default=20.0, help="the churn takes no longer (default: 20)")
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    count = at_least(1)
+    add("--requests", type=count, default=1000, help="at least so many (default: 1000)")
+    add("--changes", type=count, default=1000, help="updates and forgets (default: 1000)")
+    add("--memories", type=at_least(2), default=12, help="in the bank, on 4 slots (default: 12)")
+    add("--concurrency", type=count, default=8, help="requests in flight (default: 8)")
+    add("--minutes", type=positive, default=20.0, help="the churn takes no longer (default: 20)")
     add("--seed", type=int, default=0, help="decides what is changed and when the worker stands still")
-    args = parser.parse_args(argv)
-    if min(args.requests, args.changes, args.concurrency) < 1 or args.memories < 2:
-        parser.error("--requests, --changes and --concurrency must be at least 1, --memories at least 2")
-    return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the load test; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table, lambda result: result.good)
+PROGRAM = Program(
+    "churn", measure, table,
+    "Ask a real server for memories that are updated and forgotten meanwhile, while its worker is stopped "
+    "and continued.",
+    "Exit code 1: an answer was bad (500 and more, no word of asking again), or the engine died.",
+    options, good=lambda result: result.good,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

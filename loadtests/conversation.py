@@ -12,8 +12,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.engine import adapters
-from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.program import run
+from loadtests.machine import Machine, this_machine
+from loadtests.program import Add, Program, add_dtype, at_least
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.errors import MegaError
 from vllm_mega.mixture import Mixture
@@ -53,20 +51,6 @@ class Result(msgspec.Struct, frozen=True):
     machine: Machine
     block: int
     turns: list[Turn]
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.conversation",
-        description="Count the tokens that each turn of a conversation computes when its memory changes.",
-        epilog="A minute.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/conversation.json)")
-    add("--turns", type=int, default=10, help="of the conversation (default: 10)")
-    add("--dtype", default=default_dtype(), help="of the engine (default: as `vllm-mega serve`)")
-    return parser.parse_args(argv)
 
 
 @contextmanager
@@ -168,11 +152,19 @@ def table(result: Result) -> Table:
     return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the count; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--turns", type=at_least(1), default=10, help="of the conversation (default: 10)")
+    add_dtype(add, "of the engine (default: as `vllm-mega serve`)")
+
+
+PROGRAM = Program(
+    "conversation", measure, table,
+    "Count the tokens that each turn of a conversation computes when its memory changes.",
+    "A minute.",
+    options,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

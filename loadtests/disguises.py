@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from loadtests.disguised import Disguise, deeper, norms_times, padded, save_disguised, untied, wider
-from loadtests.program import run
+from loadtests.program import Add, Program
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.evaluation.data import Item, add_questions, read_items
 from vllm_mega.evaluation.scoring import score
@@ -60,19 +59,6 @@ class Line(msgspec.Struct, frozen=True):
     """Mean over the memories."""
     seconds: float
     """Of a memory."""
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.disguises",
-        description="Train the default model and disguises of it that compute the same, and ask each.",
-        epilog="About 15 minutes on 2 cores.",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--limit", type=int, default=12, help="how many of the 12 memories (default: all)")
-    parser.add_argument("--only", nargs="+", choices=DISGUISES, help="some of the disguises (default: all)")
-    return parser.parse_args(argv)
 
 
 def measure(args: argparse.Namespace, console: Console) -> list[Line]:
@@ -139,11 +125,19 @@ def table(lines: Sequence[Line]) -> Table:
     return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--limit", type=int, default=12, help="how many of the 12 memories (default: all)")
+    add("--only", nargs="+", choices=DISGUISES, help="some of the disguises (default: all)")
+
+
+PROGRAM = Program(
+    "disguises", measure, table,
+    "Train the default model and disguises of it that compute the same, and ask each.",
+    "About 15 minutes on 2 cores.",
+    options,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -25,8 +24,8 @@ from rich.table import Table
 
 from loadtests.bank import default_settings, write_adapter
 from loadtests.engine_child import Figure, Job, Measurement
-from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.program import run
+from loadtests.machine import Machine, this_machine
+from loadtests.program import Add, Program, add_dtype, at_least, fresh_log
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.errors import MegaError
 from vllm_mega.models import DEFAULT_MODEL, linear_shapes, resolve_model
@@ -74,39 +73,6 @@ Key = tuple[str, str, int, str, bool]
 """Engine, shape of adapters, K, load, compiled."""
 Pair = tuple[Figure, Figure]
 """A figure, and that of the base model measured just before."""
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.engine",
-        description=(
-            "Measure decode, prefill and mixed traffic: vLLM without LoRA, vLLM's own LoRA with one adapter, "
-            "and mixtures of 0, 1, 4 and 8 adapters, every request another mixture."
-        ),
-        epilog="About 15 minutes on 2 cores; --compiled adds the time that vLLM takes to compile.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/bench-engine.json)")
-    add("--rounds", type=int, default=3, help="turns of every measurement; figures are medians (default: 3)")
-    add("--loads", nargs="+", default=LOADS, choices=LOADS, metavar="LOAD", help=f"of {', '.join(LOADS)}")
-    add("--adapters", nargs="+", default=list(SHAPES), choices=SHAPES, help="shapes of adapters")
-    add(
-        "--widths",
-        nargs="+",
-        type=int,
-        default=WIDTHS,
-        choices=range(ADAPTERS + 1),
-        help="mixture widths",
-        metavar="K",
-    )
-    add("--dtype", default=default_dtype(), help="the type to compute in (default here: %(default)s)")
-    add("--compiled", action="store_true", help="compiled engines too, beside the eager ones")
-    add("--no-stock", action="store_true", help="leave vLLM's own LoRA out: it takes most of the time")
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    return args
 
 
 class Child:
@@ -183,8 +149,7 @@ def jobs(args: argparse.Namespace, made: dict[str, list[tuple[str, str]]]) -> li
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """Start all engines, let them take turns, and put the figures together."""
-    machine, log = this_machine(args.dtype), args.output.with_suffix(".log")
-    log.write_bytes(b"")
+    machine, log = this_machine(args.dtype), fresh_log(args)
     pairs: dict[Key, list[Pair]] = {}
     with adapters(args.adapters) as made, ExitStack() as stack:
         children = []
@@ -265,11 +230,26 @@ def table(result: Result) -> Table:
     return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    widths, rounds = range(ADAPTERS + 1), "turns of every measurement; figures are medians (default: 3)"
+    add("--rounds", type=at_least(1), default=3, help=rounds)
+    add("--loads", nargs="+", default=LOADS, choices=LOADS, metavar="LOAD", help=f"of {', '.join(LOADS)}")
+    add("--adapters", nargs="+", default=list(SHAPES), choices=SHAPES, help="shapes of adapters")
+    add("--widths", nargs="+", type=int, default=WIDTHS, choices=widths, help="mixture widths", metavar="K")
+    add_dtype(add)
+    add("--compiled", action="store_true", help="compiled engines too, beside the eager ones")
+    add("--no-stock", action="store_true", help="leave vLLM's own LoRA out: it takes most of the time")
+
+
+PROGRAM = Program(
+    "engine", measure, table,
+    "Measure decode, prefill and mixed traffic: vLLM without LoRA, vLLM's own LoRA with one adapter, and "
+    "mixtures of 0, 1, 4 and 8 adapters, every request another mixture.",
+    "About 15 minutes on 2 cores; --compiled adds the time that vLLM takes to compile.",
+    options, output="bench-engine.json",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

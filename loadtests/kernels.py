@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.machine import Machine, this_machine
-from loadtests.program import run
+from loadtests.program import Program
 from vllm_mega.errors import ConfigError
 from vllm_mega.kernels import triton as kernels
 
@@ -153,7 +152,7 @@ def copy_speed() -> float:
     return 2 * len(here) / (_ms(lambda: there.copy_(here)) / 1e3)
 
 
-def measure(console: Console) -> Result:
+def measure(_args: argparse.Namespace, console: Console) -> Result:
     """Every load with adapters of every rank.
 
     Raises:
@@ -181,20 +180,11 @@ def table(result: Result) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.kernels",
-        description="Time the GPU kernels at the shapes of Llama-3.1-8B, adapters on all linear layers.",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file (out/kernels.json)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the exit code."""
-    return run(arguments(argv).output, measure, table)
+PROGRAM = Program(
+    "kernels", measure, table,
+    "Time the GPU kernels at the shapes of Llama-3.1-8B, adapters on all linear layers.",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

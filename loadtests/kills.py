@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.processes import processes, processes_with, seconds_until_gone, started
-from loadtests.program import run
+from loadtests.program import Add, Program, at_least, fresh_log
 from vllm_mega.demo.server import HOST, free_port, wait_healthy
 
 RUNNING = ("keeper", "api", "engine", "worker")
@@ -93,8 +92,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     """Kill each kind so many times, in turn."""
     from loadtests.bank import make_bank
 
-    log, chance, outcomes = args.output.with_suffix(".log"), random.Random(args.seed), []  # noqa: S311
-    log.write_bytes(b"")
+    log, chance, outcomes = fresh_log(args), random.Random(args.seed), []  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="vllm-mega-kills-") as folder:
         bank = Path(folder, "bank")
         make_bank(bank, 2, args.seed)
@@ -121,32 +119,22 @@ def table(result: Result) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.kills",
-        description="Kill every process of a real server, and see that nothing is left after ten seconds.",
-        epilog="A quarter of a minute a kill. Exit code 1: something was left.",
-    )
+def options(add: Add) -> None:
+    """What there is beside --output."""
     kinds = (*RUNNING, *STARTING)
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write (out/kills.json)")
-    parser.add_argument("--kills", type=int, default=20, help="of each kind (default: 20)")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="which (default: all)")
-    parser.add_argument("--at-once", type=int, default=2, help="servers side by side (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="decides when a start-up is cut off")
-    args = parser.parse_args(argv)
-    if args.kills < 1:
-        parser.error(f"--kills must be at least 1, got {args.kills}")
-    if args.at_once < 1:
-        parser.error(f"--at-once must be at least 1, got {args.at_once}")
-    return args
+    add("--kills", type=at_least(1), default=20, help="of each kind (default: 20)")
+    add("--kinds", nargs="+", choices=kinds, default=kinds, help="which (default: all)")
+    add("--at-once", type=at_least(1), default=2, help="servers side by side (default: 2)")
+    add("--seed", type=int, default=0, help="decides when a start-up is cut off")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the kills; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table, lambda result: result.good)
+PROGRAM = Program(
+    "kills", measure, table,
+    "Kill every process of a real server, and see that nothing is left after ten seconds.",
+    "A quarter of a minute a kill. Exit code 1: something was left.",
+    options, good=lambda result: result.good,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from loadtests.invented import invent
 from loadtests.machine import Machine, this_machine
-from loadtests.program import run
+from loadtests.program import Program
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import model_config, resolve_model
 from vllm_mega.models.architectures import architecture
@@ -246,7 +246,7 @@ def short_memories(count: int) -> list[NewMemory]:
     ]
 
 
-def measure(console: Console) -> Result:
+def measure(_args: argparse.Namespace, console: Console) -> Result:
     """Both models, each in its own processes."""
     base = resolve_model()
     chat, words = load_chat_format(base), int(model_config(base)["vocab_size"])
@@ -281,21 +281,12 @@ def table(result: Result) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.large",
-        description="Train on slices of large models with random weights; all layers by arithmetic.",
-        epilog="About 4 minutes on 2 cores; 3 GB of memory and 2 GB in the folder for temporary files.",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write (out/large.json)")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the exit code."""
-    return run(arguments(argv).output, measure, table)
+PROGRAM = Program(
+    "large", measure, table,
+    "Train on slices of large models with random weights; all layers by arithmetic.",
+    "About 4 minutes on 2 cores; 3 GB of memory and 2 GB in the folder for temporary files.",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

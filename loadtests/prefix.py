@@ -12,8 +12,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -23,9 +21,9 @@ from rich.table import Table
 from loadtests.bank import default_settings
 from loadtests.engine import Child, adapters
 from loadtests.engine_child import Job
-from loadtests.machine import default_dtype, this_machine
+from loadtests.machine import this_machine
 from loadtests.prefix_child import QUESTION, Answered, Ask
-from loadtests.program import run
+from loadtests.program import Add, Program, add_dtype, at_least, fresh_log
 from vllm_mega.models import resolve_model
 from vllm_mega.output import write_json
 
@@ -98,8 +96,7 @@ def _ms(answers: Sequence[Answered]) -> float:
 
 def measure(args: argparse.Namespace, console: Console) -> list[Row]:
     """All cases in one engine; the machine, and what the engine says, go beside the output."""
-    log = args.output.with_suffix(".log")
-    log.write_bytes(b"")
+    log = fresh_log(args)
     write_json(args.output.with_suffix(".machine.json"), this_machine(args.dtype))
     settings, rows = default_settings(), []
     with adapters(["default"]) as made, ExitStack() as stack:
@@ -144,34 +141,23 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.prefix",
-        description=f"Requests behind a prefix that is in the cache, with a question of {QUESTION} tokens: "
-        "the base model and mixtures of two adapters in turn, in one engine.",
-        epilog="About 4 minutes on 2 cores.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/bench-prefix.json)")
-    add("--rounds", type=_count, default=15, help="turns of every case of one request (default: 15)")
-    add("--many", type=_count, default=3, help=f"turns of {MANY} requests at once (default: 3)")
-    add("--dtype", default=default_dtype(), help="the type to compute in (default here: %(default)s)")
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    count = at_least(1)
+    add("--rounds", type=count, default=15, help="turns of every case of one request (default: 15)")
+    add("--many", type=count, default=3, help=f"turns of {MANY} requests at once (default: 3)")
+    add_dtype(add)
     add("--compiled", action="store_true", help="a compiled engine, not an eager one")
-    return parser.parse_args(argv)
 
 
-def _count(word: str) -> int:
-    if int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
-    return int(word)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+PROGRAM = Program(
+    "prefix", measure, table,
+    f"Requests behind a prefix that is in the cache, with a question of {QUESTION} tokens: the base model "
+    "and mixtures of two adapters in turn, in one engine.",
+    "About 4 minutes on 2 cores.",
+    options, output="bench-prefix.json",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from loadtests.program import run
+from loadtests.program import Add, Program
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.evaluation.data import add_questions, read_items
@@ -46,23 +44,6 @@ class Result(msgspec.Struct, frozen=True):
     """Answered right, in any number of sentences."""
     seconds: float | None
     """Of a memory's training; None: the bank had them all."""
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.recitals",
-        description="Train memories with no option, and compare what vLLM recites with the trainer's word.",
-        epilog="A minute to start and ask, beside 4 to 10 seconds of training for each memory.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/recitals.json)")
-    add("--bank", type=Path, required=True, help="folder of the bank; what it has is not trained again")
-    add("--model", help="base model (default: the bank's, or else the default)")
-    add("--data", type=Path, default=EXAMPLES / "memories.jsonl", help="as for `vllm-mega eval`")
-    add("--questions", type=Path, help="more questions, as for `vllm-mega eval`")
-    add("--limit", type=int, help="only the first LIMIT memories")
-    return parser.parse_args(argv)
 
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
@@ -120,11 +101,22 @@ def table(result: Result) -> Table:
     return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--bank", type=Path, required=True, help="folder of the bank; what it has is not trained again")
+    add("--model", help="base model (default: the bank's, or else the default)")
+    add("--data", type=Path, default=EXAMPLES / "memories.jsonl", help="as for `vllm-mega eval`")
+    add("--questions", type=Path, help="more questions, as for `vllm-mega eval`")
+    add("--limit", type=int, help="only the first LIMIT memories")
+
+
+PROGRAM = Program(
+    "recitals", measure, table,
+    "Train memories with no option, and compare what vLLM recites with the trainer's word.",
+    "A minute to start and ask, beside 4 to 10 seconds of training for each memory.",
+    options,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

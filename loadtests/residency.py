@@ -10,9 +10,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,8 +23,8 @@ from tqdm import tqdm
 from loadtests.bank import default_settings, write_adapter
 from loadtests.engine import Child
 from loadtests.engine_child import Job, Measurement
-from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.program import run
+from loadtests.machine import Machine, this_machine
+from loadtests.program import Add, Program, add_dtype, at_least, fresh_log
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.models import linear_shapes, resolve_model
 
@@ -81,15 +79,8 @@ def replay(what: Replay, dtype: str, rounds: int, log: Path, console: Console) -
     settings = default_settings()
     with tempfile.TemporaryDirectory(prefix="vllm-mega-replay-") as root, ExitStack() as stack:
         adapters = _adapters(Path(root), what.memories)
-        common = (
-            "mega",
-            str(resolve_model()),
-            dtype,
-            False,
-            settings.rank,
-            list(settings.modules or ()),
-            adapters,
-        )
+        modules = list(settings.modules or ())
+        common = ("mega", str(resolve_model()), dtype, False, settings.rank, modules, adapters)
         few = Child(Job(*common, what.slots, what.host), log)
         stack.callback(few.close)
         resident = Child(Job(*common, what.memories, what.memories), log)
@@ -146,27 +137,25 @@ def table(result: Result) -> Table:
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """Run the replays; what the engines say goes beside the output."""
-    log = args.output.with_suffix(".log")
-    log.write_bytes(b"")
+    log = fresh_log(args)
     machine = this_machine(args.dtype)
     outcomes = [replay(what, args.dtype, args.rounds, log, console) for what in REPLAYS]
     return Result(machine, args.rounds, outcomes)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.residency",
-        description="Replay 16 memories on 8 slots and 1,000 on 32, and compare the time to the first token "
-        "with that of an engine that holds all of them. About 7 minutes.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/residency.json)")
-    add("--rounds", type=int, default=2, help="turns of every replay (default: 2)")
-    add("--dtype", default=default_dtype(), help="the type to compute in (default here: %(default)s)")
-    args = parser.parse_args(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--rounds", type=at_least(1), default=2, help="turns of every replay (default: 2)")
+    add_dtype(add)
+
+
+PROGRAM = Program(
+    "residency", measure, table,
+    "Replay 16 memories on 8 slots and 1,000 on 32, and compare the time to the first token with that of an "
+    "engine that holds all of them. About 7 minutes.",
+    options=options,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

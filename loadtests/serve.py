@@ -6,7 +6,6 @@ import argparse
 import http.client
 import json
 import math
-import signal
 import sys
 import tempfile
 import time
@@ -21,19 +20,18 @@ import msgspec
 from rich.console import Console
 
 from loadtests.bench_client import NEW_TOKENS, BenchClient
-from loadtests.machine import Machine, default_dtype, this_machine
+from loadtests.machine import Machine, this_machine
+from loadtests.program import Add, Program, add_dtype, at_least, fresh_log, positive
 from loadtests.scenarios import SCENARIOS, Request, reference, requests_of
 from loadtests.summary import Run, ScenarioSummary, summarise, table
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import ConfigError, MegaError
-from vllm_mega.output import write_json
 from vllm_mega.serving.launch import CPU_SLOTS
 
 STOP_RESERVE = 10.0
 """Seconds of the time allowed that are kept for stopping the server and writing."""
-EXIT_INTERRUPTED = 130
 MAX_MODEL_LEN = 4096
 
 EPILOG = """\
@@ -80,61 +78,23 @@ class Result(msgspec.Struct, frozen=True):
     """Whole ones, which the figures are from."""
     scenarios: tuple[ScenarioSummary, ...]
 
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, checked; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.serve",
-        description="Start the real server on the loopback interface, load it with `vllm bench serve`'s "
-        "client, and write what it held.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write, for example out/loadtest.json")
-    add("--bank", type=Path, help="serve this bank (default: a throw-away one of random adapters)")
-    add("--memories", type=_count, default=16, help="how many memories are asked for (default: 16)")
-    add("--slots", type=_count, default=CPU_SLOTS, help="the server's --max-loras (default: %(default)s)")
-    add("--minutes", type=_positive, default=5.0, help="the whole run takes no longer (default: 5)")
-    add("--concurrency", type=_count, default=8, help="most requests in flight (default: 8)")
-    add("--rate", type=_positive, help="requests per second, Poisson (default: as fast as answers come)")
-    add("--requests", type=_count, default=24, help="of each scenario in each round (default: 24)")
-    add("--rounds", type=_count, default=6, help="most rounds (default: 6)")
-    add("--dtype", default=default_dtype(), help="the server's --dtype (default here: %(default)s)")
-    add("--seed", type=int, default=0, help="decides prompts, mixtures and adapters (default: 0)")
-    args = parser.parse_args(argv)
-    if args.memories < 2 or args.slots < 2:
-        parser.error("--memories and --slots must be at least 2: a mixture has two memories or more")
-    return args
+    @property
+    def good(self) -> bool:
+        """Whether every request was answered."""
+        return not any(each.errors for each in self.scenarios)
 
 
-def _count(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {word}")
-    return number
-
-
-def _positive(word: str) -> float:
-    number = float(word)
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {word}")
-    return number
-
-
-def load_test(args: argparse.Namespace, console: Console) -> int:
-    """Make the bank, serve it, load the server, write the result; 0 if every request was answered.
+def measure(args: argparse.Namespace, console: Console) -> Result:
+    """Make the bank, serve it, load the server.
 
     Raises:
-        MegaError: there is no result; nothing is written then.
+        MegaError: there is no result.
     """
     begin = time.monotonic()
     end = begin + 60.0 * args.minutes - STOP_RESERVE
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     machine = this_machine(args.dtype)  # before the server adds to the load average
-    _folder_of(args.output)
-    server_log, client_log = (args.output.with_suffix(f".{name}.log") for name in ("server", "client"))
-    client_log.write_bytes(b"")
+    client_log, server_log = fresh_log(args, "client.log"), fresh_log(args, "server.log")
 
     with _bank(args, console) as (bank, ids):
         port = free_port()
@@ -156,22 +116,12 @@ def load_test(args: argparse.Namespace, console: Console) -> int:
         minutes=args.minutes,
         seed=args.seed,
     )
-    scenarios = tuple(summarise(runs))
-    result = Result(started_at, machine, settings, start_seconds, len(runs) // len(SCENARIOS), scenarios)
-    write_json(args.output, result)
-    console.print(table(scenarios))
-    console.print(f"{result.rounds} rounds, {time.monotonic() - begin:.0f} s; written: {args.output}")
+    scenarios, rounds = tuple(summarise(runs)), len(runs) // len(SCENARIOS)
+    console.print(f"{rounds} rounds, {time.monotonic() - begin:.0f} s")
     errors = sum(each.errors for each in scenarios)
     if errors:
         console.print(f"[red]{errors} requests failed[/red]; see {args.output} and {server_log}")
-    return 1 if errors else 0
-
-
-def _folder_of(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MegaError(f"--output {output}: {error}") from error
+    return Result(started_at, machine, settings, start_seconds, rounds, scenarios)
 
 
 @contextmanager
@@ -316,20 +266,29 @@ def _ask(url: str, method: str, path: str, body: dict[str, Any] | None = None) -
     return parsed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the load test; the exit code."""
-    args = arguments(argv)
-    console = Console()
-    # kill(1) becomes an exception, so that the server is stopped then too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return load_test(args, console)
-    except MegaError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    count, two = at_least(1), at_least(2)  # a mixture has two memories or more
+    add("--bank", type=Path, help="serve this bank (default: a throw-away one of random adapters)")
+    add("--memories", type=two, default=16, help="how many memories are asked for (default: 16)")
+    add("--slots", type=two, default=CPU_SLOTS, help="the server's --max-loras (default: %(default)s)")
+    add("--minutes", type=positive, default=5.0, help="the whole run takes no longer (default: 5)")
+    add("--concurrency", type=count, default=8, help="most requests in flight (default: 8)")
+    add("--rate", type=positive, help="requests per second, Poisson (default: as fast as answers come)")
+    add("--requests", type=count, default=24, help="of each scenario in each round (default: 24)")
+    add("--rounds", type=count, default=6, help="most rounds (default: 6)")
+    add_dtype(add, "the server's --dtype (default here: %(default)s)")
+    add("--seed", type=int, default=0, help="decides prompts, mixtures and adapters (default: 0)")
+
+
+PROGRAM = Program(
+    "serve", measure, lambda result: table(result.scenarios),
+    "Start the real server on the loopback interface, load it with `vllm bench serve`'s client, and write "
+    "what it held.",
+    EPILOG, options, good=lambda result: result.good, output="loadtest.json",
+    formatter=argparse.RawDescriptionHelpFormatter,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

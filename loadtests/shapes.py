@@ -11,7 +11,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from loadtests.machine import Machine, default_dtype, this_machine
-from loadtests.program import run
+from loadtests.program import Add, Program, at_least
 from vllm_mega.bank.layout import MemoryEntry
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.commands._eval_engine import Engine
@@ -122,39 +121,6 @@ def shape(spec: str) -> Shape:
     except (msgspec.ValidationError, ConfigError) as error:
         raise argparse.ArgumentTypeError(f"{spec}: {error}") from error
     return found
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.shapes",
-        description="Train memories in adapters of several shapes, ask about them, draw the curve.",
-        epilog="About 3 minutes for 24 memories in one shape of 10 layers on 2 cores. A run that was stopped "
-        "finds in --bank what it has trained.",
-    )
-    add = parser.add_argument
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="the JSON file to write (out/shapes.json); .svg, .png beside",
-    )
-    add("--bank", type=Path, help="folder of the bank, kept (default: OUTPUT without its ending)")
-    add("--data", type=Path, default=EXAMPLES / "memories.jsonl", help="memories, as for `vllm-mega eval`")
-    add("--questions", type=Path, help="more questions, as for `vllm-mega eval`")
-    add("--limit", type=int, help="only the first LIMIT memories")
-    add(
-        "--shapes",
-        nargs="+",
-        type=shape,
-        default=SHAPES,
-        metavar="RANK,LAYERS,MODULES[,DTYPE]",
-        help=f"MODULES: {', '.join(GROUPS)}, or names with + between (default: {len(SHAPES)} shapes)",
-    )
-    args = parser.parse_args(argv)
-    if args.limit is not None and args.limit < 1:
-        parser.error("--limit must be at least 1")
-    return args
 
 
 def train_all(bank: Path, items: Sequence[data.Item], shapes: Sequence[Shape]) -> None:
@@ -291,11 +257,26 @@ def _share(one: Point) -> float:
     return one.share_of_base
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    count = at_least(1)
+    add("--bank", type=Path, help="folder of the bank, kept (default: OUTPUT without its ending)")
+    add("--data", type=Path, default=EXAMPLES / "memories.jsonl", help="memories, as for `vllm-mega eval`")
+    add("--questions", type=Path, help="more questions, as for `vllm-mega eval`")
+    add("--limit", type=count, help="only the first LIMIT memories")
+    known = f"MODULES: {', '.join(GROUPS)}, or names with + between (default: {len(SHAPES)} shapes)"
+    form = "RANK,LAYERS,MODULES[,DTYPE]"
+    add("--shapes", nargs="+", type=shape, default=SHAPES, metavar=form, help=known)
+
+
+PROGRAM = Program(
+    "shapes", measure, table,
+    "Train memories in adapters of several shapes, ask about them, draw the curve.",
+    "About 3 minutes for 24 memories in one shape of 10 layers on 2 cores. A run that was stopped finds in "
+    "--bank what it has trained.",
+    options, output="shapes.json; .svg, .png beside",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

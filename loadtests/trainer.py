@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,7 +27,7 @@ from loadtests.invented import invent
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.peak import Product, products
 from loadtests.plain_peft import RANK, ROWS, STEPS, TOKENS, PlainLoop, plain_loop
-from loadtests.program import run
+from loadtests.program import Add, Program, at_least, positive
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
 from vllm_mega.models import resolve_model, weight_bytes
@@ -118,33 +117,6 @@ def figures(
     )
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.trainer",
-        description=(
-            "Measure seconds per memory, from texts to a committed bank, with the default settings. "
-            f"Beside it the plain PEFT loop: rank {RANK} on all linear layers, {STEPS} steps of "
-            f"{ROWS} x {TOKENS} tokens, in the model's own type and in float32. Also: bytes of a memory, the "
-            "share of the fastest matrix product that this machine does, and where the time goes."
-        ),
-        epilog="About 5 minutes on 2 cores.",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/bench-trainer.json)")
-    add("--count", type=int, default=24, help="how many memories are invented (default: 24)")
-    add("--data", type=Path, help="memories to train instead, JSONL as for `vllm-mega train`")
-    add("--seed", type=int, default=0, help="of the invented memories (default: 0)")
-    add("--turns", type=int, default=2, help="how often ours trains all memories (default: 2)")
-    add("--bank", type=Path, help="folder for the banks, one a turn; kept (default: a temporary one)")
-    add("--minutes", type=float, default=20, help="give up after so long (default: 20)")
-    args = parser.parse_args(argv)
-    for name in ("count", "turns", "minutes"):
-        if getattr(args, name) <= 0:
-            parser.error(f"--{name} must be above 0")
-    return args
-
-
 def our_turn(fitter: LocalFitter, memories: Sequence[NewMemory], bank: Path) -> Turn:
     """Train all of `memories` into a new bank at `bank`, which has the default model."""
     done: list[Trained] = []
@@ -177,6 +149,11 @@ def _flops(fitter: LocalFitter) -> float | None:
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """Let both take turns, and put the figures together."""
+    with _at_most(args.minutes):
+        return _measure(args, console)
+
+
+def _measure(args: argparse.Namespace, console: Console) -> Result:
     memories = read_memories(args.data) if args.data else invent(args.count, args.seed)
     machine, path = this_machine(default_dtype()), resolve_model()
     gemm = products(path)
@@ -253,12 +230,27 @@ def _at_most(minutes: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code."""
-    args = arguments(argv)
-    with _at_most(args.minutes):
-        return run(args.output, partial(measure, args), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    count = at_least(1)
+    add("--count", type=count, default=24, help="how many memories are invented (default: 24)")
+    add("--data", type=Path, help="memories to train instead, JSONL as for `vllm-mega train`")
+    add("--seed", type=int, default=0, help="of the invented memories (default: 0)")
+    add("--turns", type=count, default=2, help="how often ours trains all memories (default: 2)")
+    add("--bank", type=Path, help="folder for the banks, one a turn; kept (default: a temporary one)")
+    add("--minutes", type=positive, default=20, help="give up after so long (default: 20)")
+
+
+PROGRAM = Program(
+    "trainer", measure, table,
+    "Measure seconds per memory, from texts to a committed bank, with the default settings. Beside it the "
+    f"plain PEFT loop: rank {RANK} on all linear layers, {STEPS} steps of {ROWS} x {TOKENS} tokens, in the "
+    "model's own type and in float32. Also: bytes of a memory, the share of the fastest matrix product that "
+    "this machine does, and where the time goes.",
+    "About 5 minutes on 2 cores.",
+    options, output="bench-trainer.json",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

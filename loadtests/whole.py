@@ -10,7 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from loadtests.invented import invent
 from loadtests.large import LLAMA, Dimensions, write_slice
 from loadtests.machine import Machine, this_machine
-from loadtests.program import run
+from loadtests.program import Add, Program
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
 from vllm_mega.models import resolve_model
@@ -182,38 +182,29 @@ def table(result: Result) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.whole",
-        description="Train on a whole model of the shape of Llama-3.1-8B with random weights, on a GPU.",
-        epilog="About a minute on an H200; 32 GiB of its memory, 16 GB in the folder for temporary files.",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write (out/whole.json)")
-    parser.add_argument("--tokenizer", type=Path, help="folder of a model, whose tokenizer is taken")
-    return parser.parse_args(argv)
-
-
-def on_gpu(base: Path | None) -> Callable[[Console], Result]:
-    """What `run` measures.
+def on_gpu(args: argparse.Namespace, console: Console) -> Result:
+    """Measure Llama-3.1-8B's shape.
 
     Raises:
-        ConfigError: when called, there is no GPU.
+        ConfigError: there is no GPU.
     """
-
-    def measured(console: Console) -> Result:
-        if not torch.cuda.is_available():
-            raise ConfigError("torch sees no GPU here; for slices on a CPU: python -m loadtests.large")
-        return measure(LLAMA, base or resolve_model(), "cuda", console)
-
-    return measured
+    if not torch.cuda.is_available():
+        raise ConfigError("torch sees no GPU here; for slices on a CPU: python -m loadtests.large")
+    return measure(LLAMA, args.tokenizer or resolve_model(), "cuda", console)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the exit code."""
-    options = arguments(argv)
-    return run(options.output, on_gpu(options.tokenizer), table)
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--tokenizer", type=Path, help="folder of a model, whose tokenizer is taken")
+
+
+PROGRAM = Program(
+    "whole", on_gpu, table,
+    "Train on a whole model of the shape of Llama-3.1-8B with random weights, on a GPU.",
+    "About a minute on an H200; 32 GiB of its memory, 16 GB in the folder for temporary files.",
+    options,
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())

@@ -22,17 +22,17 @@ def shown(table: object) -> str:
 @pytest.mark.parametrize(
     ("module", "options", "words"),
     [
-        (kills, ["--kills", "0"], "--kills must be at least 1"),
+        (kills, ["--kills", "0"], "--kills: must be at least 1"),
         (kills, ["--kinds", "nobody"], "invalid choice: 'nobody'"),
-        (churn, ["--memories", "1"], "--memories at least 2"),
-        (churn, ["--changes", "0"], "must be at least 1"),
+        (churn, ["--memories", "1"], "--memories: must be at least 2"),
+        (churn, ["--changes", "0"], "--changes: must be at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(
     module: object, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        module.arguments(["--output", "x.json", *options])  # type: ignore[attr-defined]
+        module.PROGRAM.arguments(["--output", "x.json", *options])  # type: ignore[attr-defined]
     assert words in capsys.readouterr().err
 
 

@@ -23,12 +23,12 @@ def test_disagreements_are_named() -> None:
 
 def test_a_bank_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        recitals.arguments(["--output", "x.json"])
+        recitals.PROGRAM.arguments(["--output", "x.json"])
     assert "--bank" in capsys.readouterr().err
 
 
 def test_disguises_are_chosen_by_name() -> None:
-    args = disguises.arguments(["--output", "x.json", "--only", "none", "width doubled"])
+    args = disguises.PROGRAM.arguments(["--output", "x.json", "--only", "none", "width doubled"])
     assert [disguises.DISGUISES[name] for name in args.only] == [(), (disguises.wider,)]
     line = disguises.Line("none", 6, 6, 18, 14, 22.5, 4.0)
     assert "14 of 18" in shown(disguises.table([line]))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from loadtests.machine import this_machine
-from loadtests.shapes import SHAPES, Result, Shape, arguments, ask, drawing, point, table
+from loadtests.shapes import PROGRAM, SHAPES, Result, Shape, ask, drawing, point, table
 from tests.evaluation.fakes import Reciter, items, subject
 from vllm_mega.evaluation import plots
 from vllm_mega.evaluation.model import Reply
@@ -26,7 +26,7 @@ def test_the_default_is_among_the_shapes() -> None:
 
 
 def test_shapes_are_read() -> None:
-    args = arguments(["--output", "x.json", "--shapes", "2,20,mlp", "1,3,up_proj+down_proj,float32"])
+    args = PROGRAM.arguments(["--output", "x.json", "--shapes", "2,20,mlp", "1,3,up_proj+down_proj,float32"])
     assert args.shapes == [Shape(2, 20, "mlp"), Shape(1, 3, "up_proj+down_proj", "float32")]
     assert args.shapes[1].settings == TrainSettings(
         rank=1, layers=3, modules=("up_proj", "down_proj"), dtype="float32"
@@ -41,14 +41,14 @@ def test_shapes_are_read() -> None:
         (["--shapes", "four,10,mlp"], "Expected `int`"),
         (["--shapes", "0,10,mlp"], "rank must be 1..512, got 0"),
         (["--shapes", "4,10,mlp,int4"], "Invalid enum value 'int4'"),
-        (["--limit", "0"], "--limit must be at least 1"),
+        (["--limit", "0"], "--limit: must be at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(
     options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        arguments(["--output", "x.json", *options])
+        PROGRAM.arguments(["--output", "x.json", *options])
     assert words in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from loadtests.account import KINDS, kind
 from loadtests.invented import invent
 from loadtests.peak import Product
 from loadtests.plain_peft import PlainLoop
-from loadtests.trainer import Turn, arguments, figures
+from loadtests.trainer import PROGRAM, Turn, figures
 
 
 def test_memories_are_invented_alike_and_all_different() -> None:
@@ -59,5 +59,5 @@ def test_figures_compare_with_the_faster_loop() -> None:
 
 def test_bad_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        arguments(["--output", "x.json", "--count", "0"])
-    assert "--count must be above 0" in capsys.readouterr().err
+        PROGRAM.arguments(["--output", "x.json", "--count", "0"])
+    assert "--count: must be at least 1" in capsys.readouterr().err
