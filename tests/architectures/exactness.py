@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.small_tokenizer import WORDS
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
 from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.gate.embedder import Embedder
@@ -72,7 +73,7 @@ def sample_rows() -> list[list[int]]:
     """Two texts of random tokens with a common beginning."""
     generator = torch.Generator().manual_seed(5)
     first, *rests = (
-        torch.randint(100, 40_000, (count,), generator=generator).tolist() for count in (PREFIX, *RESTS)
+        torch.randint(100, WORDS, (count,), generator=generator).tolist() for count in (PREFIX, *RESTS)
     )
     return [first + rest for rest in rests]
 

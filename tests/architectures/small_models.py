@@ -1,4 +1,4 @@
-"""Small random models of any architecture, in float32, with the default model's tokenizer."""
+"""Small random models of any architecture, in float32, with a part of the default model's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from vllm_mega.models import resolve_model
+from tests.small_tokenizer import WORDS, save_tokenizer
 
 COMMON: dict[str, Any] = {
     "hidden_size": 64,
@@ -35,8 +35,7 @@ def save_small(folder: Path, model_type: str, fields: Mapping[str, Any]) -> Path
 
     `fields` of its config win over COMMON; None leaves one out.
     """
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model())
-    wanted = {"vocab_size": len(tokenizer), **COMMON, **fields}
+    wanted = {"vocab_size": WORDS, **COMMON, **fields}
     config = AutoConfig.for_model(model_type, **{k: v for k, v in wanted.items() if v is not None})
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -45,7 +44,7 @@ def save_small(folder: Path, model_type: str, fields: Mapping[str, Any]) -> Path
             if parameter.ndim == 1:
                 parameter.add_(NORM_SPREAD * torch.randn(parameter.shape))
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 

@@ -13,11 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine.adapters import Adapters, write_adapter
+from tests.engine.adapters import Adapters
 from tests.engine.conftest import ENGINE_ARGS, Engine
 from tests.engine.other_engine import ask_other_engine
 from tests.engine.tiny import tiny_model
-from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.mixture import Mixture
 
 pytestmark = pytest.mark.engine
@@ -89,49 +88,6 @@ def test_structured_output(engine: Engine, adapters: Adapters):
     assert re.fullmatch("[0-9]{3}-[a-f]{2}", second)
 
 
-@pytest.mark.slow
-def test_speculation_with_ngrams_changes_nothing(
-    engine: Engine, adapters: Adapters, model: Path, tmp_path: Path
-):
-    from vllm_mega.engine.adapters import to_lora_request
-
-    mixtures = [adapters.mixture((0, 0.5), (1, 1.0)), Mixture(), adapters.mixture((2, 0.5))]
-    requests = [(REPEATS, to_lora_request(mixture)) for mixture in mixtures]
-    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
-    args = ENGINE_ARGS | {
-        "enforce_eager": True,
-        "speculative_config": speculation,
-        "additional_config": {"mega": {"bank": "none"}},
-    }
-    speculated = ask_other_engine(tmp_path, model, args, requests, plugins="vllm_mega", batched=True)
-    want = engine.alone([(REPEATS, mixture) for mixture in mixtures])
-    assert [tokens for tokens, _ in speculated] == [answer.tokens for answer in want]
-
-
-@pytest.mark.slow
-def test_tensor_parallel_gives_the_same_answers(model: Path, tmp_path: Path, monkeypatch):
-    from vllm_mega.engine.adapters import to_lora_request
-
-    tiny, shapes = tiny_model(tmp_path / "model", model)
-    leaves = tuple(sorted({n.split(".", 3)[3] for n in shapes}))
-    folders = [
-        write_adapter(tmp_path / str(n), shapes, seed=n, rank=4, leaves=leaves, layers=range(3), scale=0.3)
-        for n in range(3)
-    ]
-    parts = [(adapter_digest(folder), str(folder)) for folder in folders]
-    mixtures = [Mixture([(*parts[0], 0.5), (*parts[1], 1.0)]), Mixture(), Mixture([(*parts[2], -0.5)])]
-    requests = [(REPEATS, to_lora_request(mixture)) for mixture in mixtures]
-    args = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "none"}}}
-    one = ask_other_engine(tmp_path, tiny, args, requests, plugins="vllm_mega", batched=True)
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    args["tensor_parallel_size"] = 2
-    two = ask_other_engine(tmp_path, tiny, args, requests, plugins="vllm_mega", batched=True)
-    assert [tokens for tokens, _ in two] == [tokens for tokens, _ in one]
-    for (_, got), (_, want) in zip(two, one, strict=True):
-        assert got == pytest.approx(want, abs=1e-3)
-    assert len({tokens for tokens, _ in one}) == 3, "the mixtures change what the model says"
-
-
 def _quantized(model: Path, folder: Path) -> Path:
     """The model with linear layers in int8 and a scale per output feature."""
     weights = load_file(model / "model.safetensors")
@@ -161,11 +117,9 @@ def _quantized(model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_that_vllm_cannot_put_lora_on_is_refused(
-    adapters: Adapters, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+def test_a_model_that_vllm_cannot_put_lora_on_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     args = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "none"}}}
-    int8 = _quantized(model, tmp_path / "int8")
+    int8 = _quantized(tiny_model(tmp_path / "model")[0], tmp_path / "int8")
     with pytest.raises(subprocess.CalledProcessError):
         ask_other_engine(tmp_path, int8, args, [(REPEATS, None)], plugins="vllm_mega", batched=True)
     assert "ConfigError: model.layers.0.self_attn.qkv_proj has given its weights" in capfd.readouterr().err

@@ -14,7 +14,6 @@ from tests.engine.conftest import ENGINE_ARGS, SLOTS, Answer, Engine
 from tests.engine.other_engine import ask_other_engine
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.bank.peft_import import import_adapter
-from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.models import BaseWeights
@@ -144,13 +143,6 @@ def test_ranks_and_scales_of_its_own_go_into_an_added_adapter(engine: Engine, mo
     mixtures = [Mixture([(adapter_digest(folder), str(folder), 1.0)]) for folder in folders]
     first, second = (engine.alone([(prompt, mixture) for prompt in PROMPTS]) for mixture in mixtures)
     assert_same(second, first)
-
-
-def test_compiled_equals_eager(engine: Engine, batch, model: Path, tmp_path: Path):
-    requests = [(p, to_lora_request(x) if isinstance(x, Mixture) else x) for p, x in batch]
-    args = ENGINE_ARGS | {"enforce_eager": False, "additional_config": {"mega": {"bank": "unused"}}}
-    compiled = ask_other_engine(tmp_path, model, args, requests, plugins="vllm_mega", batched=True)
-    assert_same([Answer(*answer, 0) for answer in compiled], engine.alone(batch), tolerance=1e-3)
 
 
 def test_the_empty_mixture_is_the_base_model_bit_for_bit(engine: Engine):

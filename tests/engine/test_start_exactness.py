@@ -12,10 +12,7 @@ import torch
 from tests.engine.adapters import Adapters
 from tests.engine.by_position import ByPosition, parts_of
 from tests.engine.conftest import ENGINE_ARGS, Answer, Engine
-from tests.engine.other_engine import ask_other_engine
-from tests.engine.tiny import tiny_model
 from vllm_mega.engine import runners
-from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.routing import token_ids
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture
@@ -33,7 +30,6 @@ TEXT = (
     "hums when a storm is near. It stands by the window, and nobody but the cat may touch it. Last "
     "autumn it hummed for nine days. On the tenth day she wrote to him"
 )
-OURS = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "unused"}}}
 
 
 class Asked(NamedTuple):
@@ -172,47 +168,3 @@ def test_a_start_beyond_the_prompt_is_refused_and_the_engine_goes_on(engine: Eng
     assert not engine.scheduler.has_unfinished_requests()
     assert len(ask(engine, [Asked("Hello", mixture, 1)])[0].tokens) == 8
     assert len(ask(engine, [Asked("Hello", None, 10_000)])[0].tokens) == 8
-
-
-# --- other engines, of a small random model -------------------------------------------------------
-
-
-class Tiny(NamedTuple):
-    model: Path
-    reference: ByPosition
-    batch: list[Asked]
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    folder, shapes = tiny_model(tmp_path_factory.mktemp("tiny") / "model", model)
-    adapters = Adapters(tmp_path_factory.mktemp("adapters"), shapes, layers=range(3), scale=0.3)
-    reference = ByPosition(folder)
-    return Tiny(folder, reference, batch_of(adapters, reference))
-
-
-def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
-    requests = [
-        (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in tiny.batch
-    ]
-    answers = ask_other_engine(
-        folder, tiny.model, OURS | changes, requests,
-        plugins="vllm_mega", batched=True, starts=[r.start for r in tiny.batch], max_tokens=max_tokens,
-    )  # fmt: skip
-    found = [Answer(*answer, 0) for answer in answers]
-    assert_start_matters(found)
-    check(tiny.reference, tiny.batch, found)
-
-
-def test_compiled(tiny: Tiny, tmp_path: Path):
-    check_elsewhere(tiny, tmp_path, enforce_eager=False)
-
-
-def test_speculative_decoding_without_prefix_caching(tiny: Tiny, tmp_path: Path):
-    ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
-    check_elsewhere(tiny, tmp_path, 24, enable_prefix_caching=False, speculative_config=ngrams)
-
-
-def test_tensor_parallel(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    check_elsewhere(tiny, tmp_path, tensor_parallel_size=2)

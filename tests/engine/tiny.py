@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
+from tests.small_tokenizer import WORDS, save_tokenizer
 
-def tiny_model(folder: Path, model: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """A random Llama whose heads can be divided by two, with the default model's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def tiny_model(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """A random Llama whose heads can be divided by two, with a part of the default model's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=WORDS,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -25,6 +26,6 @@ def tiny_model(folder: Path, model: Path) -> tuple[Path, dict[str, tuple[int, in
     )
     tiny = LlamaForCausalLM(config)
     tiny.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder)
     names = tiny.named_modules()
     return folder, {n: tuple(m.weight.shape) for n, m in names if "layers" in n and n.endswith("_proj")}

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -31,21 +32,8 @@ from vllm_mega.training.trainer import Trainer
 ALL = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)
 
-SLOW_SCRIPT = """
-import sys, time
-from pathlib import Path
-import torch
-from tests.training.test_session import ALL, QUICK
-from vllm_mega.training.session import train
-
-torch.set_num_threads(1)
-def progress(done, total, last):
-    print(done, flush=True)
-    time.sleep(0.2)  # so that the kill comes between any two steps
-
-bank, model = sys.argv[1:]
-train(Path(bank), ALL, model, "base:" + model, QUICK, progress)
-"""
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["peft", "vllm_mega.gate.embedder", "vllm_mega.training.trainer"])
 
 
 class OneFails(Trainer):
@@ -119,47 +107,67 @@ def test_order_and_company_change_nothing(tmp_path: Path, tiny: Path) -> None:
     assert adapters(tmp_path / "three")["lamp"] == adapters(tmp_path / "one")["lamp"]
 
 
-def start(bank: Path, tiny: Path) -> subprocess.Popen[str]:
-    """A training process. All that are compared are processes of their own: an engine that ran in this one
-    has changed how torch uses threads, and with that the last bits of sums."""
-    repo = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOW_SCRIPT, str(bank), str(tiny)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=repo,
-        env={**os.environ, "PYTHONPATH": str(repo)},
-    )
+def _slowly(told: Connection, bank: Path, tiny: Path) -> None:
+    torch.set_num_threads(1)
+
+    def progress(done: int, _total: int, _last: Trained | None) -> None:
+        told.send(done)
+        time.sleep(0.2)  # so that the kill comes between any two steps
+
+    train(bank, ALL, str(tiny), f"base:{tiny}", QUICK, progress)
 
 
-def finish(bank: Path, tiny: Path) -> None:
-    with start(bank, tiny) as process:
-        process.communicate()
-    assert process.returncode == 0
+def start(bank: Path, tiny: Path) -> tuple[BaseProcess, Connection]:
+    """A training process, and what tells how many memories are done.
+
+    All that are compared are processes of their own: an engine that ran in this one has changed how torch
+    uses threads, and with that the last bits of sums. They are forks of one that has imported what they need.
+    """
+    heard, told = PROCESSES.Pipe(False)
+    process = PROCESSES.Process(target=_slowly, args=(told, bank, tiny))
+    process.start()
+    told.close()
+    return process, heard
+
+
+def finish(bank: Path, tiny: Path) -> dict[str, str]:
+    process, heard = start(bank, tiny)
+    with heard:
+        process.join()
+    assert process.exitcode == 0
+    return adapters(bank)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, str]:
+    """The adapters of a run that nobody kills."""
+    return finish(tmp_path_factory.mktemp("whole") / "bank", tiny)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path, tiny: Path, after: int) -> None:
+def test_killed_at_any_moment_the_next_run_goes_on(
+    tmp_path: Path, tiny: Path, whole: dict[str, str], after: int
+) -> None:
     bank = tmp_path / "bank"
-    with start(bank, tiny) as process:
-        assert process.stdout is not None
-        while int(process.stdout.readline()) < after:
+    process, heard = start(bank, tiny)
+    with heard:
+        while heard.recv() < after:
             pass
         time.sleep(0.05 * after)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     done = adapters(bank)
     assert len(done) >= after
     generation = BankReader(bank).snapshot().generation
-    finish(bank, tiny)
+    finished = finish(bank, tiny)
     assert BankReader(bank).snapshot().generation == generation + 3 - len(done), (
         "what was there was trained again"
     )
-    assert done.items() <= adapters(bank).items()
+    assert done.items() <= finished.items()
     assert verify(bank, linear_shapes(tiny)) == []
-    finish(tmp_path / "whole", tiny)
-    assert adapters(bank) == adapters(tmp_path / "whole")
+    assert finished == whole
 
 
 def test_a_bank_of_another_embedder_is_refused(tmp_path: Path, tiny: Path) -> None:

@@ -1,0 +1,64 @@
+"""Other kinds of engines, of a small random model: the logits of one whose adapter acts by position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.engine.adapters import Adapters
+from tests.engine.by_position import ByPosition
+from tests.engine.conftest import ENGINE_ARGS, Answer
+from tests.engine.other_engine import ask_other_engine
+from tests.engine.test_start_exactness import Asked, assert_start_matters, batch_of, check
+from tests.engine.tiny import tiny_model
+from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.mixture import Mixture
+
+pytestmark = pytest.mark.engine
+OURS = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "unused"}}}
+
+
+class Tiny(NamedTuple):
+    model: Path
+    reference: ByPosition
+    batch: list[Asked]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder, shapes = tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    adapters = Adapters(tmp_path_factory.mktemp("adapters"), shapes, layers=range(3), scale=0.3)
+    reference = ByPosition(folder)
+    return Tiny(folder, reference, batch_of(adapters, reference))
+
+
+def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
+    requests = [
+        (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in tiny.batch
+    ]
+    answers = ask_other_engine(
+        folder, tiny.model, OURS | changes, requests,
+        plugins="vllm_mega", batched=True, starts=[r.start for r in tiny.batch], max_tokens=max_tokens,
+    )  # fmt: skip
+    found = [Answer(*answer, 0) for answer in answers]
+    assert_start_matters(found)
+    check(tiny.reference, tiny.batch, found)
+
+
+def test_compiled(tiny: Tiny, tmp_path: Path):
+    check_elsewhere(tiny, tmp_path, enforce_eager=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caching", [False, True])
+def test_speculative_decoding(tiny: Tiny, tmp_path: Path, caching: bool):
+    ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+    check_elsewhere(tiny, tmp_path, 24, enable_prefix_caching=caching, speculative_config=ngrams)
+
+
+@pytest.mark.slow
+def test_tensor_parallel(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    check_elsewhere(tiny, tmp_path, tensor_parallel_size=2)
