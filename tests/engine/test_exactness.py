@@ -61,19 +61,23 @@ def batch(adapters: Adapters, plain):
     ]
 
 
-def test_a_mixed_batch_equals_each_request_alone(engine: Engine, batch):
-    together = engine.ask(batch)
-    alone = engine.alone(batch)
-    assert_same(together, alone)
+@pytest.fixture(scope="module")
+def alone(engine: Engine, batch) -> list[Answer]:
+    """Each request of the batch, with nothing else in the engine."""
+    return engine.alone(batch)
+
+
+def test_a_mixed_batch_equals_each_request_alone(engine: Engine, batch, alone: list[Answer]):
+    assert_same(engine.ask(batch), alone)
     assert len({answer.tokens for answer in alone}) > 4, (
         "the adapters must matter for this test to mean anything"
     )
 
 
-def test_the_order_of_arrival_changes_nothing(engine: Engine, batch):
+def test_the_order_of_arrival_changes_nothing(engine: Engine, batch, alone: list[Answer]):
     engine.forget_cache()
     backwards = engine.ask(batch[::-1])[::-1]
-    assert_same(backwards, engine.alone(batch))
+    assert_same(backwards, alone)
 
 
 def test_mixtures_equal_the_same_combination_in_peft(engine: Engine, adapters: Adapters, model: Path):
