@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """From here on, collections of garbage leave out what the modules have imported: vLLM alone is a second."""
+    """From here on, collections of garbage leave out what modules have imported: of vLLM alone a second."""
     gc.collect()
     gc.freeze()
 
