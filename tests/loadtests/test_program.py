@@ -15,9 +15,8 @@ from rich.table import Table
 from loadtests.program import Program, at_least, fresh_log, positive
 from vllm_mega.errors import MegaError
 
-MODULES = sorted(
-    path.stem for path in Path("loadtests").glob("*.py") if "PROGRAM = Program(" in path.read_text()
-)
+FOLDER = Path(__file__).resolve().parents[2] / "loadtests"
+MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if "PROGRAM = Program(" in path.read_text())
 
 
 @pytest.fixture(autouse=True)
