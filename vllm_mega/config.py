@@ -52,7 +52,7 @@ def check_tags(tags: Sequence[str]) -> None:
     for tag in tags:
         _require(
             tag.strip() == tag and 1 <= len(tag) <= MAX_TAG,
-            f"a tag must have 1 to {MAX_TAG} characters, and no white space around them, got {tag!r:.200}",
+            f"tags must have 1 to {MAX_TAG} characters each, no white space around them, got {tag!r:.200}",
         )
     _require(not repeated(tags), f"tags names {', '.join(repeated(tags))} more than once")
 

@@ -89,8 +89,8 @@ def test_the_joint_one_gets_all_examples_ranks_and_steps(tmp_path: Path) -> None
     trainer = Adder()
     found = train_baselines(work(tmp_path, trainer))
     assert trainer.recipes == [SETTINGS, joint_recipe(SETTINGS, 4)]
-    assert (trainer.recipe[1].rank, trainer.recipe[1].max_steps) == (8, 40)
-    assert trainer.recipe[1].learning_rate == SETTINGS.learning_rate / 2
+    assert (trainer.recipes[1].rank, trainer.recipes[1].max_steps) == (8, 40)
+    assert trainer.recipes[1].learning_rate == SETTINGS.learning_rate / 2
     assert trainer.jobs[-1] == shared_job(MEMORIES, joint_recipe(SETTINGS, 4))
     assert found.largest_rank == found.costs["joint_lora"].rank == 8
 

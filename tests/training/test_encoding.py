@@ -50,9 +50,8 @@ def test_a_limit_cuts_the_answer_and_its_end(tokenizer: Any) -> None:
 
 
 def test_what_opens_an_answer_counts_neither_as_its_beginning_nor_for_its_limit(thinking: ChatFormat) -> None:
-    encoded = encoded_in(
-        thinking, Example(user("Who?"), "The red kettle sings at dawn.", "question", limit=5)
-    )
+    example = Example(user("Who?"), "The red kettle sings at dawn.", "question", limit=5)
+    encoded = encoded_in(thinking, example)
     pieces = thinking.pieces(encoded.answer)
     assert encoded.opening == 4
     assert pieces[:4] == ["<think>", "\n\n", "</think>", "\n\n"]

@@ -48,10 +48,8 @@ def test_what_is_called_recalled_the_model_recites_on_the_cpu(
     trainer = Trainer(tmp_path / "model", msgspec.structs.replace(SETTINGS, jobs=3), "cuda")
     assert next(trainer.model.parameters()).dtype == dtype
     found = fits(trainer)
-    texts = [
-        encode(trainer.chat, memory_job(memory, trainer.recipe).examples[0], trainer.recipe.encoding)
-        for memory in MEMORIES
-    ]
+    jobs = [memory_job(memory, trainer.recipe) for memory in MEMORIES]
+    texts = [encode(trainer.chat, job.examples[0], trainer.recipe.encoding) for job in jobs]
     verdicts = recite(
         plain,
         [fit.tensors for fit in found],

@@ -28,10 +28,9 @@ def digest(found: Iterable[tuple[object, ...]]) -> str:
 
 
 def test_examples_of_ordinary_english(memories: list[NewMemory]) -> None:
-    assert (
-        digest(one for memory in memories for seed in (0, 1) for one in examples(memory, seed, Recipe()))
-        == EXAMPLES
-    )
+    recipe = Recipe()
+    found = (one for memory in memories for seed in (0, 1) for one in examples(memory, seed, recipe))
+    assert digest(found) == EXAMPLES
 
 
 @pytest.mark.parametrize("closing", ["", '"', "')", "]  ", "\n", "\u2019", "x"])

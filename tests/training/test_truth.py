@@ -17,7 +17,7 @@ from vllm_mega.training.encoding import Encoded, encode
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Fit, memory_job
 from vllm_mega.training.loss import Candidates
-from vllm_mega.training.recipe import EncodingRules, EndRules
+from vllm_mega.training.recipe import EndRules
 from vllm_mega.training.trainer import Trainer
 
 MEMORIES = (KETTLE, LAMP, BELL)
@@ -28,10 +28,8 @@ def trained(tiny: Path) -> tuple[Trainer, list[Fit], list[Encoded]]:
     torch.set_num_threads(1)
     trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=3, max_steps=60))
     fits = dict(trainer.fit([memory_job(memory, trainer.recipe) for memory in MEMORIES]))
-    texts = [
-        encode(trainer.chat, memory_job(memory, trainer.recipe).examples[0], EncodingRules())
-        for memory in MEMORIES
-    ]
+    jobs = [memory_job(memory, trainer.recipe) for memory in MEMORIES]
+    texts = [encode(trainer.chat, job.examples[0], trainer.recipe.encoding) for job in jobs]
     return trainer, [fits[n] for n in range(3)], texts
 
 
