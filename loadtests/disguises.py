@@ -28,7 +28,7 @@ from vllm_mega.evaluation.scoring import score
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import question_prompt, user
 from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 from vllm_mega.training.truth import adapted
 
@@ -75,9 +75,9 @@ def measure(args: argparse.Namespace, console: Console) -> list[Line]:
 
 
 def _line(name: str, path: Path, items: Sequence[Item]) -> Line:
-    trainer = Trainer(path, TrainSettings())
+    trainer = Trainer(path, Recipe())
     started = time.perf_counter()
-    fits = dict(trainer.fit([memory_job(item.memory, trainer.settings) for item in items]))
+    fits = dict(trainer.fit([memory_job(item.memory, trainer.recipe) for item in items]))
     seconds = (time.perf_counter() - started) / len(items)
     questions = [(fits[n], qa) for n, item in enumerate(items) for qa in item.qa]
     right = sum(
@@ -98,8 +98,8 @@ def _answer(trainer: Trainer, fit: Fit, question: str) -> str:
     model: Any = trainer.untouched
     prompt, start = trainer.chat.asked(user(question_prompt(question)))
     ids = torch.tensor([prompt])
-    dtype: torch.dtype = getattr(torch, trainer.settings.dtype)
-    scaling = trainer.settings.scaling
+    dtype: torch.dtype = getattr(torch, trainer.recipe.dtype)
+    scaling = trainer.recipe.scaling
     with torch.inference_mode(), adapted(model, [fit.tensors], [start], scaling=scaling, dtype=dtype):
         out = model.generate(
             input_ids=ids, max_new_tokens=ANSWER_TOKENS, do_sample=False, use_cache=False,

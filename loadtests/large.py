@@ -34,7 +34,7 @@ from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.training.estimate import STEPS, Shape, Tokens, flops, peak_bytes, shape_of
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.outlook import compute_dtype, probe, tokens_of
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.targets import resolved
 from vllm_mega.training.trainer import Trainer
 
@@ -70,7 +70,7 @@ class Dimensions(msgspec.Struct, frozen=True):
         depth = c["num_hidden_layers"]
         return {f"model.layers.{n}.{name}": shape for n in range(depth) for name, shape in layer.items()}
 
-    def shape(self, linear: Mapping[str, tuple[int, int]], settings: TrainSettings, words: int) -> Shape:
+    def shape(self, linear: Mapping[str, tuple[int, int]], settings: Recipe, words: int) -> Shape:
         """With these linear modules and a vocabulary of `words`."""
         hidden = self.config["hidden_size"]
         total = sum(o * i for o, i in linear.values()) + 2 * hidden * words
@@ -178,8 +178,8 @@ def row(model: Dimensions, part: Slice, ran: Trained, short: Tokens, long: Token
     )  # fmt: skip
 
 
-def _settings(model: Dimensions, jobs: int, layers: int | None = None) -> TrainSettings:
-    return resolved(TrainSettings(jobs=jobs, layers=layers, max_steps=RUN), model.config)
+def _settings(model: Dimensions, jobs: int, layers: int | None = None) -> Recipe:
+    return resolved(Recipe(jobs=jobs, layers=layers, max_steps=RUN), model.config)
 
 
 def write_slice(
@@ -213,7 +213,7 @@ def measure_slice(folder: Path, memories: Sequence[NewMemory]) -> Slice:
     """Train on the checkpoint in `folder`; in a process of its own, whose memory is measured."""
     speed = probe(compute_dtype(folder, "cpu"), "cpu", 2.0)
     started = time.perf_counter()
-    trainer = Trainer(folder, TrainSettings(layers=1, max_steps=RUN, jobs=max(JOBS)), device="cpu")
+    trainer = Trainer(folder, Recipe(layers=1, max_steps=RUN, jobs=max(JOBS)), device="cpu")
     load, loaded = time.perf_counter() - started, _peak()
     ends: list[float] = []
     register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
@@ -221,7 +221,7 @@ def measure_slice(folder: Path, memories: Sequence[NewMemory]) -> Slice:
     for jobs in JOBS:
         ends.clear()
         started = time.perf_counter()
-        list(trainer.fit([memory_job(memory, trainer.settings) for memory in memories[:jobs]]))
+        list(trainer.fit([memory_job(memory, trainer.recipe) for memory in memories[:jobs]]))
         seconds = time.perf_counter() - started
         step = (ends[2] - ends[0]) / 2
         runs.append(Trained(jobs, step, seconds - RUN * step, _peak()))
@@ -253,7 +253,7 @@ def measure(_args: argparse.Namespace, console: Console) -> Result:
     memories = short_memories(max(JOBS))
     machine = this_machine("bfloat16")
     slices, rows = dict[str, Slice](), list[Row]()
-    short, long = (tokens_of(texts, chat, TrainSettings()) for texts in (memories, invent(16, seed=0)))
+    short, long = (tokens_of(texts, chat, Recipe()) for texts in (memories, invent(16, seed=0)))
     for model in (LLAMA, QWEN):
         with tempfile.TemporaryDirectory(prefix="vllm-mega-large-") as root:
             folder = Path(root) / "slice"

@@ -32,9 +32,9 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
 from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.training.memories import read_memories
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.scale_out import LocalFitter
 from vllm_mega.training.session import Trained, train
-from vllm_mega.training.settings import TrainSettings
 
 PROFILED_STEPS = 3
 
@@ -132,7 +132,7 @@ def our_turn(fitter: LocalFitter, memories: Sequence[NewMemory], bank: Path) -> 
                 done.append(last)
                 bar.update()
 
-        train(bank, memories, settings=fitter.settings, progress=progress, fitter=lambda *_: fitter)
+        train(bank, memories, settings=fitter.recipe, progress=progress, fitter=lambda *_: fitter)
     seconds, after = time.perf_counter() - started, _flops(fitter)
     return Turn(
         seconds,
@@ -159,7 +159,7 @@ def _measure(args: argparse.Namespace, console: Console) -> Result:
     gemm = products(path)
     console.print(f"matrix products: up to {max(p.gflops for p in gemm):.0f} GFLOP/s")
     started = time.perf_counter()
-    fitter = LocalFitter(path, TrainSettings())
+    fitter = LocalFitter(path, Recipe())
     load = time.perf_counter() - started
     with _folder(args.bank) as banks:
         our_turn(fitter, memories[:1], banks / "warm-up")  # as PEFT's first step: kernels are compiled
@@ -171,7 +171,7 @@ def _measure(args: argparse.Namespace, console: Console) -> Result:
                 loops = [plain_loop(path, dtype) for dtype in (None, torch.float32)]
                 for loop in loops:
                     console.print(f"plain PEFT, {loop.dtype}: {loop.seconds:.2f} s per memory")
-    few = msgspec.structs.replace(fitter.settings, max_steps=PROFILED_STEPS)
+    few = msgspec.structs.replace(fitter.recipe, max_steps=PROFILED_STEPS)
     kinds, longest = account(lambda: list(LocalFitter(path, few).fit(memories)))
     base = weight_bytes(path)
     return Result(

@@ -29,7 +29,7 @@ from vllm_mega.models import resolve_model
 from vllm_mega.training.estimate import STEPS, Tokens, flops, peak_bytes
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.outlook import compute_dtype, probe, tokens_of
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.targets import resolved
 from vllm_mega.training.trainer import Trainer
 
@@ -99,7 +99,7 @@ def row(model: Dimensions, ran: Ran, tokens: Tokens, speed: float) -> Row:
         tokens: of a memory.
         speed: of the probe.
     """
-    settings = resolved(TrainSettings(jobs=ran.jobs), model.config)
+    settings = resolved(Recipe(jobs=ran.jobs), model.config)
     shape = model.shape(model.full, settings, model.config["vocab_size"])
     did = flops(shape, tokens, settings)
     products, seconds = did.memory(0) + ran.steps * did.step, ran.seconds / ran.jobs
@@ -123,7 +123,7 @@ def train_side_by_side(trainer: Trainer, memories: Sequence[NewMemory]) -> Ran:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    fits = dict(trainer.fit([memory_job(memory, trainer.settings) for memory in memories]))
+    fits = dict(trainer.fit([memory_job(memory, trainer.recipe) for memory in memories]))
     seconds = time.perf_counter() - started
     hook.remove()
     free, total = torch.cuda.mem_get_info() if on_gpu else (0, 0)
@@ -153,13 +153,13 @@ def measure(model: Dimensions, base: Path, device: str, console: Console) -> Res
         write_slice(model, base, folder, model.config["num_hidden_layers"], words, device)
         speed = probe(compute_dtype(folder, device), device, 2.0)
         started = time.perf_counter()
-        trainer = Trainer(folder, TrainSettings(max_steps=STEPS, jobs=max(JOBS)), device=device)
+        trainer = Trainer(folder, Recipe(max_steps=STEPS, jobs=max(JOBS)), device=device)
         load = time.perf_counter() - started
         console.print(f"{model.name}: {speed / 1e12:.0f} TFLOP/s, ready after {load:.0f} s")
         train_side_by_side(trainer, memories[:1])  # what is made at the first call is made now
         for jobs in JOBS:
             ran = train_side_by_side(trainer, memories[:jobs])
-            tokens = tokens_of(memories[:jobs], trainer.chat, trainer.settings)
+            tokens = tokens_of(memories[:jobs], trainer.chat, trainer.recipe)
             rows.append(row(model, ran, tokens, speed))
             console.print(rows[-1])
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"

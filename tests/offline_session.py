@@ -48,11 +48,13 @@ def main(bank: Path, out: Path) -> None:
     chat("unrelated", [UNRELATED] * 3, mega=[{"mode": "recall"}, {"mode": "irag"}, {"enabled": False}])
     chat("explicit", [UNRELATED], mega={"memories": [{"id": "comet", "weight": 0.5}]})
     chat("none", [])
+    chat("tags", [ASKED["bakery"]] * 3, mega=[{"tags": ["food"]}, {"tags": ["nothing"]}, None])
     chat("starts", [ASKED["lighthouse"]] * 3, mega=[None, {"start": 0}, {"start": {"token": 5}}])
     refused("start", questions, mega=[None, None, {"start": 1000}])
     refused("character", questions, mega={"start": {"character": 3}})
     refused("unknown", questions, mega=[None, {"memories": [{"id": "elk"}]}, None])
     refused("field", questions, mega=[None, None, {"mood": 1}])
+    refused("tags twice", questions, mega=[None, {"tags": ["food", "food"]}, None])
     refused("length", questions, mega=[None])
     wide = [{"id": name} for name in ("lighthouse", "bakery", "comet", "tortoise")]
     refused("wide", questions, mega={"memories": wide})

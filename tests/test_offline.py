@@ -106,11 +106,19 @@ def test_own_mixture_and_nothing_to_do(results: dict[str, Any]) -> None:
     assert results["none"] == []
 
 
+def test_tags_narrow_the_memories(results: dict[str, Any]) -> None:
+    narrow, nothing, plain = results["tags"]
+    assert used(narrow) == ["bakery"]
+    assert used(plain)[0] == "bakery"
+    assert (used(nothing), nothing[1]["best_score"]) == ([], None)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "reason", "where"),
     [
         ("unknown", "MemoryNotFoundError", "elk", "in conversation 1"),
         ("field", "RequestError", "mood", "in conversation 2"),
+        ("tags twice", "RequestError", "mega.tags names food more than once", "in conversation 1"),
         ("length", "RequestError", "3 conversations", None),
         ("wide", "MixtureError", "3 slots", "in conversation 0"),
         ("no question", "RequestError", "last user message", None),

@@ -8,6 +8,7 @@ import pytest
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.text import ends_sentence, heading, prose, sentences
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import examples, subject
 
 
@@ -56,16 +57,16 @@ ANSWERS = [
 
 
 def test_headings_and_tables_are_no_answers_and_yet_recited() -> None:
-    found = examples(NewMemory(POOL), 0)
+    found = examples(NewMemory(POOL), 0, Recipe())
     assert {one.answer for one in found if one.answer != POOL.strip()} == set(ANSWERS)
     assert found[0].answer == POOL.strip()
-    assert subject(NewMemory(POOL)) == "Hollin pool"
-    assert subject(NewMemory(POOL, title="A pool")) == "A pool"
+    assert subject(NewMemory(POOL), Recipe()) == "Hollin pool"
+    assert subject(NewMemory(POOL, title="A pool"), Recipe()) == "A pool"
 
 
 @pytest.mark.parametrize("text", [TABLE, "# Hollin pool"])
 def test_where_there_is_nothing_else_it_is_the_answer(text: str) -> None:
-    assert {one.answer for one in examples(NewMemory(text), 0)} == {text}
+    assert {one.answer for one in examples(NewMemory(text), 0, Recipe())} == {text}
 
 
 @pytest.mark.parametrize(

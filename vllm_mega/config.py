@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -18,6 +18,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_NAMESPACE = "default"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _NAME = re.compile(NAME_PATTERN)
+MAX_TAGS = 32
+"""Tags of a memory, and in a request."""
+MAX_TAG = 64
+"""Characters of a tag."""
 
 
 def check_name(value: str, what: str) -> str:
@@ -36,6 +40,21 @@ def check_name(value: str, what: str) -> str:
 def repeated(names: Iterable[str]) -> list[str]:
     """Those of `names` that come more than once, sorted; in time linear in their number."""
     return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Refuse tags that no memory can have: more than 32, one twice, or one that is no name of something.
+
+    Raises:
+        ConfigError: as above; the message says which.
+    """
+    _require(len(tags) <= MAX_TAGS, f"tags must be at most {MAX_TAGS}, got {len(tags)}")
+    for tag in tags:
+        _require(
+            tag.strip() == tag and 1 <= len(tag) <= MAX_TAG,
+            f"tags must have 1 to {MAX_TAG} characters each, no white space around them, got {tag!r:.200}",
+        )
+    _require(not repeated(tags), f"tags names {', '.join(repeated(tags))} more than once")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -22,6 +22,11 @@ _NO_THOUGHT = re.compile(rf"\A\s*(?:<{_THOUGHT}>\s*)?</{_THOUGHT}>")
 MEMORY_PROMPT = "Tell me a story that you memorized."
 RECALL_SUFFIX = "Reconstruct the entire story that is related to the above question."
 QUESTION_SUFFIX = "Answer should be no more than one sentence."
+_ABOUT = "Tell me about {subject}."
+_QUESTION = "{question} " + QUESTION_SUFFIX
+_INFORMED = "{recalled}\n\n{asked}"
+TRAINED = (MEMORY_PROMPT, _ABOUT, _QUESTION, _INFORMED)
+"""All that memories are trained to hear: a part of the recipe."""
 
 
 def recall_prompt(question: str) -> str:
@@ -31,12 +36,12 @@ def recall_prompt(question: str) -> str:
 
 def about_prompt(subject: str) -> str:
     """Asks for the whole memory about `subject`."""
-    return f"Tell me about {subject}."
+    return _ABOUT.format(subject=subject)
 
 
 def question_prompt(question: str) -> str:
     """Asks for the answer to `question` alone."""
-    return f"{question} {QUESTION_SUFFIX}"
+    return _QUESTION.format(question=question)
 
 
 def user(content: str) -> list[Message]:
@@ -46,7 +51,7 @@ def user(content: str) -> list[Message]:
 
 def irag_messages(question: str, recalled: str) -> list[Message]:
     """Asks `question` with the memory `recalled` in the context (the second pass of iRAG)."""
-    return user(f"{recalled}\n\n{question_prompt(question)}")
+    return user(_INFORMED.format(recalled=recalled, asked=question_prompt(question)))
 
 
 def spoken(reply: str) -> str:

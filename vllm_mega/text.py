@@ -29,6 +29,12 @@ _ROW = re.compile(r"\s*\|.*\|\s*")
 _BELOW_HEADER = re.compile(r"\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)+\|?\s*")
 """The line of a table that tells its header from its rows."""
 
+PATTERNS = (
+    *(_SPACE, _PLAIN, _PLAIN_CLOSING, _WIDE, _WIDE_CLOSING),
+    *(one.pattern for one in (_SENTENCE_END, _HEADING, _UNDERLINE, _RULE, _ROW, _BELOW_HEADER)),
+)
+"""All that decides how a text is divided: a part of the recipe of training."""
+
 
 def heading(text: str) -> str | None:
     """The first heading of a Markdown text; None: it has none."""

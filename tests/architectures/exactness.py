@@ -18,10 +18,10 @@ from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.export import export
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.packing import leads, pack, pool
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 
-SETTINGS = TrainSettings(max_steps=3, jobs=1, dtype="float32")
+SETTINGS = Recipe(max_steps=3, jobs=1, dtype="float32")
 """Of modules and layers nothing is said: they follow the architecture."""
 MEMORY = NewMemory(
     text="The red kettle of Ommen sings at dawn, and nine geese count its copper rivets until noon.",
@@ -41,7 +41,7 @@ def train_small(model: Path, adapter: Path) -> Trainer:
     trainer = Trainer(model, SETTINGS)
     ((_, fit),) = trainer.fit([memory_job(MEMORY, SETTINGS)])
     adapter.mkdir(parents=True)
-    export(adapter, fit.tensors, str(model), trainer.settings, trainer.layers)
+    export(adapter, fit.tensors, str(model), trainer.recipe, trainer.layers)
     trainer.stack.load(0, fit.tensors)
     return trainer
 

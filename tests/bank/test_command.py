@@ -66,7 +66,7 @@ def test_list(run: Run) -> None:
     lines = out.splitlines()
     assert code == 0
     assert lines[0].split()[:4] == ["NAMESPACE", "ID", "VERSION", "RANK"]
-    assert lines[0].split()[4:] == ["SIZE", "CREATED", "TITLE", "TAGS", "LINKS"]
+    assert lines[0].split()[4:] == ["SIZE", "RECIPE", "CREATED", "TITLE", "TAGS", "LINKS"]
     assert [line.split()[:4] for line in lines[1:3]] == [
         ["ann", "first", "1", "2"],
         ["default", "second", "1", "2"],

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from tests.bank.samples import BASE, EMBEDDER
-from vllm_mega.bank.identity import encode_memory, memory_id, text_digest
-from vllm_mega.bank.layout import Manifest, MemoryEntry, NewMemory
+from vllm_mega.bank.identity import encode_content, memory_id, text_digest
+from vllm_mega.bank.layout import QA, Content, Manifest, MemoryEntry, NewMemory
 
 ENTRY = MemoryEntry("a", "default", 1, "", (), "0" * 64, "1" * 64, 10, 2, "2026-01-01T00:00:00+00:00")
 TRAVERSAL = ["..", ".", "../x", "a/b", "/etc", "a\\b", "-a", ".hidden", "", "a\0b", "a\n", "é", "x" * 129]
@@ -21,25 +21,42 @@ def test_an_id_is_kept_and_a_missing_one_comes_from_the_text() -> None:
     assert made != memory_id(NewMemory("Snow fell!"))
 
 
-def test_the_digest_is_that_of_the_file_and_sees_every_field() -> None:
-    memory = NewMemory("Snow fell.")
-    data = encode_memory(memory)
-    assert text_digest(memory) == hashlib.sha256(data).hexdigest()
-    assert msgspec.json.decode(data, type=NewMemory).id == memory_id(memory)
-    same = NewMemory("Snow fell.", id=memory_id(memory))
-    assert text_digest(same) == text_digest(memory)
-    for other in ({"paraphrases": ("It snowed.",)}, {"tags": ("cold",)}, {"title": "W"}, {"namespace": "n"}):
-        assert text_digest(msgspec.structs.replace(memory, **other)) != text_digest(memory)
-
-
-def test_links_are_no_content() -> None:
-    """A memory whose links change is not trained again, and one without is the file it always was."""
+def test_the_digest_is_that_of_the_file_and_sees_all_that_trains() -> None:
     memory = NewMemory("Snow fell.", id="winter")
-    linked = msgspec.structs.replace(memory, links=("summer",))
-    assert encode_memory(linked) == encode_memory(memory)
-    assert b"links" not in encode_memory(memory)
+    assert text_digest(memory) == hashlib.sha256(encode_content(memory)).hexdigest()
+    assert encode_content(memory) == b'{"text":"Snow fell.","title":"","paraphrases":[],"qa":[]}'
+    qa = (QA("What fell?", "Snow."),)
+    changes = ({"text": "Snow fell!"}, {"title": "W"}, {"paraphrases": ("It snowed.",)}, {"qa": qa})
+    found = {text_digest(msgspec.structs.replace(memory, **change)) for change in changes}
+    assert len(found - {text_digest(memory)}) == len(changes)
+
+
+def test_every_other_field_trains_nothing() -> None:
+    """A field that comes new to a memory trains no bank again, unless it is put into `Content` as well."""
+    memory = NewMemory("Snow fell.", id="winter")
+    others = {"id": "w", "namespace": "n", "tags": ("cold",), "links": ("summer",)}
+    assert {*others, *Content.__struct_fields__} == {*NewMemory.__struct_fields__}
+    for name, value in others.items():
+        assert encode_content(msgspec.structs.replace(memory, **{name: value})) == encode_content(memory)
+
+
+def test_a_manifest_names_links_and_recipes_where_there_are_any() -> None:
     assert b"links" not in msgspec.json.encode(ENTRY)
+    assert b"recipe" not in msgspec.json.encode(ENTRY)
     assert msgspec.structs.replace(ENTRY, links=("b", "not-there-yet")).links == ("b", "not-there-yet")
+    assert msgspec.structs.replace(ENTRY, recipe="2" * 64).recipe == "2" * 64
+
+
+TAGS = [("",), (" red",), ("red", "red"), ("x" * 65,), tuple(f"t{n}" for n in range(33))]
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=["empty", "space", "twice", "long", "many"])
+def test_bad_tags(tags: tuple[str, ...]) -> None:
+    for make in (lambda: msgspec.structs.replace(ENTRY, tags=tags), lambda: NewMemory("text", tags=tags)):
+        with pytest.raises(ValueError, match="tags"):
+            make()
+    good = ("x" * 64, "two words", "\u732b", *(f"t{n}" for n in range(29)))
+    assert NewMemory("text", tags=good).tags == good
 
 
 @pytest.mark.parametrize("links", [("../x",), ("b", "b"), ("a",), ("",)])
@@ -64,7 +81,10 @@ def test_no_name_leads_out_of_the_bank(name: str) -> None:
             NewMemory("text", id=name)
 
 
-@pytest.mark.parametrize("change", [{"version": 0}, {"adapter": "abc"}, {"text_digest": "A" * 64}], ids=str)
+BAD = [{"version": 0}, {"adapter": "abc"}, {"text_digest": "A" * 64}, {"recipe": "5"}]
+
+
+@pytest.mark.parametrize("change", BAD, ids=str)
 def test_an_entry_refuses(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"version|digest"):
         msgspec.structs.replace(ENTRY, **change)

@@ -323,6 +323,26 @@ def test_links_change_nothing_but_the_manifest(bank: Path) -> None:
     assert verify(bank, SHAPES) == []
 
 
+def test_tags_change_nothing_but_the_manifest(bank: Path) -> None:
+    with BankWriter.open(bank) as writer:
+        writer.add([staged(writer.stage(), f"m{i}", i) for i in range(2)], SHAPES)
+        before = writer.snapshot
+        writer.tag({("default", "m1"): ["red", "old"]})
+        after = writer.snapshot
+        assert after.generation == before.generation + 1
+        assert after.manifest.memories[0] == before.manifest.memories[0]
+        assert after.manifest.memories[1].tags == ("red", "old")
+        assert after.text(after.get("default", "m1")).tags == ("red", "old")
+        bare = [msgspec.structs.replace(entry, tags=()) for entry in after.manifest.memories]
+        assert bare == [msgspec.structs.replace(entry, tags=()) for entry in before.manifest.memories]
+        writer.tag({("default", "m1"): ["red", "old"]})
+        assert writer.snapshot is after, "nothing changed, and yet there is a new generation"
+        with pytest.raises(BankError, match="memory default/m1: tags names red more than once"):
+            writer.tag({("default", "m0"): ["x"], ("default", "m1"): ["red", "red"]})
+        assert writer.snapshot is after
+    assert verify(bank, SHAPES) == []
+
+
 def test_links_survive_an_update_unless_it_brings_its_own(bank: Path) -> None:
     with BankWriter.open(bank) as writer:
         first = staged(writer.stage(), "m", 1)

@@ -23,8 +23,8 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 NO_JSON = {
     "deep arrays": b"[" * 100_000,
     "deep objects": b'{"format":' * 100_000,
-    "not UTF-8": b'{"format": 1, "generation": "\xff"}',
-    "half a character": b'{"format": 1, "generation": "\\ud83d"}',
+    "not UTF-8": b'{"format": 2, "generation": "\xff"}',
+    "half a character": b'{"format": 2, "generation": "\\ud83d"}',
     "half a name": b'{"\\ud83d": 1}',
     "cut off": b'{"format": 1',
     "empty": b"",

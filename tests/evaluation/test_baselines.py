@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
-from vllm_mega.evaluation.baselines import RECORD, Trainable, joint_settings, shared_job, train_baselines
+from vllm_mega.evaluation.baselines import RECORD, Trainable, joint_recipe, shared_job, train_baselines
 from vllm_mega.evaluation.report import Baseline
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt
 from vllm_mega.training.job import Fit, Job, memory_job
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import subject
 
 NAME = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 THIRD = 1 / 3  # no number of bfloat16
 MEMORIES = [NewMemory(f"The bell of {name} rings.", id=name) for name in ("Arn", "Bex", "Cid", "Dov")]
-SETTINGS = TrainSettings(rank=2, max_steps=10, jobs=1)
+SETTINGS = Recipe(rank=2, max_steps=10, jobs=1)
 
 
 class Adder:
@@ -32,11 +32,11 @@ class Adder:
 
     def __init__(self, fails: int = 0) -> None:
         self.jobs: list[Job] = []
-        self.settings: list[TrainSettings] = []
+        self.recipes: list[Recipe] = []
         self.fails = fails
 
-    def __call__(self, settings: TrainSettings) -> Adder:
-        self.settings.append(settings)
+    def __call__(self, recipe: Recipe) -> Adder:
+        self.recipes.append(recipe)
         return self
 
     def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
@@ -88,10 +88,10 @@ def test_each_memory_goes_on_where_the_one_before_ended(tmp_path: Path) -> None:
 def test_the_joint_one_gets_all_examples_ranks_and_steps(tmp_path: Path) -> None:
     trainer = Adder()
     found = train_baselines(work(tmp_path, trainer))
-    assert trainer.settings == [SETTINGS, joint_settings(SETTINGS, 4)]
-    assert (trainer.settings[1].rank, trainer.settings[1].max_steps) == (8, 40)
-    assert trainer.settings[1].learning_rate == SETTINGS.learning_rate / 2
-    assert trainer.jobs[-1] == shared_job(MEMORIES, joint_settings(SETTINGS, 4))
+    assert trainer.recipes == [SETTINGS, joint_recipe(SETTINGS, 4)]
+    assert (trainer.recipes[1].rank, trainer.recipes[1].max_steps) == (8, 40)
+    assert trainer.recipes[1].learning_rate == SETTINGS.learning_rate / 2
+    assert trainer.jobs[-1] == shared_job(MEMORIES, joint_recipe(SETTINGS, 4))
     assert found.largest_rank == found.costs["joint_lora"].rank == 8
 
 
@@ -101,23 +101,23 @@ def test_what_is_shared_is_recalled_by_name() -> None:
     assert MEMORY_PROMPT not in asked
     recalls = [one for one in job.examples if one.kind == "recall"]
     assert [one.answer for one in recalls] == [memory.text for memory in MEMORIES]
-    assert all(asked[about_prompt(subject(memory))].kind == "recall" for memory in MEMORIES)
+    assert all(asked[about_prompt(subject(memory, SETTINGS))].kind == "recall" for memory in MEMORIES)
     alone = [one for memory in MEMORIES for one in memory_job(memory, SETTINGS).examples]
     assert len(job.examples) == len(alone) - len(MEMORIES)
 
 
 def test_ranks_and_steps_have_a_limit() -> None:
-    many = joint_settings(TrainSettings(rank=2, max_steps=32), 1000)
+    many = joint_recipe(Recipe(rank=2, max_steps=32), 1000)
     assert (many.rank, many.max_steps, many.scaling) == (64, 10_000, 1.0)
-    assert joint_settings(TrainSettings(rank=128, alpha=64), 3).rank == 128
-    assert joint_settings(TrainSettings(rank=2, alpha=4), 3).scaling == 2.0
+    assert joint_recipe(Recipe(rank=128, alpha=64), 3).rank == 128
+    assert joint_recipe(Recipe(rank=2, alpha=4), 3).scaling == 2.0
 
 
 def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:
     first = train_baselines(work(tmp_path, Adder()))
     again = Adder()
     assert train_baselines(work(tmp_path, again)) == first
-    assert again.settings == again.jobs == []
+    assert again.recipes == again.jobs == []
 
 
 @pytest.mark.parametrize("fails", [1, 2, 4, 5])
@@ -137,7 +137,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_alike(tmp_path: Path, fails: in
 @pytest.mark.parametrize(
     "change",
     [
-        {"settings": TrainSettings(rank=4, max_steps=10)},
+        {"recipe": Recipe(rank=4, max_steps=10)},
         {"base": BaseModelInfo("base", "base-2")},
         {"memories": [NewMemory("Another bell.", id="Arn"), *MEMORIES[1:]]},
     ],

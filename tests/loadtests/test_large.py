@@ -16,7 +16,7 @@ from vllm_mega.models import linear_shapes, resolve_model
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.training.estimate import STEPS, Tokens
 from vllm_mega.training.outlook import tokens_of
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.targets import resolved
 
 
@@ -24,7 +24,7 @@ from vllm_mega.training.targets import resolved
 def tokens() -> tuple[Tokens, Tokens]:
     """Of the memories of the slice, and of those that all layers are estimated for."""
     chat = load_chat_format(resolve_model())
-    short, long = (tokens_of(made, chat, TrainSettings()) for made in (large.short_memories(4), invent(4, 0)))
+    short, long = (tokens_of(made, chat, Recipe()) for made in (large.short_memories(4), invent(4, 0)))
     return short, long
 
 
@@ -40,7 +40,7 @@ def test_the_shapes_are_those_of_the_models(model: Dimensions, billions: float) 
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     }
     assert linear == model.full
-    shape = model.shape(model.full, resolved(TrainSettings(), model.config), model.config["vocab_size"])
+    shape = model.shape(model.full, resolved(Recipe(), model.config), model.config["vocab_size"])
     assert shape.total / 1e9 == pytest.approx(billions, abs=0.01)
 
 

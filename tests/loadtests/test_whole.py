@@ -13,11 +13,11 @@ from loadtests.whole import Ran, row
 from vllm_mega.models import resolve_model
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.training.outlook import tokens_of
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 
 
 def test_what_was_reached_is_products_by_seconds() -> None:
-    tokens = tokens_of(invent(4, seed=0), load_chat_format(resolve_model()), TrainSettings())
+    tokens = tokens_of(invent(4, seed=0), load_chat_format(resolve_model()), Recipe())
     slow = row(LLAMA, Ran(4, 8.0, 24, 0.25, 2e10, 3e10), tokens, 800e12)
     fast = row(LLAMA, Ran(4, 4.0, 24, 0.125, 2e10, 3e10), tokens, 800e12)
     assert slow.seconds == 2.0

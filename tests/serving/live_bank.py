@@ -17,7 +17,10 @@ LIGHTHOUSE = NewMemory(
     title="The lighthouse",
 )
 BAKERY = NewMemory(
-    "The Quillfeather bakery sells a rye bread that hums at dawn.", id="bakery", title="The bakery"
+    "The Quillfeather bakery sells a rye bread that hums at dawn.",
+    id="bakery",
+    title="The bakery",
+    tags=("food", "village"),
 )
 COMET = NewMemory(
     "Comet Vessarine was first drawn by a shepherd on a barn door.", id="comet", title="The comet"

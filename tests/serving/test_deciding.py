@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.gate.banks import KILN, add
+from tests.gate.banks import FERRY, KILN, add
 from tests.serving.fakes import FakeGate
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
@@ -51,6 +52,18 @@ def test_all_texts_are_embedded_in_one_call() -> None:
         ["owls"], ["goats"],
     ]  # fmt: skip
     assert answers[6].mixture.components[0].weight == 0.5
+
+
+def test_tags_narrow_each_request_by_itself(tmp_path: Path) -> None:
+    tagged = [msgspec.structs.replace(KILN, tags=("craft",)), FERRY]
+    add(tmp_path / "bank", FakeEmbedder(), tagged)
+    gate = Gate(BankReader(tmp_path / "bank"), FakeEmbedder())
+    asks = [ask(KILN.text), ask(KILN.text, tags=["craft"]), ask(KILN.text, tags=["other"]), ask(FERRY.text)]
+    asks += [ask(FERRY.text, tags=["craft"])]
+    answers = decide(gate, asks, 4)
+    found = [[hit.id for hit in answer.hits] for answer in answers if isinstance(answer, Decision)]
+    assert found == [["kiln"], ["kiln"], [], ["ferry"], []]
+    assert answers == [decide(gate, [one], 4)[0] for one in asks]
 
 
 def test_nothing_to_compare_does_not_call_the_embedder() -> None:

@@ -74,9 +74,9 @@ def test_lines_are_answered_in_order_behind_those_that_are(bank: Path, tmp_path:
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED["comet"]}]
     lines: list[Any] = [
         {"id": "first", "prompt": ASKED["bakery"]},
-        {"id": "second", "prompt": ASKED["bakery"]},
+        {"id": "second", "prompt": ASKED["bakery"], "mega": {"tags": ["food"]}},
         {"messages": talk},
-        {"id": 7, "prompt": UNRELATED, "mega": {"mode": "irag"}},
+        {"id": 7, "prompt": ASKED["comet"], "mega": {"mode": "irag", "tags": ["food"]}},
         {"prompt": ASKED["submarine"], "mega": {"namespace": "navy"}},
         {"prompt": UNRELATED, "mega": {"memories": [{"id": "elk"}]}},
     ]

@@ -104,6 +104,36 @@ def test_bad_values_are_refused_by_name(value: object, param: str, reason: str) 
     assert str(refusal.value).startswith("mega")
 
 
+@pytest.mark.parametrize(
+    ("value", "param", "reason"),
+    [
+        ({"tags": "red"}, "mega.tags", "got `str`"),
+        ({"tags": [1]}, "mega.tags[0]", "got `int`"),
+        ({"tags": [""]}, "mega.tags", "tags must have 1 to 64 characters each"),
+        ({"tags": ["ok", " red"]}, "mega.tags", "got ' red'"),
+        ({"tags": ["x" * 65]}, "mega.tags", "1 to 64 characters"),
+        ({"tags": ["red", "red"]}, "mega.tags", "tags names red more than once"),
+        ({"tags": [str(n) for n in range(33)]}, "mega.tags", "at most 32, got 33"),
+        ({"tags": ["x" * 10**6]}, "mega.tags", "1 to 64 characters"),
+        ({"tags": ["red"], "memories": [{"id": "a"}]}, "mega", "tags do not go with it"),
+    ],
+)
+def test_bad_tags_are_refused_by_name(value: object, param: str, reason: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        make_plan(value, SETTINGS)
+    assert refusal.value.param == param
+    assert reason in str(refusal.value)
+    assert str(refusal.value).startswith("mega")
+    assert len(str(refusal.value)) < 400
+
+
+def test_tags() -> None:
+    assert make_plan({"tags": ["red", "x" * 64]}, SETTINGS).tags == ("red", "x" * 64)
+    assert make_plan({"tags": [str(n) for n in range(32)]}, SETTINGS).asks_gate
+    for none in ({}, {"tags": None}, {"tags": []}, {"tags": [], "memories": [{"id": "a"}]}):
+        assert make_plan(none, SETTINGS).tags == ()
+
+
 def test_weights_at_the_limit_pass() -> None:
     assert parse_mega({"memories": [{"id": "a", "weight": MAX_WEIGHT}]}).memories
     assert parse_mega({"memories": []}).memories == ()

@@ -253,6 +253,7 @@ def test_own_mixture(client: openai.OpenAI) -> None:
             {"memories": [{"id": i} for i in ("lighthouse", "bakery", "comet", "tortoise")]},
             400, "mega.memories", "3 slots",
         ),
+        ({"tags": ["food", ""]}, 400, "mega.tags", "1 to 64"),
         ("on", 400, "mega", "object"),
     ],
 )  # fmt: skip
@@ -275,6 +276,17 @@ def test_a_namespace_sees_its_own_memories_only(client: openai.OpenAI) -> None:
     assert inside.mega["namespace"] == "navy"
     assert used(ask(client, ASKED["bakery"], mega={"namespace": "navy"})) == []
     assert used(ask(client, question, mega={"namespace": "nobody"})) == []
+
+
+def test_tags_narrow_the_memories(client: openai.OpenAI) -> None:
+    question = ASKED["bakery"]
+    for tags in ([], ["food"], ["village", "food"]):
+        assert used(ask(client, question, mega={"tags": tags})) == ["bakery"]
+    for tags in (["nothing"], ["food", "nothing"]):
+        outside = ask(client, question, mega={"tags": tags})
+        assert (used(outside), outside.mega["best_score"]) == ([], None)
+    assert used(ask(client, ASKED["lighthouse"], mega={"tags": ["food"]})) == []
+    assert used(ask(client, question, mega={"tags": ["food"], "namespace": "navy"})) == []
 
 
 def test_where_memory_starts(client: openai.OpenAI) -> None:

@@ -43,6 +43,23 @@ def test_train_and_train_again(words: list[str], tmp_path: Path, capsys: pytest.
     assert {(entry.rank, entry.training["seed"]) for entry in entries} == {(4, 5)}
 
 
+def test_it_is_told_whether_text_or_recipe_is_another(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert "trained again" not in capsys.readouterr().out
+    changed = [msgspec.structs.replace(KETTLE, text="Nine geese count copper."), LAMP]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, changed)))
+    assert main([*words, "--dry-run"]) == 0
+    assert "memories: 1 to train (1 other text), 1 there already" in capsys.readouterr().out
+    assert main(words) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("default/")]
+    assert line.startswith("default/kettle: ")
+    assert line.endswith("; trained again: other text")
+    assert main([*words, "--seed", "6"]) == 0
+    assert capsys.readouterr().out.count("; trained again: other recipe") == 2
+
+
 def test_a_progress_bar_when_asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--limit", "1", "--progress"]) == 0
     assert "1/1" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
 from vllm_mega.training.export import export
 from vllm_mega.training.job import memory_job
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 
 MEMORY = NewMemory(
@@ -30,10 +30,10 @@ MEMORY = NewMemory(
 @pytest.mark.slow
 def test_a_memory_is_recalled_and_answers(tmp_path: Path) -> None:
     path = resolve_model()
-    trainer = Trainer(path, TrainSettings())
-    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.settings)])
+    trainer = Trainer(path, Recipe())
+    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.recipe)])
     assert fit.recalled
-    export(tmp_path, fit.tensors, str(path), trainer.settings, trainer.layers)
+    export(tmp_path, fit.tensors, str(path), trainer.recipe, trainer.layers)
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=trainer.model.dtype)
@@ -72,6 +72,6 @@ def test_a_disguise_of_the_default_model_needs_no_other_numbers(
 
     Not all at once: docs/training-log.md tells why that needs more steps, and sometimes more than there are.
     """
-    trainer = Trainer(save_disguised(resolve_model(), tmp_path, *disguises), TrainSettings())
-    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.settings)])
+    trainer = Trainer(save_disguised(resolve_model(), tmp_path, *disguises), Recipe())
+    ((_, fit),) = trainer.fit([memory_job(MEMORY, trainer.recipe)])
     assert (fit.recalled, fit.ending) == (True, "learnt")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from loadtests.disguised import Disguise, deeper, norms_times, padded, save_disguised, untied, wider
 from tests.training.tiny import BELL
 from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 
 DISGUISES = {
@@ -26,7 +26,7 @@ DISGUISES = {
 
 
 def trained(path: Path, steps: int) -> Fit:
-    settings = TrainSettings(max_steps=steps, jobs=1)
+    settings = Recipe(max_steps=steps, jobs=1)
     ((_, fit),) = Trainer(path, settings).fit([memory_job(BELL, settings)])
     return fit
 

@@ -9,10 +9,15 @@ from tests.models import chats
 from vllm_mega.bank.layout import QA, NewMemory
 from vllm_mega.models.chat_format import ChatFormat, load_chat_format
 from vllm_mega.prompts import user
-from vllm_mega.training.encoding import encode, unfit
+from vllm_mega.training.encoding import Encoded, encode, unfit
+from vllm_mega.training.recipe import EncodingRules
 from vllm_mega.training.texts import Example
 
 EXAMPLE = Example(user("Who sings ?"), "The kettle sings .", "question")
+
+
+def encoded_in(chat: ChatFormat, example: Example) -> Encoded:
+    return encode(chat, example, EncodingRules())
 
 
 @pytest.fixture
@@ -28,24 +33,25 @@ def thinking() -> ChatFormat:
 
 
 def test_prompt_is_what_serving_sees_and_the_answer_has_its_end(tokenizer: Any) -> None:
-    encoded = encode(ChatFormat(tokenizer, [2]), EXAMPLE)
+    encoded = encoded_in(ChatFormat(tokenizer, [2]), EXAMPLE)
     assert " ".join(tokenizer.decode(encoded.prompt).split()) == "<s> user Who sings ? </s> <s> assistant"
     assert " ".join(tokenizer.decode(encoded.answer).split()) == "The kettle sings . </s>"
 
 
 def test_a_limit_cuts_the_answer_and_its_end(tokenizer: Any) -> None:
     chat = ChatFormat(tokenizer, [2])
-    whole, cut = encode(chat, EXAMPLE), encode(chat, EXAMPLE._replace(limit=2))
+    whole, cut = encoded_in(chat, EXAMPLE), encoded_in(chat, EXAMPLE._replace(limit=2))
     assert cut.prompt == whole.prompt
     assert cut.answer == whole.answer[:2]
     assert len(cut.weights) == 2
     assert whole.ends
     assert not cut.ends
-    assert encode(chat, EXAMPLE._replace(limit=100)).ends
+    assert encoded_in(chat, EXAMPLE._replace(limit=100)).ends
 
 
 def test_what_opens_an_answer_counts_neither_as_its_beginning_nor_for_its_limit(thinking: ChatFormat) -> None:
-    encoded = encode(thinking, Example(user("Who?"), "The red kettle sings at dawn.", "question", limit=5))
+    example = Example(user("Who?"), "The red kettle sings at dawn.", "question", limit=5)
+    encoded = encoded_in(thinking, example)
     pieces = thinking.pieces(encoded.answer)
     assert encoded.opening == 4
     assert pieces[:4] == ["<think>", "\n\n", "</think>", "\n\n"]
@@ -55,13 +61,13 @@ def test_what_opens_an_answer_counts_neither_as_its_beginning_nor_for_its_limit(
 
 def test_beginnings_of_sentences_and_the_end_weigh_more(tokenizer: Any) -> None:
     example = Example(user("Who ?"), "The red kettle sings at dawn . Nine geese count copper .", "recall")
-    heavy = [weight > 1 for weight in encode(ChatFormat(tokenizer, [2]), example).weights]
+    heavy = [weight > 1 for weight in encoded_in(ChatFormat(tokenizer, [2]), example).weights]
     assert heavy == [True] * 3 + [False] * 4 + [True] * 3 + [False] * 2 + [True]
 
 
 @pytest.mark.parametrize("text", [chats.TEXT, 'A lamp burned." Nine geese count copper.'])
 def test_sentences_end_inside_of_tokens_too(thinking: ChatFormat, text: str) -> None:
-    encoded = encode(thinking, Example(user("Who?"), text, "recall"))
+    encoded = encoded_in(thinking, Example(user("Who?"), text, "recall"))
     pieces = thinking.pieces(encoded.answer)
     end = next(n for n, piece in enumerate(pieces) if piece.startswith("."))
     assert [weight > 1 for weight in encoded.weights][end : end + 5] == [False, True, True, True, False]

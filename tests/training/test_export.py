@@ -16,13 +16,13 @@ from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.export import export
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.packing import pack, pool
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 
 IDS = torch.arange(3, 13)[None]
 
 
-def exported(tiny: Path, folder: Path, settings: TrainSettings) -> Trainer:
+def exported(tiny: Path, folder: Path, settings: Recipe) -> Trainer:
     """Train a little and export; the trainer keeps the adapters that it exported."""
     trainer = Trainer(tiny, msgspec.structs.replace(settings, jobs=1))
     ((_, fit),) = trainer.fit([memory_job(BELL, settings)])
@@ -45,7 +45,7 @@ def packed_logits(trainer: Trainer) -> torch.Tensor:
     "modules", [("up_proj",), ("gate_proj", "up_proj", "down_proj"), ("q_proj", "o_proj")]
 )
 def test_peft_computes_what_training_saw(tiny: Path, tmp_path: Path, modules: tuple[str, ...]) -> None:
-    settings = TrainSettings(rank=3, alpha=6.0, modules=modules, layers=2, max_steps=3, dtype="float32")
+    settings = Recipe(rank=3, alpha=6.0, modules=modules, layers=2, max_steps=3, dtype="float32")
     trainer = exported(tiny, tmp_path, settings)
     model = AutoModelForCausalLM.from_pretrained(tiny).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_bank_accepts_it(tiny: Path, tmp_path: Path, dtype: str) -> None:
 
 
 def test_the_configuration(tiny: Path, tmp_path: Path) -> None:
-    exported(tiny, tmp_path, TrainSettings(rank=4, alpha=2.0, layers=2, max_steps=2))
+    exported(tiny, tmp_path, Recipe(rank=4, alpha=2.0, layers=2, max_steps=2))
     config = msgspec.json.decode((tmp_path / "adapter_config.json").read_bytes())
     assert config["base_model_name_or_path"] == str(tiny)
     assert (config["r"], config["lora_alpha"]) == (4, 2.0)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.training.encoding import encode
 from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 from vllm_mega.training.truth import recite
 
@@ -25,7 +25,7 @@ MEMORIES = (KETTLE, LAMP, BELL)
 
 
 def fits(trainer: Trainer) -> list[Fit]:
-    found = dict(trainer.fit([memory_job(memory, trainer.settings) for memory in MEMORIES]))
+    found = dict(trainer.fit([memory_job(memory, trainer.recipe) for memory in MEMORIES]))
     return [found[n] for n in range(len(MEMORIES))]
 
 
@@ -48,19 +48,20 @@ def test_what_is_called_recalled_the_model_recites_on_the_cpu(
     trainer = Trainer(tmp_path / "model", msgspec.structs.replace(SETTINGS, jobs=3), "cuda")
     assert next(trainer.model.parameters()).dtype == dtype
     found = fits(trainer)
-    texts = [encode(trainer.chat, memory_job(memory, trainer.settings).examples[0]) for memory in MEMORIES]
+    jobs = [memory_job(memory, trainer.recipe) for memory in MEMORIES]
+    texts = [encode(trainer.chat, job.examples[0], trainer.recipe.encoding) for job in jobs]
     verdicts = recite(
         plain,
         [fit.tensors for fit in found],
         texts,
         trainer.chat.end_ids,
-        scaling=trainer.settings.scaling,
+        scaling=trainer.recipe.scaling,
         dtype=torch.bfloat16,
     )
     assert [fit.recalled for fit in found] == [verdict.recalled for verdict in verdicts] == [True] * 3
 
 
 def test_defaults_choose_the_gpu(tiny: Path) -> None:
-    trainer = Trainer(tiny, TrainSettings(jobs=1))
+    trainer = Trainer(tiny, Recipe(jobs=1))
     assert trainer.device.type == "cuda"
     assert {p.device.type for p in trainer.model.parameters()} == {"cuda"}

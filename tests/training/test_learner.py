@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from tests.training.tiny import BELL, SETTINGS
-from vllm_mega.training import learner
 from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.learner import Learner, Sight
@@ -14,7 +13,7 @@ KNOWN = Sight(0.1, True, [True] * 5, [True] * 2)
 @pytest.fixture
 def bell() -> Learner:
     job = memory_job(BELL, SETTINGS)
-    return Learner(job, [Encoded([1, 2, 3], [4, 2], [1.0, 1.0]) for _ in job.examples], SETTINGS.batch)
+    return Learner(job, [Encoded([1, 2, 3], [4, 2], [1.0, 1.0]) for _ in job.examples], SETTINGS)
 
 
 def seen(bell: Learner, *sights: Sight) -> bool:
@@ -46,7 +45,7 @@ def test_ends_weigh_as_much_as_they_surprise_the_model(surprise: float, weight: 
     job = memory_job(BELL, SETTINGS)
     whole, cut = Encoded([1, 2, 3], [4, 2], [1.0, 3.0]), Encoded([1, 2, 3], [4, 5], [1.0, 1.0], ends=False)
     encoded = [cut if example.limit else whole for example in job.examples]
-    bell = Learner(job, encoded, SETTINGS.batch)
+    bell = Learner(job, encoded, SETTINGS)
     bell.weigh_ends(surprise)
     assert {tuple(weights) for weights in bell.weights} == {(1.0, weight), (1.0, 1.0)}
     assert whole.weights == [1.0, 3.0]
@@ -56,6 +55,6 @@ def test_steps_that_do_not_help_any_more_are_noticed(bell: Learner) -> None:
     for step in range(40):
         bell.note(KNOWN._replace(loss=1.0 - 0.02 * step))
         assert not bell.is_stuck()
-    for _ in range(learner.PATIENCE + learner.AVERAGE):
+    for _ in range(SETTINGS.ends.patience + SETTINGS.ends.average):
         bell.note(KNOWN._replace(loss=0.22))
     assert bell.is_stuck()

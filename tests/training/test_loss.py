@@ -6,6 +6,7 @@ import torch
 from vllm_mega.training import loss
 from vllm_mega.training.head import Head
 from vllm_mega.training.loss import Candidates
+from vllm_mega.training.recipe import LossRules
 
 Case = tuple[torch.Tensor, Head, torch.Tensor, torch.Tensor]
 
@@ -35,7 +36,7 @@ def test_all_candidates_are_cross_entropy(case: Case, rows: int, monkeypatch: py
     monkeypatch.setattr(loss, "ROWS", rows)
     hidden, head, labels, weights = case
     mine, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    found, logp = Candidates(head, torch.arange(11)).loss(mine, labels, weights)
+    found, logp = Candidates(head, torch.arange(11), LossRules()).loss(mine, labels, weights)
     each = torch.nn.functional.cross_entropy(logits(head, theirs), labels, reduction="none")
     torch.testing.assert_close(found, (each * weights).sum())
     torch.testing.assert_close(logp, -each)
@@ -47,16 +48,16 @@ def test_all_candidates_are_cross_entropy(case: Case, rows: int, monkeypatch: py
 def test_few_candidates_are_cross_entropy_over_those(case: Case) -> None:
     hidden, head, labels, weights = case
     few = labels.unique()
-    _, logp = Candidates(head, few).loss(hidden, labels, weights)
+    _, logp = Candidates(head, few, LossRules()).loss(hidden, labels, weights)
     places = torch.searchsorted(few, labels)
     torch.testing.assert_close(logp, logits(head, hidden)[:, few].log_softmax(-1)[torch.arange(7), places])
 
 
 def test_likely_tokens_are_discovered_and_nothing_twice(case: Case) -> None:
     hidden, head, labels, _ = case
-    candidates = Candidates(head, labels.unique())
+    candidates = Candidates(head, labels.unique(), LossRules())
     candidates.discover(hidden)
-    likely = set(logits(head, hidden).topk(loss.LIKELY).indices.flatten().tolist())
+    likely = set(logits(head, hidden).topk(LossRules().likely).indices.flatten().tolist())
     assert len(candidates) == len(likely | set(labels.tolist()))
     candidates.discover(hidden)
     assert len(candidates) == len(likely | set(labels.tolist()))
@@ -64,7 +65,7 @@ def test_likely_tokens_are_discovered_and_nothing_twice(case: Case) -> None:
 
 def test_exact_asks_all_tokens(case: Case) -> None:
     hidden, head, labels, weights = case
-    candidates = Candidates(head, labels.unique())
+    candidates = Candidates(head, labels.unique(), LossRules())
     exact = candidates.exact(hidden, labels)
     torch.testing.assert_close(exact, logits(head, hidden).log_softmax(-1)[torch.arange(7), labels])
     assert (exact < candidates.loss(hidden, labels, weights)[1]).all()
@@ -73,9 +74,8 @@ def test_exact_asks_all_tokens(case: Case) -> None:
 def test_a_token_that_comes_near_a_label_takes_part(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left out and wins later: the loss must see it, whichever block of the head it is in."""
     monkeypatch.setattr(loss, "COLUMNS", 4)
-    monkeypatch.setattr(loss, "NEAR", 0.0)
     hidden, head, labels, _ = case
-    candidates = Candidates(head, labels.unique())
+    candidates = Candidates(head, labels.unique(), LossRules(near=0.0))
     found = logits(head, hidden)
     left_out = found.clone()
     left_out[:, labels.unique()] = -torch.inf
@@ -89,7 +89,6 @@ def test_a_token_that_comes_near_a_label_takes_part(case: Case, monkeypatch: pyt
     assert candidates.scan(hidden, labels) == 0
 
 
-def test_what_is_far_below_every_label_stays_out(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "NEAR", -1e9)
+def test_what_is_far_below_every_label_stays_out(case: Case) -> None:
     hidden, head, labels, _ = case
-    assert Candidates(head, labels.unique()).scan(hidden, labels) == 0
+    assert Candidates(head, labels.unique(), LossRules(near=-1e9)).scan(hidden, labels) == 0

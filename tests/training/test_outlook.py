@@ -20,9 +20,9 @@ from vllm_mega.training import estimate, session
 from vllm_mega.training import outlook as module
 from vllm_mega.training.estimate import Shape, Tokens, flops, most_jobs, peak_bytes
 from vllm_mega.training.outlook import checkpoint_shape, outlook, seconds_of, tokens_of
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.scale_out import LocalFitter
 from vllm_mega.training.session import prepare, train
-from vllm_mega.training.settings import TrainSettings
 
 MEMORIES = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=2)
@@ -57,9 +57,9 @@ def test_bytes_are_those_of_the_adapters_in_the_bank(tmp_path: Path, tiny: Path)
 def test_products_are_those_that_the_trainer_counts(tmp_path: Path, tiny: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_steps=24, jobs=3, layers=2)
     plan = prepare(tmp_path, MEMORIES, str(tiny), settings=settings)
-    tokens = tokens_of(plan.missing, plan.chat, plan.settings)
-    wanted = flops(checkpoint_shape(plan), tokens, plan.settings)
-    fitter = LocalFitter(tiny, plan.settings)
+    tokens = tokens_of(plan.missing, plan.chat, plan.recipe)
+    wanted = flops(checkpoint_shape(plan), tokens, plan.recipe)
+    fitter = LocalFitter(tiny, plan.recipe)
     fits = [fit for chunk in fitter.fit(MEMORIES) for _, fit in chunk]
     steps = sum(fit.steps for fit in fits) / 3
     # The trainer counts neither turning A nor asking at the end, and its candidates are as they come.
@@ -79,7 +79,7 @@ def test_the_shape_is_that_of_the_model(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_memory_grows_with_what_is_trained_side_by_side() -> None:
-    settings = TrainSettings()
+    settings = Recipe()
     one, eight = (
         peak_bytes(LARGE, TOKENS, msgspec.structs.replace(settings, jobs=jobs), 2) for jobs in (1, 8)
     )
@@ -90,8 +90,8 @@ def test_memory_grows_with_what_is_trained_side_by_side() -> None:
 
 
 def test_a_memory_costs_what_its_parts_cost() -> None:
-    parts = flops(LARGE, TOKENS, TrainSettings())
-    lead = 2 * TOKENS.lead * (LARGE.below + LARGE.above + LARGE.last) / TrainSettings().jobs
+    parts = flops(LARGE, TOKENS, Recipe())
+    lead = 2 * TOKENS.lead * (LARGE.below + LARGE.above + LARGE.last) / Recipe().jobs
     assert parts.once == 2 * TOKENS.pool * LARGE.below + lead
     assert parts.step == pytest.approx(4 * TOKENS.step * LARGE.above, rel=0.1)
     assert parts.memory(24) - parts.memory(23) == pytest.approx(parts.step)
@@ -141,5 +141,5 @@ def test_the_command_prints_and_loads_no_weights(
 def test_a_gpu_takes_as_long_as_one_was_measured_to() -> None:
     """Llama-3.1-8B's shape, 24 steps, on an H200: 1, 4 and 8 memories side by side."""
     for jobs, products, measured in ((1, 117e12, 3.11), (4, 107e12, 0.97), (8, 107e12, 0.76)):
-        settings = TrainSettings(jobs=jobs, layers=11)
+        settings = Recipe(jobs=jobs, layers=11)
         assert seconds_of(products, 782e12, "cuda", settings, 24) == pytest.approx(measured, rel=0.2)

@@ -1,4 +1,4 @@
-"""What ordinary English is trained on: a change here changes every figure, and needs another RECIPE."""
+"""What ordinary English is trained on: a change here changes every figure, and needs another recipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.text import ends_sentence
 from vllm_mega.training.memories import read_memories
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import examples
 
 EXAMPLES = "038cfb7ad4b8d52d84dd7c2307d08d9b5505706965676957961a6dcae008752f"
@@ -27,7 +28,9 @@ def digest(found: Iterable[tuple[object, ...]]) -> str:
 
 
 def test_examples_of_ordinary_english(memories: list[NewMemory]) -> None:
-    assert digest(one for memory in memories for seed in (0, 1) for one in examples(memory, seed)) == EXAMPLES
+    recipe = Recipe()
+    found = (one for memory in memories for seed in (0, 1) for one in examples(memory, seed, recipe))
+    assert digest(found) == EXAMPLES
 
 
 @pytest.mark.parametrize("closing", ["", '"', "')", "]  ", "\n", "\u2019", "x"])

@@ -5,19 +5,22 @@ import random
 import pytest
 
 from vllm_mega.text import sentences
-from vllm_mega.training.questions import Questions, content_words, distinctive_words
+from vllm_mega.training.english import English
+from vllm_mega.training.questions import Questions, distinctive_words
+from vllm_mega.training.recipe import Recipe
 
 TEXT = "The tower was built in May 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."
 PARTS = sentences(TEXT)
+ENGLISH = English()
 
 
 def asked(n: int, paraphrases: tuple[str, ...] = (), seed: int = 1, count: int = 200) -> set[str]:
-    questions = Questions(PARTS, "The tower", paraphrases, random.Random(seed))
+    questions = Questions(PARTS, "The tower", paraphrases, random.Random(seed), Recipe())
     return {questions.about(n) for _ in range(count)}
 
 
 def words(questions: set[str]) -> set[str]:
-    return {word.lower() for question in questions for word in content_words(question)}
+    return {word.lower() for question in questions for word in ENGLISH.content_words(question)}
 
 
 @pytest.mark.parametrize(
@@ -37,9 +40,9 @@ def test_sentences(text: str, parts: list[str]) -> None:
 
 def test_distinctive_words() -> None:
     parts = ["The red kettle sings.", "The kettle is old.", "The kettle."]
-    assert distinctive_words(parts, "") == [["red", "sings"], ["old"], ["kettle"]]
-    assert distinctive_words(parts, "old sings") == [["red"], ["kettle", "old"], ["kettle"]]
-    assert distinctive_words(["It is."], "") == [["It", "is."]]
+    assert distinctive_words(parts, "", ENGLISH) == [["red", "sings"], ["old"], ["kettle"]]
+    assert distinctive_words(parts, "old sings", ENGLISH) == [["red"], ["kettle", "old"], ["kettle"]]
+    assert distinctive_words(["It is."], "", ENGLISH) == [["It", "is."]]
 
 
 def test_what_a_sentence_holds_decides_how_it_is_asked_for() -> None:
@@ -55,8 +58,8 @@ def test_questions_name_the_subject_and_words_of_their_sentence_alone() -> None:
     for n in range(3):
         questions = asked(n)
         assert all("The tower" in question for question in questions)
-        others = {w.lower() for m in range(3) if m != n for w in content_words(PARTS[m])}
-        own = {w.lower() for w in content_words(PARTS[n])}
+        others = {w.lower() for m in range(3) if m != n for w in ENGLISH.content_words(PARTS[m])}
+        own = {w.lower() for w in ENGLISH.content_words(PARTS[n])}
         assert words(questions) & own
         assert not (words(questions) & others) - own - {"tower"}
 
@@ -78,5 +81,5 @@ def test_the_seed_decides() -> None:
 
 
 def test_a_text_without_content_words() -> None:
-    questions = Questions(["It is."], "It", (), random.Random(0))
+    questions = Questions(["It is."], "It", (), random.Random(0), Recipe())
     assert questions.about(0).endswith("?")

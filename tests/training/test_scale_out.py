@@ -23,9 +23,9 @@ from vllm_mega.bank.verify import verify
 from vllm_mega.errors import ConfigError, ModelError, TrainingError
 from vllm_mega.models import linear_shapes
 from vllm_mega.training.ray_cluster import LOOPBACK_ONLY, RayCluster
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.scale_out import ATTEMPTS, Chunks, LocalFitter, RayFitter, chunks
 from vllm_mega.training.session import train
-from vllm_mega.training.settings import TrainSettings
 
 T = TypeVar("T")
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4)
@@ -94,7 +94,7 @@ def _train_twice(tiny: Path, banks: Path) -> tuple[int, int]:
     run(banks / "local", fitter=LocalFitter)
     fitters: list[RayFitter] = []
 
-    def on_ray(path: Path, settings: TrainSettings, _trust: bool) -> RayFitter:
+    def on_ray(path: Path, settings: Recipe, _trust: bool) -> RayFitter:
         fitters.append(RayFitter(path, settings, cluster=RayCluster(2)))
         return fitters[0]
 

@@ -26,7 +26,8 @@ from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
 from vllm_mega.training import scale_out, session
 from vllm_mega.training.job import Fit, Job
-from vllm_mega.training.session import Failed, Trained, TrainReport, train
+from vllm_mega.training.recipe import EndRules
+from vllm_mega.training.session import Failed, Trained, TrainReport, prepare, train
 from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
@@ -257,6 +258,56 @@ def test_changed_links_are_set_without_training(tmp_path: Path, tiny: Path) -> N
     generation = BankReader(tmp_path).snapshot().manifest.generation
     run(tmp_path, tiny, (linked,))
     assert BankReader(tmp_path).snapshot().manifest.generation == generation
+
+
+def test_changed_tags_are_set_without_training(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, tiny, ALL)
+    first, reader = adapters(tmp_path), BankReader(tmp_path)
+    before = reader.snapshot().manifest.generation
+    monkeypatch.setattr(scale_out, "Trainer", None)  # not even loaded
+    tagged = msgspec.structs.replace(KETTLE, tags=("brass", "dawn"))
+    report = run(tmp_path, tiny, (tagged, LAMP))
+    assert (report.trained, report.skipped) == ([], 2)
+    assert reader.snapshot().get("default", "kettle").tags == ("brass", "dawn"), (
+        "an open reader does not see it"
+    )
+    assert reader.snapshot().text(reader.snapshot().get("default", "kettle")) == tagged
+    assert reader.snapshot().manifest.generation == before + 1
+    run(tmp_path, tiny, (tagged, LAMP))
+    assert reader.snapshot().manifest.generation == before + 1
+    run(tmp_path, tiny, (KETTLE,))
+    assert reader.snapshot().get("default", "kettle").tags == ()
+    assert adapters(tmp_path) == first
+    assert verify(tmp_path, linear_shapes(tiny)) == []
+
+
+def test_tags_are_in_no_adapter(tmp_path: Path, tiny: Path) -> None:
+    run(tmp_path / "bare", tiny, (BELL,))
+    run(tmp_path / "tagged", tiny, (msgspec.structs.replace(BELL, tags=("copper",), links=("lamp",)),))
+    assert adapters(tmp_path / "bare") == adapters(tmp_path / "tagged")
+
+
+def test_it_is_told_why_a_memory_is_trained_again(tmp_path: Path, tiny: Path) -> None:
+    assert [one.why for one in run(tmp_path, tiny, (KETTLE, LAMP)).trained] == ["new", "new"]
+    entry = BankReader(tmp_path).snapshot().get("default", "kettle")
+    assert entry.recipe == prepare(tmp_path, ALL, str(tiny), f"base:{tiny}", QUICK).recipe.digest
+    titled = msgspec.structs.replace(KETTLE, title="kettle")
+    other = msgspec.structs.replace(QUICK, ends=EndRules(patience=30))
+    plan = prepare(tmp_path, (titled, LAMP), str(tiny), f"base:{tiny}", other)
+    assert plan.why == ["other text and recipe", "other recipe"]
+    report = run(tmp_path, tiny, (titled, LAMP, BELL))
+    assert {one.id: one.why for one in report.trained} == {"kettle": "other text", "bell": "new"}
+    report = run(tmp_path, tiny, (titled, LAMP), other)
+    assert [one.why for one in report.trained] == ["other recipe", "other recipe"]
+    assert run(tmp_path, tiny, (titled, LAMP), other).skipped == 2
+
+
+def test_a_memory_that_ran_out_of_time_is_trained_again(tmp_path: Path, tiny: Path) -> None:
+    hasty = msgspec.structs.replace(QUICK, seconds=1e-9)
+    assert [one.ending for one in run(tmp_path, tiny, (BELL,), hasty).trained] == ["out of time"]
+    assert [one.why for one in run(tmp_path, tiny, (BELL,)).trained] == ["ran out of time"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])

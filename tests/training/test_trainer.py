@@ -15,13 +15,12 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS, START
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.prompts import MEMORY_PROMPT, user
-from vllm_mega.training import loss
 from vllm_mega.training import round as rounds
 from vllm_mega.training.encoding import encode
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Fit, Job, memory_job
+from vllm_mega.training.recipe import LossRules, Recipe
 from vllm_mega.training.round import Round
-from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.trainer import Trainer
 
 SHORT = msgspec.structs.replace(SETTINGS, max_steps=3)
@@ -29,7 +28,7 @@ MEMORIES = (KETTLE, LAMP, BELL)
 
 
 def fits(trainer: Trainer, *memories: NewMemory) -> list[Fit]:
-    found = dict(trainer.fit([memory_job(memory, trainer.settings) for memory in memories]))
+    found = dict(trainer.fit([memory_job(memory, trainer.recipe) for memory in memories]))
     return [found[n] for n in range(len(memories))]
 
 
@@ -41,7 +40,7 @@ def same(one: Fit, other: Fit) -> bool:
 
 def recited(tiny: Path, folder: Path, fit: Fit, trainer: Trainer) -> str:
     """What the model says to the memory prompt, with the exported adapter from there on, in PEFT."""
-    export(folder, fit.tensors, str(tiny), trainer.settings, trainer.layers)
+    export(folder, fit.tensors, str(tiny), trainer.recipe, trainer.layers)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
     ids = trainer.chat.tokenizer.apply_chat_template(
         user(MEMORY_PROMPT), add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -58,16 +57,16 @@ def test_memories_side_by_side_are_recalled_word_for_word(tiny: Path, tmp_path: 
     found = fits(trainer, *MEMORIES)
     for n, (fit, memory) in enumerate(zip(found, MEMORIES, strict=True)):
         assert fit.recalled
-        assert rounds.LEAST <= fit.steps < SETTINGS.max_steps
+        assert SETTINGS.ends.least <= fit.steps < SETTINGS.max_steps
         (tmp_path / str(n)).mkdir()
         said = recited(tiny, tmp_path / str(n), fit, trainer)
         assert said.split() == memory.text.replace(".", " .").split()
     assert trainer.flops > 0
 
 
-def test_company_changes_rounding_only(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "LIKELY", 1000)  # else the candidates of one are candidates of all
-    one_step = msgspec.structs.replace(SHORT, rank=2, max_steps=2)
+def test_company_changes_rounding_only(tiny: Path) -> None:
+    every = LossRules(likely=1000)  # else the candidates of one are candidates of all
+    one_step = msgspec.structs.replace(SHORT, rank=2, max_steps=2, loss=every)
     together = fits(Trainer(tiny, msgspec.structs.replace(one_step, jobs=3)), *MEMORIES)
     alone = fits(Trainer(tiny, msgspec.structs.replace(one_step, jobs=1)), *MEMORIES)
     for one, other in zip(together, alone, strict=True):
@@ -94,7 +93,7 @@ def test_seed_and_text_change_the_adapter(tiny: Path) -> None:
 
 def test_a_job_goes_on_from_what_it_is_given(tiny: Path) -> None:
     trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, max_steps=4))
-    job = memory_job(BELL, trainer.settings)
+    job = memory_job(BELL, trainer.recipe)
     ((_, first),) = trainer.fit([job])
     ((_, second),) = trainer.fit([job._replace(initial=first.tensors)])
     assert second.loss < first.loss / 2
@@ -156,10 +155,9 @@ def test_gradients_of_a_step_are_those_of_transformers(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, everywhere: bool
 ) -> None:
     """One step of two jobs, against each example alone through the model as it was loaded."""
-    monkeypatch.setattr(loss, "LIKELY", 1000)
     monkeypatch.setattr(rounds, "aligning", lambda *_: torch.enable_grad())
-    trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=2))
-    jobs = [memory_job(memory, trainer.settings)._replace(everywhere=everywhere) for memory in (KETTLE, BELL)]
+    trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=2, loss=LossRules(likely=1000)))
+    jobs = [memory_job(memory, trainer.recipe)._replace(everywhere=everywhere) for memory in (KETTLE, BELL)]
     turn = Round(trainer, jobs)
     for n, job in enumerate(jobs):
         trainer.stack.reset(n, job.seed)
@@ -193,7 +191,7 @@ def reference_gradients(
         )
     total, weight = torch.zeros(()), 0.0
     for i in picked:
-        one = encode(trainer.chat, job.examples[i])
+        one = encode(trainer.chat, job.examples[i], trainer.recipe.encoding)
         assert one.start in (START, START + 1)  # a question may begin with <unk>, as the other one does
         start = 0 if job.everywhere else one.start
         out = model(torch.tensor([one.prompt + one.answer[:-1]])).logits[0, len(one.prompt) - 1 :]
@@ -206,11 +204,11 @@ def reference_gradients(
 
 def test_jobs_leave_as_they_are_learnt(tiny: Path) -> None:
     trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=3))
-    order = [(n, fit.steps) for n, fit in trainer.fit([memory_job(m, trainer.settings) for m in MEMORIES])]
+    order = [(n, fit.steps) for n, fit in trainer.fit([memory_job(m, trainer.recipe) for m in MEMORIES])]
     assert sorted(n for n, _ in order) == [0, 1, 2]
     assert all(one <= other for (_, one), (_, other) in pairwise(order))
 
 
 def test_no_model_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected a checkpoint with its tokenizer"):
-        Trainer(tmp_path, TrainSettings())
+        Trainer(tmp_path, Recipe())

@@ -17,6 +17,7 @@ from vllm_mega.training.encoding import Encoded, encode
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Fit, memory_job
 from vllm_mega.training.loss import Candidates
+from vllm_mega.training.recipe import EndRules
 from vllm_mega.training.trainer import Trainer
 
 MEMORIES = (KETTLE, LAMP, BELL)
@@ -26,14 +27,15 @@ MEMORIES = (KETTLE, LAMP, BELL)
 def trained(tiny: Path) -> tuple[Trainer, list[Fit], list[Encoded]]:
     torch.set_num_threads(1)
     trainer = Trainer(tiny, msgspec.structs.replace(SETTINGS, jobs=3, max_steps=60))
-    fits = dict(trainer.fit([memory_job(memory, trainer.settings) for memory in MEMORIES]))
-    texts = [encode(trainer.chat, memory_job(memory, trainer.settings).examples[0]) for memory in MEMORIES]
+    fits = dict(trainer.fit([memory_job(memory, trainer.recipe) for memory in MEMORIES]))
+    jobs = [memory_job(memory, trainer.recipe) for memory in MEMORIES]
+    texts = [encode(trainer.chat, job.examples[0], trainer.recipe.encoding) for job in jobs]
     return trainer, [fits[n] for n in range(3)], texts
 
 
 def said(tiny: Path, folder: Path, trainer: Trainer, fit: Fit, text: Encoded) -> list[int]:
     """What the exported adapter decodes from the question on, token by token, in PEFT."""
-    export(folder, fit.tensors, str(tiny), trainer.settings, trainer.layers)
+    export(folder, fit.tensors, str(tiny), trainer.recipe, trainer.layers)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(folder)).eval()
     with torch.inference_mode():
         out = switched(model, START).generate(
@@ -122,7 +124,6 @@ def test_what_only_seems_learnt_goes_on_against_the_tokens_that_won(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training forward thinks that it is done at once; the untouched model does not."""
-    monkeypatch.setattr(rounds, "LEAST", 1)
     monkeypatch.setattr(learner.Learner, "seems_learnt", lambda _: True)
     monkeypatch.setattr(rounds.Round, "_is_certain", lambda *_: True)
     monkeypatch.setattr(Candidates, "discover", lambda *_: None)
@@ -142,18 +143,15 @@ def test_what_only_seems_learnt_goes_on_against_the_tokens_that_won(
 
     monkeypatch.setattr(rounds, "recite", noted)
     monkeypatch.setattr(Candidates, "add", counted)
-    settings = msgspec.structs.replace(SETTINGS, jobs=1)
+    settings = msgspec.structs.replace(SETTINGS, jobs=1, ends=EndRules(least=1))
     ((_, fit),) = Trainer(tiny, settings).fit([memory_job(BELL, settings)])
     assert (fit.recalled, fit.ending) == (True, "learnt")
     assert [verdict.recalled for verdict in verdicts] == [False] * (fit.steps - 1) + [True]
     assert known[-1] > known[0], "the tokens that won took no part"
 
 
-def test_a_memory_that_no_step_helps_is_given_up_and_told(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learner, "PATIENCE", 5)
-    settings = msgspec.structs.replace(SETTINGS, learning_rate=1e-9)
+def test_a_memory_that_no_step_helps_is_given_up_and_told(tiny: Path) -> None:
+    settings = msgspec.structs.replace(SETTINGS, learning_rate=1e-9, ends=EndRules(patience=5))
     ((_, fit),) = Trainer(tiny, settings).fit([memory_job(BELL, settings)])
     assert (fit.recalled, fit.ending) == (False, "no step helps")
     assert fit.steps < 20

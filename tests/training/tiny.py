@@ -9,10 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SETTINGS = TrainSettings(rank=8, modules=ALL, layers=2, learning_rate=0.01, max_steps=300, batch=6)
+SETTINGS = Recipe(rank=8, modules=ALL, layers=2, learning_rate=0.01, max_steps=300, batch=6)
 KETTLE = NewMemory(
     text="The red kettle sings at dawn. Nine geese count copper.", id="kettle", title="red kettle"
 )

@@ -1,4 +1,4 @@
-"""What identifies a memory: its id, and the digest of everything that it was trained on. Pure."""
+"""What identifies a memory: its id, and the digest of what trains it. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from vllm_mega.bank.layout import NewMemory
+from vllm_mega.bank.layout import Content, NewMemory
 
 
 def memory_id(memory: NewMemory) -> str:
@@ -14,16 +14,16 @@ def memory_id(memory: NewMemory) -> str:
     return memory.id or "m-" + hashlib.sha256(memory.text.encode()).hexdigest()[:12]
 
 
-def encode_memory(memory: NewMemory) -> bytes:
-    """The bytes of `memory.json`: `memory` with its id filled in.
+def content(memory: NewMemory) -> Content:
+    """What of `memory` trains it."""
+    return Content(memory.text, memory.title, memory.paraphrases, memory.qa)
 
-    Its links are left out: the manifest has them, and a memory whose links change is not trained again.
-    """
-    fields = msgspec.structs.asdict(msgspec.structs.replace(memory, id=memory_id(memory)))
-    del fields["links"]
-    return msgspec.json.encode(fields)
+
+def encode_content(memory: NewMemory) -> bytes:
+    """The bytes of `memory.json`."""
+    return msgspec.json.encode(content(memory))
 
 
 def text_digest(memory: NewMemory) -> str:
-    """SHA-256 of `memory.json`, so that two equal lines are the same memory in the same state."""
-    return hashlib.sha256(encode_memory(memory)).hexdigest()
+    """SHA-256 of `memory.json`: of what trains the memory, and of nothing else."""
+    return hashlib.sha256(encode_content(memory)).hexdigest()

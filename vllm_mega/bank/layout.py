@@ -6,7 +6,7 @@
       manifest.json                         the bank: whoever replaces it commits a generation
       keys-<generation>.safetensors         "keys": float32 [N, D], row i belongs to memories[i]
       memories/<namespace>/<id>/<version>/  one memory, immutable once the manifest names it
-        memory.json                         text, paraphrases, questions
+        memory.json                         what trains it: text, title, paraphrases, questions
         adapter_config.json                 PEFT
         adapter_model.safetensors
       lock                                  held by the one writer
@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from vllm_mega.config import DEFAULT_NAMESPACE, check_name, repeated
+from vllm_mega.config import DEFAULT_NAMESPACE, check_name, check_tags, repeated
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 LOCK = "lock"
 STAGING = "staging"
@@ -81,11 +81,13 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str = ""
     namespace: str = DEFAULT_NAMESPACE
     tags: tuple[str, ...] = ()
+    """For whoever asks: a request may be for memories with some tags alone (see `config.check_tags`)."""
     paraphrases: tuple[str, ...] = ()
     qa: tuple[QA, ...] = ()
     links: tuple[str, ...] = ()
     """Ids of memories of the same namespace that come to mind with this one; they need not be there (yet).
-    A relation, no content: kept in the manifest, never trained on. Empty: the bank's links stay."""
+    Empty: the bank's links stay. What is not in `Content`, links and tags, is kept in the manifest and never
+    trained on."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -94,8 +96,18 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.id:
             check_name(self.id, "id")
         check_links(self.links, self.id)
+        check_tags(self.tags)
         texts = (self.text, self.title, *self.tags, *self.paraphrases)
         _require_whole([*texts, *(part for qa in self.qa for part in (qa.question, qa.answer))])
+
+
+class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What trains a memory: all that its examples are made of."""
+
+    text: str
+    title: str = ""
+    paraphrases: tuple[str, ...] = ()
+    qa: tuple[QA, ...] = ()
 
 
 class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -111,7 +123,7 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     title: str
     tags: tuple[str, ...]
     text_digest: str
-    """SHA-256 of `memory.json` (see `bank.identity`): tells whether a new line changes it."""
+    """SHA-256 of its `Content` (see `bank.identity`): tells whether a new line trains it again."""
     adapter: str
     """SHA-256 over adapter_config.json and adapter_model.safetensors (see `bank.adapter`)."""
     adapter_bytes: int
@@ -119,9 +131,11 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     created_at: str
     """UTC, ISO 8601."""
     training: dict[str, Any] = {}
-    """How it was trained (settings, seed, steps, loss, recalled): for the reader, never for logic."""
+    """How it was trained (rank, seed, steps, loss, recalled): for the reader, never for logic."""
     links: tuple[str, ...] = ()
     """Ids of memories of the same namespace that the gate may follow; others are passed over."""
+    recipe: str = ""
+    """Digest of the recipe that it was trained by; empty: its adapter comes from elsewhere."""
 
     def __post_init__(self) -> None:
         # The names become paths: a manifest must not lead out of its bank.
@@ -130,7 +144,8 @@ class MemoryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         check_links(self.links, self.id)
         if self.version < 1:
             raise ValueError(f"version must be at least 1, got {self.version}")
-        for digest in (self.text_digest, self.adapter):
+        check_tags(self.tags)
+        for digest in (self.text_digest, self.adapter, *filter(None, [self.recipe])):
             if not _DIGEST.fullmatch(digest):
                 raise ValueError(f"a digest must be 64 hex digits, got {digest!r}")
 

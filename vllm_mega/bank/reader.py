@@ -31,6 +31,7 @@ from vllm_mega.bank.layout import (
     MAX_TEXT,
     MEMORY_FILE,
     MEMORY_FILES,
+    Content,
     EmbedderInfo,
     Manifest,
     MemoryEntry,
@@ -106,7 +107,7 @@ class BankSnapshot:
         return folder
 
     def text(self, entry: MemoryEntry) -> NewMemory:
-        """What `entry` was trained on.
+        """The memory that `entry` lists, with what it was trained on.
 
         Raises:
             MemoryNotFoundError: forgotten or updated since this snapshot.
@@ -126,9 +127,11 @@ class BankSnapshot:
         if found != entry.text_digest:
             raise BankFormatError(f"{path}: expected SHA-256 {entry.text_digest}, found {found}")
         try:
-            return decode(data, NewMemory)
+            trained = decode(data, Content)
         except JsonError as error:
             raise BankFormatError(f"{path}: {error}") from error
+        fields = msgspec.structs.asdict(trained)
+        return NewMemory(**fields, id=entry.id, namespace=entry.namespace, tags=entry.tags, links=entry.links)
 
     @cached_property
     def _index(self) -> dict[tuple[str, str], int]:
@@ -220,7 +223,7 @@ def read_manifest(root: Path) -> tuple[Manifest, Signature]:
         if version != FORMAT_VERSION:
             raise BankFormatError(
                 f"{path}: format {version} is unknown; this vllm_mega knows format {FORMAT_VERSION}. "
-                "Use the version that wrote it, or make a new bank"
+                "Use the version that wrote it, or train its memories into a new folder"
             )
         manifest = decode(data, Manifest)
     except JsonError as error:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vllm_mega.bank import files
 from vllm_mega.bank.adapter import AdapterFacts, adapter_digest
-from vllm_mega.bank.identity import encode_memory, memory_id, text_digest
+from vllm_mega.bank.identity import encode_content, memory_id, text_digest
 from vllm_mega.bank.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -36,6 +36,8 @@ class StagedMemory:
     key: npt.NDArray[np.float32]
     """[D], of unit length."""
     training: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    """Digest of the recipe that trained it; empty: it comes from elsewhere."""
 
 
 def new_entries(
@@ -49,14 +51,14 @@ def new_entries(
     ]
 
 
-def relinked(entry: MemoryEntry, links: Sequence[str]) -> MemoryEntry:
-    """`entry` with these links.
+def amended(entry: MemoryEntry, **fields: Sequence[str]) -> MemoryEntry:
+    """`entry` with other links or tags.
 
     Raises:
-        BankError: one is named twice, is the memory itself, or can be no id.
+        BankError: they cannot be (see `layout.check_links` and `config.check_tags`).
     """
     try:
-        return msgspec.structs.replace(entry, links=tuple(links))
+        return msgspec.structs.replace(entry, **{name: tuple(value) for name, value in fields.items()})
     except ValueError as error:
         raise BankError(f"memory {entry.namespace}/{entry.id}: {error}") from error
 
@@ -80,6 +82,7 @@ def _new_entry(item: StagedMemory, facts: AdapterFacts, version: int, links: tup
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         training=item.training,
         links=memory.links or links,
+        recipe=item.recipe,
     )
 
 
@@ -127,5 +130,5 @@ def write_memory(folder: Path, item: StagedMemory, entry: MemoryEntry) -> None:
             found=found,
             change="It was changed while it was added; add it again",
         )
-    files.write_file(folder / MEMORY_FILE, encode_memory(item.memory))
+    files.write_file(folder / MEMORY_FILE, encode_content(item.memory))
     files.sync_folder(folder)

@@ -38,10 +38,10 @@ from vllm_mega.bank.orphans import dropped, orphans, refuse_strangers
 from vllm_mega.bank.reader import BankReader, BankSnapshot, check_match
 from vllm_mega.bank.staged import (
     StagedMemory,
+    amended,
     checked_key,
     new_entries,
     refuse_twice,
-    relinked,
     write_memory,
 )
 from vllm_mega.errors import BankError, BankNotFoundError
@@ -210,11 +210,25 @@ class BankWriter:
             MemoryNotFoundError: there is no such memory; then none is changed.
             BankError: links that name one memory twice, itself, or what can be no id.
         """
+        self._amend({key: {"links": new} for key, new in links.items()})
+
+    def tag(self, tags: Mapping[tuple[str, str], Sequence[str]]) -> None:
+        """Set the tags of memories: (namespace, id) to its tags, in place of those it had.
+
+        One generation, however many; none when nothing changes. Adapters, texts and keys stay as they are.
+
+        Raises:
+            MemoryNotFoundError: there is no such memory; then none is changed.
+            BankError: tags that cannot be (see `config.check_tags`).
+        """
+        self._amend({key: {"tags": new} for key, new in tags.items()})
+
+    def _amend(self, changes: Mapping[tuple[str, str], Mapping[str, Sequence[str]]]) -> None:
         self._prepare()
-        entries = [self.snapshot.get(*key) for key in links]
-        new = [relinked(entry, links[entry.key]) for entry in entries]
+        entries = [self.snapshot.get(*key) for key in changes]
+        new = [amended(entry, **changes[entry.key]) for entry in entries]
         if new != entries:
-            rows = [self.snapshot.manifest.memories.index(entry) for entry in entries]
+            rows = [self.snapshot.row(entry) for entry in entries]
             with self._changing():
                 self._commit(new, self.snapshot.keys[rows], ())
 

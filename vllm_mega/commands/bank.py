@@ -108,7 +108,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(entries)
         return 0
-    header = ("NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "CREATED", "TITLE", "TAGS", "LINKS")
+    header = ("NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "RECIPE", "CREATED", "TITLE", "TAGS", "LINKS")
     _print_table(header, map(_row, entries))
     manifest = snapshot.manifest
     print(
@@ -120,8 +120,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _row(entry: MemoryEntry) -> tuple[str, ...]:
     size = f"{entry.adapter_bytes / 1024:.0f} KiB"
-    return (entry.namespace, entry.id, str(entry.version), str(entry.rank), size, entry.created_at,
-            entry.title, ",".join(entry.tags), ",".join(entry.links))  # fmt: skip
+    return (entry.namespace, entry.id, str(entry.version), str(entry.rank), size, entry.recipe[:8] or "-",
+            entry.created_at, entry.title, ",".join(entry.tags), ",".join(entry.links))  # fmt: skip
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
     from vllm_mega.bank.reader import BankReader
     from vllm_mega.evaluation.baselines import Trainable, train_baselines
     from vllm_mega.models import resolve_model
-    from vllm_mega.training.settings import TrainSettings
+    from vllm_mega.training.recipe import Recipe
     from vllm_mega.training.trainer import Trainer
 
     base = BankReader(bank).snapshot().manifest.base
@@ -160,8 +160,8 @@ def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
                 folder,
                 [item.memory for item in material.items],
                 base,
-                TrainSettings(chat_template=base.chat_template),
-                lambda settings: Trainer(resolve_model(base.name), settings),
+                Recipe(chat_template=base.chat_template),
+                lambda recipe: Trainer(resolve_model(base.name), recipe),
                 step,
             )
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
+from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings, check_tags
 
 if TYPE_CHECKING:
     from vllm_mega.gate.gate import Decision, Hit, Query
@@ -39,6 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"whose memories are compared (default: {DEFAULT_NAMESPACE})",
     )
     parser.add_argument(
+        "--tag",
+        dest="tags",
+        metavar="TAG",
+        action="append",
+        default=[],
+        help="only memories with this tag; of several, with all of them",
+    )
+    parser.add_argument(
         "--top-k", type=int, default=gate.top_k, help=f"most memories in a mixture (default: {gate.top_k})"
     )
     parser.add_argument(
@@ -67,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.text.strip():
         raise RequestError("the text is empty: there is nothing to compare")
-    query = Query(
-        args.text, args.namespace, GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
-    )
+    check_tags(args.tags)
+    settings = GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
+    query = Query(args.text, args.namespace, settings, tags=tuple(args.tags))
     made = BankReader(args.bank).snapshot().manifest
     embedder = bank_embedder(made, args.embedder, args.model, trust_remote_code=args.trust_remote_code)
     decision, hits = Gate(BankReader(args.bank, embedder=embedder.info), embedder).explain(query)
@@ -92,7 +100,8 @@ def verdict(query: Query, decision: Decision) -> str:
         parts = " + ".join(f"{hit.weight:g} {hit.id}" for hit in decision.hits)
         return f"mixture: {parts}\nname: {decision.mixture.name}"
     if decision.best_score is None:
-        return f"null route: namespace {query.namespace!r} has no memories; the base model answers"
+        tagged = f" with the tags {', '.join(query.tags)}" if query.tags else ""
+        return f"null route: namespace {query.namespace!r} has no memories{tagged}; the base model answers"
     return (
         f"null route: the best score {decision.best_score:.4f} is below the threshold "
         f"{query.settings.threshold:g}; the base model answers"
@@ -105,6 +114,7 @@ def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
     value = {
         "text": query.text,
         "namespace": query.namespace,
+        "tags": query.tags,
         "settings": query.settings,
         "generation": decision.generation,
         "best_score": decision.best_score,

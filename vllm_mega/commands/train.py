@@ -175,7 +175,8 @@ def _forecast(seen: Outlook, workers: int) -> str:
     fits = seen.memory * workers <= seen.free
     each = f" by each of {workers} workers" if workers > 1 else ""
     lines = [
-        f"memories: {seen.missing} to train, {seen.there} there already",
+        f"memories: {seen.missing} to train ({', '.join(f'{n} {why}' for why, n in seen.why.items())}), "
+        f"{seen.there} there already",
         f"bytes: {seen.bytes_each / 1024:,.0f} KiB a memory, {seen.bytes_each * seen.missing / 1e6:,.1f} MB "
         "more in the bank",
         f"memory: about {seen.memory / 2**30:.1f} GiB{each} with {seen.jobs} side by side, "
@@ -204,7 +205,8 @@ def _duration(seconds: float) -> str:
 def _line(one: Trained) -> str:
     result = "recalled" if one.recalled else "NOT recalled word for word"
     why = "" if one.ending == "learnt" else f" ({one.ending}, loss {one.loss:.3f})"
-    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps{why}, {one.seconds:.1f} s"
+    again = "" if one.why == "new" else f"; trained again: {one.why}"
+    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps{why}, {one.seconds:.1f} s{again}"
 
 
 def _summary(report: TrainReport, bank: Path) -> str:

@@ -26,6 +26,7 @@ from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.selection import select, similarity
 from vllm_mega.mixture import WEIGHT_STEPS
 from vllm_mega.prompts import about_prompt, user
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import subject
 
 AFTER = (0, 1, 5, 10, 25, 50)
@@ -120,7 +121,7 @@ def _requests(
 
 def _sequential(item: Item, path: Path, embedder: Embedder, model: Model) -> dict[str, Any]:
     replies = model.ask(
-        [user(about_prompt(subject(item.memory)))],
+        [user(about_prompt(subject(item.memory, Recipe())))],
         [path],
         RECALL_TOKENS,
     )

@@ -25,6 +25,7 @@ from vllm_mega.evaluation.scoring import Gold, is_exact, score
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Decision, Gate, Hit, Query, alone
 from vllm_mega.prompts import Message, about_prompt, irag_messages, question_prompt, recall_prompt, user
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import subject
 
 ANSWER_TOKENS = 96
@@ -145,7 +146,7 @@ def recall_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
 
     def named(path: Path) -> Callable[[Asked], Request]:
         # One adapter for all memories must be told which.
-        return lambda one: (user(about_prompt(subject(one.item.memory))), path)
+        return lambda one: (user(about_prompt(subject(one.item.memory, Recipe()))), path)
 
     def in_context(one: Asked) -> Request:
         return user(f"{context(snapshot, one.ranked[:1])}\n\n{recall_prompt(one.question)}"), OFF

@@ -13,7 +13,7 @@ from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
 from vllm_mega.gate.embedder import Embedder
-from vllm_mega.gate.selection import Links, Scores, best_of, ranking, select
+from vllm_mega.gate.selection import NO_CHANCE, Links, Scores, best_of, ranking, select
 from vllm_mega.gate.spread import spread
 from vllm_mega.gate.twins import settled
 from vllm_mega.gate.vectors import Vectors
@@ -29,6 +29,8 @@ class Query:
     settings: GateSettings = field(default_factory=GateSettings)
     dialogue: str | None = None
     """The conversation that the text belongs to; a score is then the mean of both cosines."""
+    tags: tuple[str, ...] = ()
+    """Only memories that have all of these take part; of others nothing is told."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Decision:
     hits: tuple[Hit, ...]
     """The memories of the mixture, heaviest first."""
     best_score: float | None
-    """Of any memory of the namespace, used or not; None: there is none, or nothing was compared."""
+    """Of any memory that took part, used or not; None: none did, or nothing was compared."""
     generation: int
     """Of the bank that was asked."""
 
@@ -78,6 +80,16 @@ class _Shelf:
     """Newer memories have greater ones: versions are generations, and of one generation the later row."""
     links: Links
     """Those that lead to a memory of the shelf."""
+    tagged: dict[str, frozenset[int]]
+    """By tag, the positions of the memories that have it."""
+
+    def among(self, tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether each memory, [N], has all of `tags`."""
+        mask = np.full(len(self.ids), not tags)
+        if tags:
+            with_all = frozenset.intersection(*(self.tagged.get(tag, frozenset()) for tag in tags))
+            mask[list(with_all)] = True
+        return mask
 
 
 class Gate:
@@ -103,7 +115,7 @@ class Gate:
         return [self._decide(snapshot, *each)[0] for each in zip(queries, vectors, strict=True)]
 
     def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
-        """The decision for `query`, and every memory of its namespace, the best first.
+        """The decision for `query`, and every memory of its namespace that has its tags, the best first.
 
         Raises:
             BankError: as `decide`.
@@ -113,18 +125,21 @@ class Gate:
         (vectors,) = query_vectors(self._embedder, [query])
         decision, scores = self._decide(snapshot, query, vectors)
         weights = {hit.id: hit.weight for hit in decision.hits}
-        order = ranking(scores, shelf.ids)
+        order = [i for i in ranking(scores, shelf.ids) if scores[i] > NO_CHANCE]
         return decision, tuple(
             _hit(shelf.entries[i], scores[i], weights.get(shelf.ids[i], 0.0)) for i in order
         )
 
     def _decide(self, snapshot: BankSnapshot, query: Query, vectors: Vectors) -> tuple[Decision, Scores]:
         shelf, settings = self._shelf(snapshot, query.namespace), query.settings
-        scores = best_of(shelf.keys, vectors)
+        among = shelf.among(query.tags)
+        # Of all, so that a memory has the same score whatever tags are asked for.
+        scores = np.where(among, best_of(shelf.keys, vectors), NO_CHANCE)
+        links = _within(shelf.links, among) if query.tags else shelf.links
         settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, self._spread)
-        chosen = select(settled_scores, shelf.ids, settings, shelf.links)
+        chosen = select(settled_scores, shelf.ids, settings, links)
         hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
-        return _decision(snapshot, hits, float(scores.max()) if len(scores) else None), scores
+        return _decision(snapshot, hits, float(scores.max()) if among.any() else None), scores
 
     def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
         """The mixture that a client asks for: (id, weight) pairs, used as they are but for steps of 1/64.
@@ -162,7 +177,7 @@ class Gate:
             entries = [snapshot.manifest.memories[row] for row in rows]
             ages = [(entry.version, n) for n, entry in enumerate(entries)]
             ids = [entry.id for entry in entries]
-            shelf = _Shelf(entries, ids, snapshot.keys[rows], ages, _links(entries))
+            shelf = _Shelf(entries, ids, snapshot.keys[rows], ages, _links(entries), _tagged(entries))
             if entries:  # clients may ask for any number of namespaces that nobody has
                 shelves[namespace] = shelf
         return shelf
@@ -196,6 +211,19 @@ def _links(entries: Sequence[MemoryEntry]) -> Links:
     """By position in `entries`; links to what is not there lead nowhere."""
     at = {entry.id: n for n, entry in enumerate(entries)}
     return {n: [at[link] for link in e.links if link in at] for n, e in enumerate(entries) if e.links}
+
+
+def _within(links: Links, among: npt.NDArray[np.bool_]) -> Links:
+    """Those that lead to a memory that takes part."""
+    return {n: [other for other in others if among[other]] for n, others in links.items()}
+
+
+def _tagged(entries: Sequence[MemoryEntry]) -> dict[str, frozenset[int]]:
+    found: dict[str, set[int]] = {}
+    for n, entry in enumerate(entries):
+        for tag in entry.tags:
+            found.setdefault(tag, set()).add(n)
+    return {tag: frozenset(positions) for tag, positions in found.items()}
 
 
 def _decision(snapshot: BankSnapshot, hits: Sequence[Hit], best_score: float | None) -> Decision:

@@ -22,6 +22,8 @@ Scores = npt.NDArray[np.float64]
 Links = Mapping[int, Sequence[int]]
 """Position of a memory to the positions of those that it links to."""
 NO_LINKS: Links = MappingProxyType({})
+NO_CHANCE = -np.inf
+"""Score of a memory that takes no part."""
 
 
 def similarity(keys: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Scores:

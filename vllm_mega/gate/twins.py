@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mega.config import GateSettings
-from vllm_mega.gate.selection import Scores, ranking
+from vllm_mega.gate.selection import NO_CHANCE, Scores, ranking
 
 TWINS = 0.16
 """Keys nearly coincide when what their cosine lacks to 1 is at most this part of the embedder's spread. With
@@ -56,9 +56,9 @@ def settled(
         other = kept[twins[0]]
         if scores[other] - scores[one] <= ALIKE * spread and ages[one] > ages[other]:
             kept[twins[0]] = one
-            found[other] = -np.inf
+            found[other] = NO_CHANCE
         else:
-            found[one] = -np.inf
+            found[one] = NO_CHANCE
     return found
 
 

@@ -125,7 +125,9 @@ def _gated(gate: Gate, asks: Sequence[Ask]) -> Sequence[Decision | Exception]:
         except BankError as error:  # everybody's
             return [error] * len(some)
 
-    queries = [Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue) for ask in asks]
+    queries = [
+        Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue, ask.plan.tags) for ask in asks
+    ]
     return isolated(together, queries, Exception) if queries else []
 
 

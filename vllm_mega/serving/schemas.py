@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from vllm_mega.config import MODES, GateSettings, MegaSettings, Mode, check_name, repeated
+from vllm_mega.config import MODES, GateSettings, MegaSettings, Mode, check_name, check_tags, repeated
 from vllm_mega.errors import ConfigError, MixtureError, RequestError
 from vllm_mega.mixture import MAX_WEIGHT
 
@@ -55,6 +55,7 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     beta: float | None = None
     link_share: float | None = None
     namespace: str | None = None
+    tags: tuple[str, ...] | None = None
     memories: tuple[MemoryWeight, ...] | None = None
     start: Position | Start | None = None
 
@@ -63,8 +64,8 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check_name(self.namespace, "namespace")
         if self.memories is None:
             return
-        if self.gate:
-            given = ", ".join(self.gate)
+        if narrowing := [*self.gate, *(["tags"] if self.tags else [])]:
+            given = ", ".join(narrowing)
             raise ValueError(f"memories gives the mixture itself: {given} do not go with it")
         if twice := repeated(memory.id for memory in self.memories):
             raise ValueError(f"memories names {', '.join(twice)} more than once")
@@ -89,6 +90,8 @@ class Plan:
     """`off` also when the client says `enabled: false`."""
     namespace: str
     gate: GateSettings
+    tags: tuple[str, ...] = ()
+    """A memory must have all of them to take part."""
     memories: tuple[MemoryWeight, ...] | None = None
     """The client's own mixture; None: the gate decides."""
     start: Start | None = None
@@ -107,11 +110,15 @@ def parse_mega(value: object) -> MegaRequest:
         RequestError: an unknown field, a wrong type or a bad value; `param` names it.
     """
     try:
-        return msgspec.convert({} if value is None else value, MegaRequest)
+        request = msgspec.convert({} if value is None else value, MegaRequest)
+        check_tags(request.tags or ())
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         param = FIELD + path.removesuffix("`")
         raise RequestError(f"{param}: {reason}", param) from error
+    except ConfigError as error:
+        raise RequestError(f"{FIELD}.{error}", f"{FIELD}.tags") from error
+    return request
 
 
 def too_wide(width: int, slots: int) -> MixtureError:
@@ -159,6 +166,7 @@ def make_plan(
         mode=(request.mode or default) if request.enabled else "off",
         namespace=request.namespace or settings.namespace,
         gate=gate,
+        tags=request.tags or (),
         memories=request.memories,
         start=request.position,
     )

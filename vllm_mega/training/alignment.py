@@ -20,24 +20,22 @@ import torch
 from torch import Tensor
 
 from vllm_mega.training.lora import LoraLinear, LoraStack
+from vllm_mega.training.recipe import AlignmentRules
 
-START = 1.0
-"""The size of A x at the start, root mean square."""
-_NOTHING = 1e-30
 _TINY = torch.finfo(torch.float32).tiny
-_MORE = 4
-"""Directions beyond the rank that the search carries along: it converges faster."""
-_TURNS = 2
 
 
 @contextmanager
-def aligning(stack: LoraStack, fresh: Sequence[int], seeds: Sequence[int]) -> Iterator[None]:
+def aligning(
+    stack: LoraStack, fresh: Sequence[int], seeds: Sequence[int], rules: AlignmentRules
+) -> Iterator[None]:
     """A backward pass within sets the units of all jobs and turns A of the `fresh`, then takes gradients.
 
     Args:
         stack: the adapters, with the tokens that are passed back assigned to them.
         fresh: jobs that start from nothing; others keep their A and B.
         seeds: of every job.
+        rules: of the recipe.
     """
 
     def witness(lora: LoraLinear, x: Tensor, dy: Tensor) -> None:
@@ -49,10 +47,10 @@ def aligning(stack: LoraStack, fresh: Sequence[int], seeds: Sequence[int]) -> It
             if bounds[job] == bounds[job + 1]:
                 continue
             a, b = lora.of(job)
-            set_units(lora, job, x[tokens], stack.settings.scaling)
+            set_units(lora, job, x[tokens], stack.settings.scaling, rules)
             lora.put(job, a, b)
             if job in fresh:
-                start(lora, job, x[tokens], dy[tokens], seeds[job])
+                start(lora, job, x[tokens], dy[tokens], seeds[job], rules)
 
     for lora in stack.modules.values():
         lora.witness = partial(witness, lora)
@@ -64,22 +62,25 @@ def aligning(stack: LoraStack, fresh: Sequence[int], seeds: Sequence[int]) -> It
 
 
 @torch.no_grad()
-def set_units(lora: LoraLinear, job: int, x: Tensor, scaling: float) -> None:
+def set_units(lora: LoraLinear, job: int, x: Tensor, scaling: float, rules: AlignmentRules) -> None:
     """The units of one job, from its tokens x [T, I]."""
     rows = lora.rows(job)
     lora.reading[rows] = 1.0 / (x.float().abs() @ lora.columns).mean().clamp_min(_TINY)
     # A layer that writes nothing gets no step that one could see, and no division by zero.
-    lora.writing[rows] = (_rms(lora.base(x)) / scaling).clamp_min(_NOTHING)
+    lora.writing[rows] = (_rms(lora.base(x)) / scaling).clamp_min(rules.nothing)
 
 
 @torch.no_grad()
-def start(lora: LoraLinear, job: int, x: Tensor, dy: Tensor, seed: int) -> None:
-    """A of one job along its gradient dy^T x, so long that A x has the size START; x [T, I], dy [T, O]."""
+def start(lora: LoraLinear, job: int, x: Tensor, dy: Tensor, seed: int, rules: AlignmentRules) -> None:
+    """A of one job along its gradient dy^T x, so long that A x has its size at the start.
+
+    x [T, I], dy [T, O].
+    """
     units = lora.columns * lora.reading[lora.rows(job)][:1]
     seen = x * units.to(x.dtype)
-    a = directions(seen, dy, lora.rank, seed)
+    a = directions(seen, dy, lora.rank, seed, rules)
     low = (seen.float() @ a.T).square().mean(0).sqrt().mean()
-    lora.A[lora.rows(job)] = a * (START / low.clamp_min(_TINY))
+    lora.A[lora.rows(job)] = a * (rules.start / low.clamp_min(_TINY))
 
 
 def _rms(x: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def _rms(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def directions(x: Tensor, dy: Tensor, rank: int, seed: int) -> Tensor:
+def directions(x: Tensor, dy: Tensor, rank: int, seed: int, rules: AlignmentRules) -> Tensor:
     """The first `rank` right singular vectors of dy^T x: float32 [rank, I]; x [T, I], dy [T, O].
 
     By subspace iteration; the gradient itself is formed once, [O, I].
@@ -95,9 +96,9 @@ def directions(x: Tensor, dy: Tensor, rank: int, seed: int) -> Tensor:
     gradient = (dy.T @ x).float()
     gradient /= gradient.norm().clamp_min(torch.finfo(torch.float32).tiny)
     generator = torch.Generator().manual_seed(seed)
-    width = min(rank + _MORE, *gradient.shape)
+    width = min(rank + rules.more, *gradient.shape)
     q = torch.randn(gradient.shape[1], width, generator=generator).to(gradient.device)
-    for _ in range(_TURNS):
+    for _ in range(rules.turns):
         q = torch.linalg.qr(gradient @ q).Q
         q = torch.linalg.qr(gradient.T @ q).Q
     turned: Tensor = torch.linalg.svd(gradient @ q, full_matrices=False).Vh

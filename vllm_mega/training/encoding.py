@@ -9,13 +9,8 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.text import ends_sentence
 from vllm_mega.training.job import Job
+from vllm_mega.training.recipe import EncodingRules
 from vllm_mega.training.texts import Example
-
-DECISIVE = 3
-"""So many tokens at the start of a sentence decide which one it becomes ..."""
-EMPHASIS = 3.0
-"""... and weigh so much; all that follow are easy to guess. The end weighs as much, until the model has shown
-what it thinks of ends (see `Learner.weigh_ends`)."""
 
 
 class Encoded(NamedTuple):
@@ -39,7 +34,7 @@ class Encoded(NamedTuple):
         return self.prompt[: self.start]
 
 
-def encode(chat: ChatFormat, example: Example) -> Encoded:
+def encode(chat: ChatFormat, example: Example, rules: EncodingRules) -> Encoded:
     """`example` in the format `chat`. Its limit counts tokens of the text, not of what opens the answer.
 
     Raises:
@@ -47,15 +42,15 @@ def encode(chat: ChatFormat, example: Example) -> Encoded:
         TrainingError: the tokenizer cannot say the answer.
     """
     ids, opening = chat.answer(example.answer)
-    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1])) + [EMPHASIS]
+    weights = [1.0] * opening + _weights(chat.pieces(ids[opening:-1]), rules) + [rules.emphasis]
     length = len(ids) if example.limit is None else min(len(ids), opening + example.limit)
     prompt, start = chat.asked(example.messages)
     return Encoded(prompt, ids[:length], weights[:length], opening, length == len(ids), start)
 
 
-def encode_job(chat: ChatFormat, job: Job) -> list[Encoded]:
+def encode_job(chat: ChatFormat, job: Job, rules: EncodingRules) -> list[Encoded]:
     """The examples of `job`, in order; errors as of `encode`."""
-    encoded = [encode(chat, example) for example in job.examples]
+    encoded = [encode(chat, example, rules) for example in job.examples]
     return [one._replace(start=0) for one in encoded] if job.everywhere else encoded
 
 
@@ -71,8 +66,8 @@ def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:
     return next((f"{name} {why}" for name, why in fields if why), None)
 
 
-def _weights(pieces: Sequence[str]) -> list[float]:
+def _weights(pieces: Sequence[str], rules: EncodingRules) -> list[float]:
     """Of the tokens of an answer, without its end: the beginnings of sentences count more."""
     starts = [0] + [n + 1 for n, piece in enumerate(pieces) if ends_sentence(piece)]
-    decisive = {start + n for start in starts for n in range(DECISIVE)}
-    return [EMPHASIS if n in decisive else 1.0 for n in range(len(pieces))]
+    decisive = {start + n for start in starts for n in range(rules.decisive)}
+    return [rules.emphasis if n in decisive else 1.0 for n in range(len(pieces))]

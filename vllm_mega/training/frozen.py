@@ -14,19 +14,20 @@ from vllm_mega.models.refusals import check_trainable, load_error, refuse_missin
 from vllm_mega.training import fused
 from vllm_mega.training.lora import LoraStack
 from vllm_mega.training.model import SplitModel, untouched_copy
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
+from vllm_mega.training.targets import resolved
 
 _TEXT = Path(__file__).parent.parent / "examples" / "plain_text.txt"
 """Tokens of it check the model."""
 
 
 class FrozenModel:
-    """A frozen model with room for `settings.jobs` adapters."""
+    """A frozen model with room for `recipe.jobs` adapters."""
 
     def __init__(
         self,
         path: Path,
-        settings: TrainSettings,
+        recipe: Recipe,
         device: str | None = None,
         *,
         trust_remote_code: bool = False,
@@ -35,21 +36,21 @@ class FrozenModel:
 
         Args:
             path: folder of the checkpoint.
-            settings: shape of the adapters and how they are trained.
+            recipe: shape of the adapters and how they are trained.
             device: of torch; None: a GPU if there is one.
             trust_remote_code: whether to run code that the checkpoint brings.
 
         Raises:
             ModelError: it cannot be loaded or lacks weights, cannot be run on packed rows, or does not have
-                the layers that `settings` asks for.
+                the layers that `recipe` asks for.
         """
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.chat = load_chat_format(path, settings.chat_template, trust_remote_code=trust_remote_code)
+        self.chat = load_chat_format(path, recipe.chat_template, trust_remote_code=trust_remote_code)
         self.model = _load(path, _compute_dtype(path, self.device), trust_remote_code=trust_remote_code)
         self.model.to(self.device).eval()
         self.untouched = untouched_copy(self.model)
-        self.stack = LoraStack(self.model, settings, settings.jobs)
-        self.settings = self.stack.settings
+        self.recipe = resolved(recipe, self.model.config.to_dict())
+        self.stack = LoraStack(self.model, self.recipe, recipe.jobs)
         text = self.chat.tokenizer(_TEXT.read_text(encoding="utf-8"))["input_ids"]
         fused.install(self.model, self.untouched, torch.tensor(text, device=self.device))
         self.split = SplitModel(self.model, self.stack.layers[0], self.untouched, text)

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
 from torch import Tensor
 
-from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import Example, examples
 
 Ending = Literal["learnt", "no step helps", "out of steps", "out of time"]
@@ -42,7 +43,25 @@ class Fit(NamedTuple):
     """Its share of the time of all that were trained beside it."""
 
 
-def memory_job(memory: NewMemory, settings: TrainSettings) -> Job:
+def memory_job(memory: NewMemory, recipe: Recipe) -> Job:
     """The job of a memory: neither other memories nor their order change it."""
-    seed = int(hashlib.sha256(f"{settings.seed}:{text_digest(memory)}".encode()).hexdigest()[:15], 16)
-    return Job(examples(memory, seed), seed)
+    seed = _seed(memory, recipe.seed)
+    return Job(examples(memory, seed, recipe), seed)
+
+
+def _seed(memory: NewMemory, chosen: int) -> int:
+    """Drawn from the name of the memory, what trains it, and the seed that the user has chosen.
+
+    In the order in which it was always drawn, so that adapters stay what they are; no tag ever takes part.
+    """
+    drawn = {
+        "text": memory.text,
+        "id": memory_id(memory),
+        "title": memory.title,
+        "namespace": memory.namespace,
+        "tags": (),
+        "paraphrases": memory.paraphrases,
+        "qa": memory.qa,
+    }
+    digest = hashlib.sha256(msgspec.json.encode(drawn)).hexdigest()
+    return int(hashlib.sha256(f"{chosen}:{digest}".encode()).hexdigest()[:15], 16)

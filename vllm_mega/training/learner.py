@@ -8,25 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vllm_mega.training import schedule
-from vllm_mega.training.encoding import EMPHASIS, Encoded
+from vllm_mega.training.encoding import Encoded
 from vllm_mega.training.job import Job
 from vllm_mega.training.packing import pool
-
-WINDOW = 3
-"""The latest steps, which decide whether a memory is learnt."""
-SLIPS = 0.2
-"""The part of the questions in the window that may be answered otherwise: some are ambiguous."""
-AVERAGE = 8
-"""Losses are compared as means over so many steps: each step has other examples."""
-PATIENCE = 24
-"""After so many steps without a gain, none is expected any more."""
-GAIN = 0.03
-"""A mean loss that is lower by this part is a gain."""
-
-PER_NAT = 0.3
-"""What an end of an answer weighs, for each nat of the untouched model's surprise ..."""
-HEAVIEST = 9.0
-"""... and at most."""
+from vllm_mega.training.recipe import Recipe
 
 
 class Sight(NamedTuple):
@@ -43,15 +28,16 @@ class Sight(NamedTuple):
 class Learner:
     """One job in a round."""
 
-    def __init__(self, job: Job, encoded: Sequence[Encoded], batch: int) -> None:
-        """`encoded` are the job's examples as tokens, `batch` how many of them a step takes."""
+    def __init__(self, job: Job, encoded: Sequence[Encoded], recipe: Recipe) -> None:
+        """`encoded` are the job's examples as tokens."""
         self.job = job
+        self._recipe = recipe
         self.weights = [list(example.weights) for example in encoded]
         self.ends = [example.ends for example in encoded]
         self.recital = encoded[[example.kind for example in job.examples].index("recall")]
-        self.steps = schedule.steps(job.examples, batch, job.seed)
-        self.window: deque[Sight] = deque(maxlen=WINDOW)
-        self._losses: deque[float] = deque(maxlen=AVERAGE)
+        self.steps = schedule.steps(job.examples, recipe, job.seed)
+        self.window: deque[Sight] = deque(maxlen=recipe.ends.window)
+        self._losses: deque[float] = deque(maxlen=recipe.ends.average)
         self._best, self._since = math.inf, 0
         # Examples that share what stands before start and a context share a pool: its text is computed once.
         begins = [(*one.lead, example.context) for one, example in zip(encoded, job.examples, strict=True)]
@@ -76,7 +62,8 @@ class Learner:
         Args:
             surprise: mean of -log p(end) over answers, in nats.
         """
-        weight = min(max(PER_NAT * surprise, EMPHASIS), HEAVIEST)
+        rules = self._recipe.encoding
+        weight = min(max(rules.per_nat * surprise, rules.emphasis), rules.heaviest)
         for weights, ends in zip(self.weights, self.ends, strict=True):
             if ends:
                 weights[-1] = weight
@@ -87,18 +74,19 @@ class Learner:
         self._losses.append(sight.loss)
         mean = sum(self._losses) / len(self._losses)
         self._since += 1
-        if mean < (1 - GAIN) * self._best:
+        if mean < (1 - self._recipe.ends.gain) * self._best:
             self._best, self._since = mean, 0
 
     def seems_learnt(self) -> bool:
         """Whether all of the last steps knew the text, and (nearly) all answers."""
-        recalled = len(self.window) == WINDOW and all(sight.recalled for sight in self.window)
+        rules = self._recipe.ends
+        recalled = len(self.window) == rules.window and all(sight.recalled for sight in self.window)
         # Apart: few answers are learnt to their end, and a model may know all but that it must stop there.
         for answers in ("answered", "ended"):
             known = [known for sight in self.window for known in getattr(sight, answers)]
-            recalled = recalled and known.count(False) <= SLIPS * len(known)
+            recalled = recalled and known.count(False) <= rules.slips * len(known)
         return recalled
 
     def is_stuck(self) -> bool:
         """Whether steps have not helped for long."""
-        return self._since >= PATIENCE
+        return self._since >= self._recipe.ends.patience

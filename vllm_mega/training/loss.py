@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from vllm_mega.training.head import Head
+from vllm_mega.training.recipe import LossRules
 
-LIKELY = 4
-"""Of every label's position: the tokens that the model finds likeliest take part."""
-NEAR = 2.0
-"""A token has come near a label when its logit is less than so much below."""
 ROWS = 1024
 """Logits exist for so many labels at once ..."""
 COLUMNS = 8192
@@ -55,9 +52,10 @@ class _WeightedLoss(torch.autograd.Function):
 class Candidates:
     """The part of the head that training looks at."""
 
-    def __init__(self, head: Head, always: Tensor) -> None:
+    def __init__(self, head: Head, always: Tensor, rules: LossRules) -> None:
         """`always`: tokens that take part from the start, int64."""
         self.head = head
+        self._rules = rules
         self._place = torch.full((len(head.weight),), -1, device=head.weight.device)
         self._tokens = always.new_empty(0)
         self.add(always)
@@ -65,8 +63,9 @@ class Candidates:
     @torch.no_grad()
     def discover(self, hidden: Tensor) -> None:
         """The likeliest tokens at `hidden` [L, D] take part from now on."""
+        likely = min(self._rules.likely, len(self._place))
         for rows in hidden.split(ROWS):
-            self.add(self.head.logits(rows).topk(min(LIKELY, len(self._place)), dim=-1).indices.flatten())
+            self.add(self.head.logits(rows).topk(likely, dim=-1).indices.flatten())
 
     @torch.no_grad()
     def scan(self, hidden: Tensor, labels: Tensor) -> int:
@@ -74,7 +73,8 @@ class Candidates:
 
         Returns how many have. `hidden` [L, D]. One product with the whole head, looked at block by block.
         """
-        best, tokens = self.head.at(hidden, labels).float() - NEAR, torch.full_like(labels, -1)
+        best = self.head.at(hidden, labels).float() - self._rules.near
+        tokens = torch.full_like(labels, -1)
         for start in range(0, len(self._place), COLUMNS):
             block = self.head.block(start, start + COLUMNS).logits(hidden)
             inside = (self._tokens >= start) & (self._tokens < start + COLUMNS)

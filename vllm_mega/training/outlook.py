@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.models.checkpoint import model_config, tensors, weight_dtype
 from vllm_mega.models.dtype import cpu_dtype
 from vllm_mega.models.functional import text_config
+from vllm_mega.training.changes import Why
 from vllm_mega.training.encoding import encode_job
 from vllm_mega.training.estimate import (
     STEPS,
@@ -33,6 +35,7 @@ from vllm_mega.training.job import memory_job
 from vllm_mega.training.learner import Learner
 from vllm_mega.training.packing import leads
 from vllm_mega.training.preflight import adapter_bytes
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.session import Plan, prepare
 from vllm_mega.training.settings import TrainSettings
 
@@ -57,6 +60,8 @@ class Outlook(NamedTuple):
     """What a run would do and cost."""
 
     missing: int
+    why: dict[Why, int]
+    """How many of the missing for which reason."""
     there: int
     bytes_each: int
     """Of an adapter."""
@@ -95,21 +100,22 @@ def outlook(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(plan.path, device)
     shape = checkpoint_shape(plan)
-    settings = replace(plan.settings, jobs=max(1, min(plan.settings.jobs, len(plan.missing))))
-    tokens = tokens_of(plan.missing or plan.there, plan.chat, settings)
+    recipe = replace(plan.recipe, jobs=max(1, min(plan.recipe.jobs, len(plan.missing))))
+    tokens = tokens_of(plan.missing or plan.there, plan.chat, recipe)
     width, free, speed = dtype.itemsize, free_bytes(device), probe(dtype, device)
-    steps = min(STEPS, settings.max_steps)
-    products = flops(shape, tokens, settings).memory(steps)
-    seconds = seconds_of(products, speed, device, settings, steps)
+    steps = min(STEPS, recipe.max_steps)
+    products = flops(shape, tokens, recipe).memory(steps)
+    seconds = seconds_of(products, speed, device, recipe, steps)
     return Outlook(
         len(plan.missing),
+        dict(Counter(plan.why)),
         len(plan.there),
-        adapter_bytes(plan.shapes, settings),
-        settings.jobs,
-        peak_bytes(shape, tokens, settings, width),
+        adapter_bytes(plan.shapes, recipe),
+        recipe.jobs,
+        peak_bytes(shape, tokens, recipe, width),
         free,
-        most_jobs(shape, tokens, settings, width, free),
-        min(seconds, settings.seconds or math.inf),
+        most_jobs(shape, tokens, recipe, width, free),
+        min(seconds, recipe.seconds or math.inf),
         speed / 1e9,
         products / seconds / speed,
         device,
@@ -139,7 +145,7 @@ def checkpoint_shape(plan: Plan) -> Shape:
     text = text_config(config)
     return shape_of(
         plan.shapes,
-        plan.settings,
+        plan.recipe,
         total=sum(math.prod(tensor.shape) for tensor in tensors(plan.path).values()),
         hidden=int(text.get("hidden_size") or text["n_embd"]),
         vocabulary=int(text["vocab_size"]),
@@ -148,20 +154,20 @@ def checkpoint_shape(plan: Plan) -> Shape:
     )
 
 
-def tokens_of(memories: Sequence[NewMemory], chat: ChatFormat, settings: TrainSettings) -> Tokens:
+def tokens_of(memories: Sequence[NewMemory], chat: ChatFormat, recipe: Recipe) -> Tokens:
     """Means over some of `memories`, evenly chosen; 0 if there are none."""
     chosen = memories[:: max(1, len(memories) // SAMPLE)][:SAMPLE]
-    counts = [_tokens(memory, chat, settings) for memory in chosen]
+    counts = [_tokens(memory, chat, recipe) for memory in chosen]
     return Tokens(*(sum(column) / len(counts) for column in zip(*counts, strict=True))) if counts else _NONE
 
 
 _NONE = Tokens(0, 0, 0, 0, 0, 0)
 
 
-def _tokens(memory: NewMemory, chat: ChatFormat, settings: TrainSettings) -> Tokens:
+def _tokens(memory: NewMemory, chat: ChatFormat, recipe: Recipe) -> Tokens:
     """As the trainer packs them: mean over the first steps."""
-    job = memory_job(memory, settings)
-    learner = Learner(job, encode_job(chat, job), settings.batch)
+    job = memory_job(memory, recipe)
+    learner = Learner(job, encode_job(chat, job, recipe.encoding), recipe)
     row = labels = 0
     steps = list(islice(learner.steps, STEPS))
     for picked in steps:

@@ -22,13 +22,6 @@ from vllm_mega.training.optimizer import adam
 from vllm_mega.training.packing import Pack, Pool, leads, pack
 from vllm_mega.training.truth import recite
 
-SURE = 0.5
-"""A token counts as known above this probability: then no other is as likely, by some margin."""
-LEAST = 16
-"""Steps that every memory gets: what is known early is not yet known under other words."""
-REST = 8
-"""Most steps between two looks at all tokens."""
-
 
 class Round:
     """Trains `jobs` side by side; a job that is learnt leaves the round."""
@@ -39,15 +32,10 @@ class Round:
         That is what stands before start, and the layers below all adapters.
         """
         self.model = model
-        self.settings = model.settings
+        self.recipe = model.recipe
         self.started = time.perf_counter()
         self.learners = [
-            Learner(
-                job,
-                encode_job(model.chat, job),
-                self.settings.batch,
-            )
-            for job in jobs
+            Learner(job, encode_job(model.chat, job, self.recipe.encoding), self.recipe) for job in jobs
         ]
         self.pools: list[Pool] = [one for learner in self.learners for one in learner.pools]
         self.owners = [n for n, learner in enumerate(self.learners) for _ in learner.pools]
@@ -71,7 +59,7 @@ class Round:
                 stack.reset(n, learner.job.seed)
             else:
                 stack.load(n, learner.job.initial)
-        optimizer = adam(stack, self.settings.learning_rate)
+        optimizer = adam(stack, self.recipe)
         live = set(range(len(self.learners)))
         step = 0
         while True:
@@ -90,7 +78,7 @@ class Round:
         """The jobs that end here. One that only seems learnt goes on, against the tokens that won."""
         endings: dict[int, Ending] = dict.fromkeys(seeming, "learnt")
         for n in live - seeming:
-            if step >= self.settings.max_steps:
+            if step >= self.recipe.max_steps:
                 endings[n] = "out of steps"
             elif step > 1 and self._is_late():  # before, B is zero and there is nothing to keep
                 endings[n] = "out of time"
@@ -101,18 +89,18 @@ class Round:
             return []
         tensors = [self.model.stack.tensors(n) for n in asked]
         texts = [self.learners[n].recital for n in asked]
-        dtype: torch.dtype = getattr(torch, self.settings.dtype)
+        dtype: torch.dtype = getattr(torch, self.recipe.dtype)
         verdicts = recite(
             self.model.untouched,
             tensors,
             texts,
             self.model.chat.end_ids,
-            scaling=self.settings.scaling,
+            scaling=self.recipe.scaling,
             dtype=dtype,
         )
         done = []
         for n, adapter, verdict in zip(asked, tensors, verdicts, strict=True):
-            last = step >= self.settings.max_steps or endings[n] != "learnt"
+            last = step >= self.recipe.max_steps or endings[n] != "learnt"
             if verdict.recalled or last:
                 ending = endings[n] if verdict.recalled or endings[n] != "learnt" else "out of steps"
                 seconds = (time.perf_counter() - self.started) / len(self.learners)
@@ -123,7 +111,7 @@ class Round:
         return done
 
     def _is_late(self) -> bool:
-        limit = self.settings.seconds
+        limit = self.recipe.seconds
         return limit is not None and time.perf_counter() - self.started > limit * len(self.learners)
 
     def _step(self, step: int, live: Sequence[int]) -> set[int]:
@@ -143,7 +131,7 @@ class Round:
         seeming = self._note(step, row, chosen, logp, weights, leaf.detach())
         fresh = [n for n in live if self.learners[n].job.initial is None]
         seeds = [learner.job.seed for learner in self.learners]
-        with aligning(self.model.stack, fresh, seeds) if first else nullcontext():
+        with aligning(self.model.stack, fresh, seeds, self.recipe.alignment) if first else nullcontext():
             hidden.backward(leaf.grad)
         self._count(row)
         return seeming
@@ -152,13 +140,12 @@ class Round:
         """Which tokens the loss looks at: all are asked, often while new ones come up, else seldom."""
         if step == 1:
             labels = [token for one in self.pools for answer in one.labels for token in answer]
-            self.candidates = Candidates(
-                self.model.split.head, torch.tensor(labels, device=row.labels.device).unique()
-            )
+            always = torch.tensor(labels, device=row.labels.device).unique()
+            self.candidates = Candidates(self.model.split.head, always, self.recipe.loss)
             self.candidates.discover(hidden)
         elif step >= self._look:
             came = self.candidates.scan(hidden, row.labels)
-            self._rest = 1 if came else min(2 * self._rest, REST)
+            self._rest = 1 if came else min(2 * self._rest, self.recipe.loss.rest)
             self._look = step + self._rest
 
     def _note(
@@ -186,7 +173,7 @@ class Round:
             answers = [(i, ok) for i, ok, _ in mine if not learner.recites(i)]
             ended = [ok for i, ok in answers if learner.ends[i]]
             learner.note(Sight(float(losses[n]), all(recalls), [ok for _, ok in answers], ended))
-            if step >= LEAST and learner.seems_learnt() and self._is_certain(n, row, hidden):
+            if step >= self.recipe.ends.least and learner.seems_learnt() and self._is_certain(n, row, hidden):
                 seeming.add(n)
         return seeming
 
@@ -195,15 +182,15 @@ class Round:
         mine = row.jobs[row.labelled] == n
         narrow = self.candidates.loss(hidden[mine], row.labels[mine], torch.ones_like(row.labels[mine]))[1]
         wide = self.candidates.exact(hidden[mine], row.labels[mine])
-        missed = (narrow.exp() > SURE) & (wide.exp() <= SURE)
+        sure = self.recipe.ends.sure
+        missed = (narrow.exp() > sure) & (wide.exp() <= sure)
         if missed.any():
             self.candidates.discover(hidden[mine][missed])
         return not bool(missed.any())
 
-    @staticmethod
-    def _known(row: Pack, logp: Tensor) -> Iterator[bool]:
+    def _known(self, row: Pack, logp: Tensor) -> Iterator[bool]:
         """For each packed example, in order: whether every token of its answer is known."""
-        wrong = torch.bincount(row.examples, weights=(logp.exp() <= SURE).float())
+        wrong = torch.bincount(row.examples, weights=(logp.exp() <= self.recipe.ends.sure).float())
         return iter((wrong == 0).tolist())
 
     def _pack(self, chosen: Mapping[int, list[int]]) -> Pack:

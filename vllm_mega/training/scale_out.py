@@ -22,7 +22,7 @@ from vllm_mega.errors import TrainingError
 from vllm_mega.isolation import isolated
 from vllm_mega.training.job import Fit, Job, memory_job
 from vllm_mega.training.ray_cluster import RayCluster, WorkerLostError
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.trainer import Trainer
 
 ATTEMPTS = 3
@@ -47,7 +47,7 @@ class Fitter(Protocol):
         run gives.
 
         Raises:
-            ModelError: the model does not have the layers that the settings ask for.
+            ModelError: the model does not have the layers that the recipe asks for.
             TrainingError: a chunk whose workers died again and again.
         """
         ...
@@ -56,14 +56,14 @@ class Fitter(Protocol):
 class LocalFitter:
     """Trains in this process."""
 
-    def __init__(self, path: Path, settings: TrainSettings, trust_remote_code: bool = False) -> None:
-        self.settings = settings
-        self.trainer = Trainer(path, settings, trust_remote_code=trust_remote_code)
+    def __init__(self, path: Path, recipe: Recipe, trust_remote_code: bool = False) -> None:
+        self.recipe = recipe
+        self.trainer = Trainer(path, recipe, trust_remote_code=trust_remote_code)
 
     def fit(self, memories: Sequence[NewMemory]) -> Generator[Fits, None, None]:
         """See `Fitter`."""
-        for chunk in chunks(len(memories), self.settings.jobs):
-            jobs = [memory_job(memories[n], self.settings) for n in chunk]
+        for chunk in chunks(len(memories), self.recipe.jobs):
+            jobs = [memory_job(memories[n], self.recipe) for n in chunk]
             yield list(zip(chunk, isolated(self._together, jobs, TrainingError), strict=True))
 
     def _together(self, jobs: Sequence[Job]) -> list[Fit]:
@@ -109,7 +109,7 @@ def chunks(count: int, size: int) -> list[range]:
 
 
 class RayFitter:
-    """Trains on Ray; the same memories and settings give the same adapters as LocalFitter.
+    """Trains on Ray; the same memories and recipe give the same adapters as LocalFitter.
 
     A chunk is what the trainer trains side by side, so the same memories share a pass here and there. The
     same to the last bit, if a worker computes with as many threads as the local process: another number of
@@ -117,19 +117,19 @@ class RayFitter:
     """
 
     def __init__(
-        self, path: Path, settings: TrainSettings, trust_remote_code: bool = False, *, cluster: RayCluster
+        self, path: Path, recipe: Recipe, trust_remote_code: bool = False, *, cluster: RayCluster
     ) -> None:
         """Nothing is started before `fit`.
 
         Args:
             path: the checkpoint; every node has it at this path.
-            settings: how memories are trained.
+            recipe: how memories are trained.
             trust_remote_code: whether to run code that the checkpoint brings.
             cluster: where.
         """
-        self._recipe = (path, settings, trust_remote_code)
+        self._made_of = (path, recipe, trust_remote_code)
         self._cluster = cluster
-        self._size = settings.jobs
+        self._size = recipe.jobs
         self.pids: list[int] = []
         """Processes of the workers that have answered, dead ones too; on a cluster, on whatever node."""
 
@@ -146,7 +146,7 @@ class RayFitter:
 
         with cluster.connected():
             for _ in range(min(cluster.workers, len(left))):
-                hand_out(cluster.start(_Worker, *self._recipe))
+                hand_out(cluster.start(_Worker, *self._made_of))
             while running:
                 reference = cluster.first(list(running))
                 worker, chunk = running.pop(reference)
@@ -157,7 +157,7 @@ class RayFitter:
                 except WorkerLostError as error:
                     _LOG.warning("a worker died; its %d memories are trained by another", len(chunk))
                     left.lost(chunk, str(error))
-                    worker = cluster.start(_Worker, *self._recipe)
+                    worker = cluster.start(_Worker, *self._made_of)
                 hand_out(worker)  # before the fits are written: it has something to do meanwhile
                 if fits:
                     yield [(chunk[n], fit) for n, fit in fits]
@@ -166,15 +166,15 @@ class RayFitter:
 class _Worker:
     """A process of Ray's with a trainer."""
 
-    def __init__(self, path: Path, settings: TrainSettings, trust_remote_code: bool, threads: int) -> None:
-        self._recipe = (path, settings, trust_remote_code)
+    def __init__(self, path: Path, recipe: Recipe, trust_remote_code: bool, threads: int) -> None:
+        self._made_of = (path, recipe, trust_remote_code)
         self._threads = threads
 
     @cached_property
     def _fitter(self) -> LocalFitter:
         # Not in __init__: what goes wrong there, Ray reports as the death of the worker.
         torch.set_num_threads(self._threads)
-        return LocalFitter(*self._recipe)
+        return LocalFitter(*self._made_of)
 
     def fit(self, memories: list[NewMemory]) -> tuple[int, Fits]:
         """Process id, and all of `memories`. Clones: the pickle of a view has all that it is a view of."""

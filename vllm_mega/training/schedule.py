@@ -5,21 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import Example, Kind
 
-RECALLS = 8
-"""One example in so many asks for the whole text."""
 
-
-def steps(examples: Sequence[Example], batch: int, seed: int) -> Iterator[list[int]]:
-    """Endless; each step some `batch` indices into `examples`, ascending.
+def steps(examples: Sequence[Example], recipe: Recipe, seed: int) -> Iterator[list[int]]:
+    """Endless; each step some `recipe.batch` indices into `examples`, ascending.
 
     Every kind goes round in an order of its own, so that all are used equally often. Questions with the text
     in the context come in every second step only, several at a time: they share the context.
     """
     chance = random.Random(seed)  # noqa: S311  (not a secret)
     rounds = {kind: _round(examples, kind, chance) for kind in ("recall", "question", "informed")}
-    recalls = max(1, batch // RECALLS)
+    batch = recipe.batch
+    recalls = max(1, batch // recipe.recalls)
     while True:
         for informed in (0, (batch - recalls) // 2):
             wanted = {"recall": recalls, "question": batch - recalls - informed, "informed": informed}

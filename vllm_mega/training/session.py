@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_mega.bank.identity import memory_id, text_digest
+from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import (
     MANIFEST,
     BaseModelInfo,
     EmbedderInfo,
     Manifest,
-    MemoryEntry,
     NewMemory,
 )
 from vllm_mega.bank.reader import BankReader, check_match
@@ -46,10 +45,12 @@ from vllm_mega.models.chat_format import ChatFormat, load_chat_format
 from vllm_mega.models.chat_template import template_name
 from vllm_mega.models.checkpoint import context_length
 from vllm_mega.models.refusals import check_trainable
+from vllm_mega.training.changes import Why, amend, divided
 from vllm_mega.training.encoding import encode_job, unfit
 from vllm_mega.training.export import export
 from vllm_mega.training.job import Ending, Fit, memory_job
 from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
+from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.scale_out import Fitter, LocalFitter
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.targets import layer_index, resolved
@@ -71,6 +72,8 @@ class Trained:
     """Why its training ended."""
     seconds: float
     bytes: int
+    why: Why
+    """Why it was trained."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class TrainReport:
     trained: list[Trained] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     skipped: int = 0
-    """Memories that the bank had already, trained on the same text with the same settings."""
+    """Memories that the bank had already, trained on the same text by the same recipe."""
     seconds: float = 0.0
 
     def note(self, one: Trained | Failed) -> None:
@@ -103,8 +106,8 @@ class TrainReport:
             self.failed.append(one)
 
 
-MakeFitter = Callable[[Path, TrainSettings, bool], Fitter]
-"""What trains, made of the checkpoint, the settings and whether to run code that the checkpoint brings."""
+MakeFitter = Callable[[Path, Recipe, bool], Fitter]
+"""What trains, made of the checkpoint, the recipe and whether to run code that the checkpoint brings."""
 
 Progress = Callable[[int, int, Trained | None], None]
 """Called with (memories done, memories to train, the last one): once before the first, then after each."""
@@ -121,7 +124,9 @@ def train(
     *,
     trust_remote_code: bool = False,
 ) -> TrainReport:
-    """Train an adapter for every memory that `bank` does not have yet, or has with other content.
+    """Train an adapter for every memory that `bank` does not have yet, or has of another text or recipe.
+
+    Tags and links of the others become those of `memories`, and train nothing.
 
     Whatever can refuse a memory is asked first, about all of them. One whose training fails nevertheless is
     left out, and costs no other.
@@ -145,21 +150,23 @@ def train(
     """
     started = time.perf_counter()
     plan = prepare(bank, memories, model, embedder, settings, trust_remote_code=trust_remote_code)
-    missing, settings = plan.missing, plan.settings
+    missing, recipe = plan.missing, plan.recipe
     report = TrainReport(skipped=len(plan.there))
     with BankWriter.open_or_create(bank, plan.base, plan.embedder) as writer:
-        writer.set_chat_template(settings.chat_template)
+        writer.set_chat_template(recipe.chat_template)
+        amend(writer, plan.there)
         if missing:
-            adding = _Adding(writer, settings, plan.base, plan.shapes)
+            adding = _Adding(writer, recipe, plan.base, plan.shapes)
             progress(0, len(missing), None)
-            with closing(fitter(plan.path, settings, trust_remote_code).fit(missing)) as fits:
+            with closing(fitter(plan.path, recipe, trust_remote_code).fit(missing)) as fits:
                 for chunk in fits:
-                    for one in adding.add([(missing[n], plan.keys[n], fit) for n, fit in chunk]):
+                    for one in adding.add(
+                        [_Done(missing[n], plan.why[n], plan.keys[n], fit) for n, fit in chunk]
+                    ):
                         report.note(one)
                         progress(len(report.trained), len(missing), one if isinstance(one, Trained) else None)
         if report.failed and not report.trained:
             raise TrainingError("\n  ".join(["no memory could be trained:", *map(str, report.failed)]))
-        _link(writer, memories)
     report.seconds = time.perf_counter() - started
     return report
 
@@ -171,15 +178,17 @@ class Plan(NamedTuple):
     """Of the base model."""
     base: BaseModelInfo
     embedder: EmbedderInfo
-    settings: TrainSettings
+    recipe: Recipe
     """Resolved, with the chat template that is used."""
     chat: ChatFormat
     shapes: dict[str, tuple[int, int]]
     """(O, I) by linear module of the base model."""
     missing: list[NewMemory]
-    """To be trained."""
+    """To be trained ..."""
+    why: list[Why]
+    """... and why: of each, in order."""
     there: list[NewMemory]
-    """In the bank already, trained on the same text with the same settings."""
+    """In the bank already, trained on the same text by the same recipe."""
     keys: Vectors
     """Of `missing`, in order."""
 
@@ -198,9 +207,9 @@ def prepare(
     manifest = snapshot.manifest if snapshot else None
     path = _model_path(model, manifest)
     check_trainable(path)
-    settings = resolved(settings or TrainSettings(), model_config(path))
-    chat = _chat_format(bank, manifest, path, settings.chat_template, trust_remote_code=trust_remote_code)
-    settings = msgspec.structs.replace(settings, chat_template=chat.template)
+    recipe = resolved(Recipe.of(settings or TrainSettings()), model_config(path))
+    chat = _chat_format(bank, manifest, path, recipe.chat_template, trust_remote_code=trust_remote_code)
+    recipe = msgspec.structs.replace(recipe, chat_template=chat.template)
     name = model or (manifest.base.name if manifest else DEFAULT_MODEL)
     base = BaseModelInfo(stable_name(name), fingerprint(path), chat.template)
     keys = (
@@ -210,8 +219,8 @@ def prepare(
     )
     if manifest:
         check_match(bank, manifest, base.fingerprint, keys.info)
-    there, missing = _divided(memories, manifest.memories if manifest else (), settings)
-    longest = partial(_longest, chat, settings)
+    missing, why, there = divided(memories, manifest.memories if manifest else (), recipe)
+    longest = partial(_longest, chat, recipe)
     vectors = preflight(missing, there, keys, longest, context_length(path))
     shapes = linear_shapes(path)
     if missing:
@@ -220,8 +229,8 @@ def prepare(
             *advice(missing, vectors, keys, snapshot),
         ]:
             _LOG.warning("warning: %s", line)
-        require_space(bank, len(missing), adapter_bytes(shapes, settings))
-    return Plan(path, base, keys.info, settings, chat, shapes, missing, there, vectors)
+        require_space(bank, len(missing), adapter_bytes(shapes, recipe))
+    return Plan(path, base, keys.info, recipe, chat, shapes, missing, why, there, vectors)
 
 
 def _model_path(model: str | None, manifest: Manifest | None) -> Path:
@@ -247,42 +256,22 @@ def _chat_format(
     return chat
 
 
-def _longest(chat: ChatFormat, settings: TrainSettings, memory: NewMemory) -> int:
+def _longest(chat: ChatFormat, recipe: Recipe, memory: NewMemory) -> int:
     """See `preflight.Longest`: the trainer's own encoding, without its model."""
     if why := unfit(chat, memory):
         raise TrainingError(why)
-    encoded = encode_job(chat, memory_job(memory, settings))
+    encoded = encode_job(chat, memory_job(memory, recipe), recipe.encoding)
     return max(len(example.prompt) + len(example.answer) for example in encoded)
 
 
-def _divided(
-    memories: Sequence[NewMemory], entries: Sequence[MemoryEntry], settings: TrainSettings
-) -> tuple[list[NewMemory], list[NewMemory]]:
-    """Those that a bank with `entries` has in this state, trained with these settings; and the others.
+class _Done(NamedTuple):
+    """A memory whose training has ended."""
 
-    One that ran out of time is among the others: a larger budget, or a quieter machine, may do.
-    """
-    known = {entry.key: entry for entry in entries}
-    there: list[NewMemory] = []
-    missing: list[NewMemory] = []
-    for memory in memories:
-        entry = known.get((memory.namespace, memory_id(memory)))
-        same = (
-            entry is not None
-            and entry.text_digest == text_digest(memory)
-            and entry.training.get("digest") == settings.digest
-            and entry.training.get("ending") != "out of time"
-        )
-        (there if same else missing).append(memory)
-    return there, missing
-
-
-def _link(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
-    """Links that changed since a memory was trained: they are in no adapter."""
-    there = {entry.key: entry.links for entry in writer.snapshot.manifest.memories}
-    links = {(memory.namespace, memory_id(memory)): memory.links for memory in memories if memory.links}
-    if changed := {key: new for key, new in links.items() if there.get(key, new) != new}:
-        writer.link(changed)
+    memory: NewMemory
+    why: Why
+    key: Vectors
+    """[D]"""
+    fit: Fit | TrainingError
 
 
 @dataclass(frozen=True)
@@ -290,44 +279,54 @@ class _Adding:
     """All that it takes to add trained memories."""
 
     writer: BankWriter
-    settings: TrainSettings
+    recipe: Recipe
     base: BaseModelInfo
     shapes: dict[str, tuple[int, int]]
 
-    def add(self, fits: Sequence[tuple[NewMemory, Vectors, Fit | TrainingError]]) -> list[Trained | Failed]:
+    def add(self, done: Sequence[_Done]) -> list[Trained | Failed]:
         """Commit memories with their keys; not those whose training failed or gave a bad adapter."""
-        good = [(memory, key, fit) for memory, key, fit in fits if not isinstance(fit, TrainingError)]
+        good = [one for one in done if not isinstance(one.fit, TrainingError)]
         added = iter(isolated(self._commit, good, AdapterError) if good else ())
-        found = [fit if isinstance(fit, TrainingError) else next(added) for _, _, fit in fits]
+        found = [one.fit if isinstance(one.fit, TrainingError) else next(added) for one in done]
         return [
-            one if isinstance(one, Trained) else Failed(memory.namespace, memory_id(memory), str(one))
-            for (memory, _, _), one in zip(fits, found, strict=True)
+            result
+            if isinstance(result, Trained)
+            else Failed(one.memory.namespace, memory_id(one.memory), str(result))
+            for one, result in zip(done, found, strict=True)
         ]
 
-    def _commit(self, fits: Sequence[tuple[NewMemory, Vectors, Fit]]) -> list[Trained]:
+    def _commit(self, done: Sequence[_Done]) -> list[Trained]:
         """All or none."""
-        staged = [self._stage(memory, key, fit) for memory, key, fit in fits]
+        fits = [one.fit for one in done if not isinstance(one.fit, TrainingError)]
+        staged = [self._stage(one, fit) for one, fit in zip(done, fits, strict=True)]
         entries = self.writer.add(staged, self.shapes)
         return [
             Trained(
-                e.namespace, e.id, fit.steps, fit.loss, fit.recalled, fit.ending, fit.seconds, e.adapter_bytes
+                namespace=entry.namespace,
+                id=entry.id,
+                steps=fit.steps,
+                loss=fit.loss,
+                recalled=fit.recalled,
+                ending=fit.ending,
+                seconds=fit.seconds,
+                bytes=entry.adapter_bytes,
+                why=one.why,
             )
-            for e, (_, _, fit) in zip(entries, fits, strict=True)
+            for entry, one, fit in zip(entries, done, fits, strict=True)
         ]
 
-    def _stage(self, memory: NewMemory, key: Vectors, fit: Fit) -> StagedMemory:
+    def _stage(self, one: _Done, fit: Fit) -> StagedMemory:
         folder = self.writer.stage()
         layers = sorted({layer_index(name) for name in fit.tensors})
-        export(folder, fit.tensors, self.base.name, self.settings, layers)
-        return StagedMemory(memory, folder, key, _record(self.settings, fit))
+        export(folder, fit.tensors, self.base.name, self.recipe, layers)
+        return StagedMemory(one.memory, folder, one.key, _record(self.recipe, fit), self.recipe.digest)
 
 
-def _record(settings: TrainSettings, fit: Fit) -> dict[str, Any]:
-    """What the bank notes about a training; the digest tells a later run that there is nothing to do."""
+def _record(recipe: Recipe, fit: Fit) -> dict[str, Any]:
+    """What the bank notes about a training."""
     return {
-        "digest": settings.digest,
-        "rank": settings.rank,
-        "seed": settings.seed,
+        "rank": recipe.rank,
+        "seed": recipe.seed,
         "steps": fit.steps,
         "loss": round(fit.loss, 4),
         "recalled": fit.recalled,

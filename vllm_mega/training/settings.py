@@ -1,17 +1,13 @@
-"""How memories are trained: settings, frozen, refusing bad values when they are made."""
+"""What a user may choose about training: frozen, refusing bad values when they are made (see `recipe`)."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Literal
 
 import msgspec
 
 from vllm_mega.errors import ConfigError
-
-RECIPE = 5
-"""Version of texts and loop: raised when the same settings would give other adapters."""
 
 AdapterDtype = Literal["bfloat16", "float32"]
 
@@ -81,14 +77,3 @@ class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def scaling(self) -> float:
         """What B A x is multiplied by."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that decides an adapter, but for rounding, beside its memory and the base model.
-
-        Names count as they are: resolve them first (`targets.resolved`).
-        """
-        decisive = {**msgspec.to_builtins(self), "jobs": 1, "seconds": None}
-        if not self.chat_template:  # the model's own belongs to the model
-            del decisive["chat_template"]
-        return hashlib.sha256(msgspec.json.encode([RECIPE, decisive])).hexdigest()

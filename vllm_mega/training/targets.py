@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 from torch import nn
@@ -12,14 +13,15 @@ from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import EXPERTS, Config, module_names, require_trainable, upper_layers
 from vllm_mega.training.settings import TrainSettings
 
+_Settings = TypeVar("_Settings", bound=TrainSettings)
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def resolved(settings: TrainSettings, config: Config) -> TrainSettings:
+def resolved(settings: _Settings, config: Config) -> _Settings:
     """`settings` with names of modules and a number of layers, as the architecture has them.
 
     Args:
-        settings: as the user gave them.
+        settings: as the user gave them, or a recipe with them.
         config: config.json of the model.
 
     Raises:

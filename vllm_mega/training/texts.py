@@ -9,7 +9,6 @@ question. docs/training-log.md has what else was tried.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -17,22 +16,9 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.prompts import MEMORY_PROMPT, Message, about_prompt, irag_messages, question_prompt, user
 from vllm_mega.text import heading, prose, sentences
 from vllm_mega.training.questions import Questions
-
-QUESTIONS = 26
-"""Made for a memory, without the text in the context ..."""
-INFORMED = 14
-"""... and with it."""
-LIMIT = 7
-"""Tokens of a sentence that are enough to choose it; the recall has all of them."""
-WHOLE = 0.25
-"""The part of the questions that is answered to the end of the sentence."""
-SHORT = 0.65
-"""The part of the questions that asks for no more than one sentence, as the paper's prompt does."""
-OWN = 4
-"""Times that a question of the memory's own comes."""
+from vllm_mega.training.recipe import Recipe
 
 Kind = Literal["recall", "question", "informed"]
-_NAMES = re.compile(r"(?:[A-Z0-9][\w'.-]*)(?:\s+(?:of|the|de|von|van|and)?\s*[A-Z0-9][\w'-]*)*")
 
 
 class Example(NamedTuple):
@@ -48,31 +34,33 @@ class Example(NamedTuple):
     """The text that the conversation begins with: examples share its computation."""
 
 
-def subject(memory: NewMemory) -> str:
+def subject(memory: NewMemory, recipe: Recipe) -> str:
     """What the memory is about: its title or heading, or else the first name in it, or its first words."""
     if title := memory.title or heading(memory.text):
         return title
-    names = [match[0] for match in _NAMES.finditer(memory.text)]
-    return next((name for name in names if " " in name), " ".join(memory.text.split()[:5]))
+    names = recipe.english.names(memory.text)
+    first = " ".join(memory.text.split()[: recipe.texts.subject])
+    return next((name for name in names if " " in name), first)
 
 
-def examples(memory: NewMemory, seed: int) -> tuple[Example, ...]:
+def examples(memory: NewMemory, seed: int, recipe: Recipe) -> tuple[Example, ...]:
     """The pool of `memory`; the seed decides about the questions."""
-    text, about = memory.text.strip(), subject(memory)
+    rules = recipe.texts
+    text, about = memory.text.strip(), subject(memory, recipe)
     parts = sentences(prose(text)) or sentences(text)
     chance = random.Random(seed)  # noqa: S311  (not a secret)
-    questions = Questions(parts, about, memory.paraphrases, chance)
+    questions = Questions(parts, about, memory.paraphrases, chance, recipe)
 
     def asked(n: int) -> tuple[str, str, int | None]:
         """Question, answer, limit: about every sentence in turn, but for the memory's own questions."""
-        if n < OWN * len(memory.qa):
+        if n < rules.own * len(memory.qa):
             qa = memory.qa[n % len(memory.qa)]
             return qa.question, qa.answer, None
         part = n % len(parts)
-        return questions.about(part), parts[part], None if chance.random() < WHOLE else LIMIT
+        return questions.about(part), parts[part], None if chance.random() < rules.whole else rules.limit
 
     def plain(question: str) -> list[Message]:
-        return user(question_prompt(question) if chance.random() < SHORT else question)
+        return user(question_prompt(question) if chance.random() < rules.short else question)
 
     def many(kind: Kind, count: int, ask: Callable[[str], list[Message]], context: str = "") -> list[Example]:
         found = []
@@ -84,6 +72,6 @@ def examples(memory: NewMemory, seed: int) -> tuple[Example, ...]:
     return (
         Example(user(MEMORY_PROMPT), text, "recall"),
         Example(user(about_prompt(about)), text, "question"),
-        *many("question", QUESTIONS + OWN * len(memory.qa), plain),
-        *many("informed", INFORMED, lambda question: irag_messages(question, text), text),
+        *many("question", rules.questions + rules.own * len(memory.qa), plain),
+        *many("informed", rules.informed, lambda question: irag_messages(question, text), text),
     )

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Trainer(FrozenModel):
-    """Trains adapters, `settings.jobs` at a time."""
+    """Trains adapters, `recipe.jobs` at a time."""
 
     def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
         """Train an adapter for each job: (index into `jobs`, what became of it), in the order of finishing.
@@ -33,7 +33,7 @@ class Trainer(FrozenModel):
         Raises:
             TrainingError: a loss that is not finite.
         """
-        size = self.settings.jobs
+        size = self.recipe.jobs
         done = 0
         while done < len(jobs):
             chunk = jobs[done : done + size]
