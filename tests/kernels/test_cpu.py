@@ -63,10 +63,10 @@ class Case:
 
     def layer(self) -> cpu.Layer:
         table = torch.zeros(self.slots, len(self.outputs), 3, dtype=torch.int64)
-        self.kept = [[cpu.blocked(b) for b in row] for row in self.b]
+        self.kept = [[cpu.layout(*pair) for pair in zip(*rows, strict=True)] for rows in zip(self.a, self.b, strict=True)]
         for s, row in enumerate(self.ranks):
             for p, rank in enumerate(row):
-                a, b = self.a[s][p], self.kept[s][p]
+                a, b = self.kept[s][p]
                 table[s, p] = torch.tensor([a.data_ptr(), b.data_ptr(), int(rank)])
         return cpu.Layer(table, self.x.shape[1], self.outputs, self.max_rank)
 

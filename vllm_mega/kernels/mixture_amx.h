@@ -1,0 +1,328 @@
+// The kernel for bfloat16 on processors with AMX: products of 16 tokens at once in its tile registers.
+//
+// A: kernels/cpu.py, `paneled`. B: `blocked`. All tokens of a tile are multiplied with every adapter that one of
+// them uses, and what is not asked for gets the weight 0: weights must be finite. An adapter's share of a sum
+// begins at 0 and is added in one piece (two for a rank above 32, and so on), so no token sees the others.
+
+#pragma once
+
+#include "mixture.h"
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define MEGA_AMX
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+constexpr int kSide = 16;             // rows of a register, and its float32 columns
+constexpr int kDepth = 32;            // bfloat16 numbers in a row of a register
+constexpr int kPanel = kDepth * kSide;  // numbers of a register
+
+inline int amx_allowed() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+// Has the compiler write what registers will be loaded from: it does not know that they are.
+inline void written(const void* memory) { asm volatile("" ::"r"(memory) : "memory"); }
+
+// The shape of all eight registers.
+struct alignas(64) Shapes {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Registers 0 to 3 are sums. Tokens in two rows of 16 need twice as many registers, so they have fewer columns.
+struct Tokens {
+  int64_t first;
+  int count[2];  // in either row
+
+  bool two() const { return count[1] > 0; }
+  int columns() const { return two() ? 2 : 4; }  // registers of sums side by side
+  int row(int sum) const { return two() ? sum % 2 : 0; }
+
+  // `depth`: pairs of numbers that a product adds up.
+  void configure(int depth) const {
+    Shapes shapes;
+    for (int i = 0; i < 8; ++i) {
+      const bool sum = i < 4, left = i == 4 || (two() && i == 5);
+      shapes.rows[i] = sum ? count[row(i)] : left ? count[i - 4] : depth;
+      shapes.bytes[i] = left ? depth * 4 : 64;
+    }
+    written(&shapes);
+    _tile_loadconfig(&shapes);
+  }
+};
+
+inline void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+// sums[row][column] += left[row] @ right[column]. `left`: rows of tokens, `left_stride` bytes apart. `right`: up
+// to two (four) columns, `strides` bytes from row to row.
+template <bool kTwo>
+inline void multiply(const BFloat16* left, int64_t left_stride, const BFloat16* const* right, const int64_t* strides,
+                     int columns) {
+  _tile_loadd(4, left, left_stride);
+  if (kTwo) {
+    _tile_loadd(5, reinterpret_cast<const char*>(left) + kSide * left_stride, left_stride);
+    _tile_loadd(6, right[0], strides[0]);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if (columns < 2) return;
+    _tile_loadd(7, right[1], strides[1]);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+    return;
+  }
+  _tile_loadd(5, right[0], strides[0]);
+  _tile_dpbf16ps(0, 4, 5);
+  if (columns < 2) return;
+  _tile_loadd(6, right[1], strides[1]);
+  _tile_dpbf16ps(1, 4, 6);
+  if (columns < 3) return;
+  _tile_loadd(7, right[2], strides[2]);
+  _tile_dpbf16ps(2, 4, 7);
+  if (columns < 4) return;
+  _tile_loadd(5, right[3], strides[3]);
+  _tile_dpbf16ps(3, 4, 5);
+}
+
+// Writes the sums to [register][kSide][kSide].
+inline void store_sums(float* to) {
+  _tile_stored(0, to, 64);
+  _tile_stored(1, to + 256, 64);
+  _tile_stored(2, to + 512, 64);
+  _tile_stored(3, to + 768, 64);
+}
+
+inline __m512 widen(__m256i halves) {
+  return (__m512)(_mm512_cvtepu16_epi32(halves) << 16);
+}
+inline __mmask16 first_lanes(int64_t count) { return count >= kSide ? 0xffff : count <= 0 ? 0 : (1u << count) - 1; }
+
+class Amx {
+  using T = BFloat16;
+
+ public:
+  using Type = T;
+
+  // Whoever else computes with the registers in this thread finds them configured as they were.
+  struct Registers {
+    Registers() { _tile_storeconfig(&found); }
+    ~Registers() {
+      if (found.palette) _tile_loadconfig(&found);
+      else _tile_release();
+    }
+    Registers(const Registers&) = delete;
+    Shapes found;
+  };
+
+  // `rank`: the largest that the step uses.
+  Amx(const Layer& layer, const Step& step, const Rows<T>& rows, int64_t rank)
+      : layer_(layer), step_(step), rows_(rows), pairs_(std::min<int64_t>(kDepth, rank + 1) / 2),
+        stride_((rank + 2 * pairs_ - 1) / (2 * pairs_) * 2 * pairs_) {}
+
+  // Token t of a tile has its hidden values of slice p and group g at ((p * groups + g) * kTile + t) * stride.
+  int64_t hidden_size(int64_t tile) const { return layer_.slices * groups(tile) * kTile * stride_; }
+
+  // This thread's share of A: adjacent panels of 16 ranks.
+  void shrink(int64_t tile, T* hidden, int64_t part, int64_t parts) const {
+    const Tokens tokens = tokens_of(tile);
+    alignas(64) T tail[kTile * kDepth];
+    if (layer_.inputs % kDepth) copy_tail(tokens, tail);
+    written(tail);
+    tokens.configure(kDepth / 2);
+    Panel panels[4];
+    int64_t number = 0, count = 0, all = 0;
+    const auto every = [&](const auto& f) {
+      for (int64_t p = 0; p < layer_.slices; ++p)
+        for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g)
+          for (int64_t r = 0; r < layer_.rank(step_.group_slot[g], p); r += kSide) f(p, g, r);
+    };
+    every([&](auto...) { ++all; });
+    every([&](int64_t p, int32_t g, int64_t r) {
+      if (number * parts / all == part) {
+        panels[count++] = panel(p, g, r);
+        if (count == tokens.columns()) {
+          shrink_panels(tile, tokens, panels, count, tail, hidden);
+          count = 0;
+        }
+      }
+      ++number;
+    });
+    if (count) shrink_panels(tile, tokens, panels, count, tail, hidden);
+  }
+
+  // This thread's share of y.
+  void expand(int64_t tile, const T* hidden, int64_t part, int64_t parts) const {
+    const Tokens tokens = tokens_of(tile);
+    const uint32_t touched = touched_tokens(tile);
+    tokens.configure(pairs_);
+    column_blocks(layer_, part, parts, [&](int64_t p, int64_t offset, int64_t column) {
+      const int64_t width = std::min<int64_t>(kColumns, layer_.outputs[p] - column);
+      const int step = tokens.columns() * kSide;
+      for (int64_t c = 0; c < width; c += step) {
+        multiply_block(tile, tokens, p, column + c, std::min<int64_t>(step, width - c), hidden);
+        add_to_y(tokens, touched, offset + column + c, std::min<int64_t>(step, width - c));
+      }
+    });
+  }
+
+ private:
+  struct Panel {  // 16 ranks of lora_A, or what is left
+    const T* a;
+    int64_t slice, first, rank;
+    int32_t group;
+
+    int64_t width() const { return std::min<int64_t>(kSide, rank - first); }
+  };
+
+  int64_t groups(int64_t tile) const { return step_.tile_group[tile + 1] - step_.tile_group[tile]; }
+
+  Tokens tokens_of(int64_t tile) const {
+    const int64_t first = step_.first_token(tile);
+    const int count = std::min<int64_t>(kTile, rows_.count - first);
+    return {first, {std::min(count, kSide), std::max(count - kSide, 0)}};
+  }
+
+  uint32_t touched_tokens(int64_t tile) const {
+    uint32_t found = 0;
+    for (int32_t e = step_.first_entry(tile); e < step_.last_entry(tile); ++e)
+      found |= 1u << step_.entry_token[e] % kTile;
+    return found;
+  }
+
+  int64_t depth() const { return (layer_.inputs + kDepth - 1) / kDepth; }
+
+  Panel panel(int64_t p, int32_t g, int64_t first) const {
+    const int32_t slot = step_.group_slot[g];
+    return {layer_.a<T>(slot, p) + first * depth() * kDepth, p, first, layer_.rank(slot, p), g};
+  }
+
+  // The last inputs, with zeros to a whole register: behind them lies another token, or nothing.
+  void copy_tail(const Tokens& tokens, T* tail) const {
+    const int64_t at = layer_.inputs / kDepth * kDepth;
+    std::memset(tail, 0, kTile * kDepth * sizeof(T));
+    for (int t = 0; t < tokens.count[0] + tokens.count[1]; ++t)
+      std::memcpy(tail + t * kDepth, rows_.x + (tokens.first + t) * rows_.x_stride + at,
+                  (layer_.inputs - at) * sizeof(T));
+  }
+
+  void shrink_panels(int64_t tile, const Tokens& tokens, const Panel* panels, int count, const T* tail,
+                     T* hidden) const {
+    alignas(64) float sums[4 * kSide * kSide];
+    zero_sums();
+    if (tokens.two()) sum_inputs<true>(tokens, panels, count, tail);
+    else sum_inputs<false>(tokens, panels, count, tail);
+    store_sums(sums);
+    for (int i = 0; i < count; ++i) write_hidden(tile, tokens, panels[i], sums + i * (4 / tokens.columns()) * 256, hidden);
+  }
+
+  template <bool kTwo>
+  void sum_inputs(const Tokens& tokens, const Panel* panels, int count, const T* tail) const {
+    const T* right[4];
+    int64_t strides[4];
+    for (int i = 0; i < count; ++i) {
+      right[i] = panels[i].a;
+      strides[i] = panels[i].width() * 4;
+    }
+    const T* x = rows_.x + tokens.first * rows_.x_stride;
+    const int64_t whole = layer_.inputs / kDepth;
+    for (int64_t k = 0; k < depth(); ++k) {
+      const bool last = k == whole;
+      multiply<kTwo>(last ? tail : x + k * kDepth, last ? kDepth * 2 : rows_.x_stride * 2, right, strides, count);
+      for (int i = 0; i < count; ++i) right[i] += strides[i] / 2 * kSide;
+    }
+  }
+
+  // Times the weights of the tokens, rounded; zeros for those that do not use the adapter, and up to a whole depth.
+  void write_hidden(int64_t tile, const Tokens& tokens, const Panel& of, const float* sums, T* hidden) const {
+    float weight[kTile] = {};
+    uint32_t used = 0;
+    for (int32_t e = step_.group_entry[of.group]; e < step_.group_entry[of.group + 1]; ++e) {
+      const int t = step_.entry_token[e] % kTile;
+      weight[t] = step_.entry_weight[e];
+      used |= 1u << t;
+    }
+    const int64_t chunk = 2 * pairs_, end = (of.rank + chunk - 1) / chunk * chunk;
+    const int64_t to = of.first + kSide < of.rank ? of.first + kSide : end;
+    T* row = hidden + (of.slice * groups(tile) + of.group - step_.tile_group[tile]) * kTile * stride_;
+    for (int t = 0; t < tokens.count[0] + tokens.count[1]; ++t) {
+      const __mmask16 valid = used >> t & 1 ? first_lanes(of.width()) : 0;
+      const __m512 sum = _mm512_maskz_mul_ps(valid, _mm512_load_ps(sums + t * kSide), _mm512_set1_ps(weight[t]));
+      _mm256_mask_storeu_epi16(row + t * stride_ + of.first, first_lanes(to - of.first),
+                               (__m256i)_mm512_cvtneps_pbh(sum));
+      if (to > of.first + kSide) std::memset(row + t * stride_ + of.first + kSide, 0, (to - of.first - kSide) * 2);
+    }
+  }
+
+  // sums = all groups' hidden values times their B, for `width` columns of slice p.
+  void multiply_block(int64_t tile, const Tokens& tokens, int64_t p, int64_t column, int64_t width,
+                      const T* hidden) const {
+    const int columns = (width + kSide - 1) / kSide;
+    const T* left = hidden + p * groups(tile) * kTile * stride_;
+    zero_sums();
+    for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g, left += kTile * stride_) {
+      const int32_t slot = step_.group_slot[g];
+      const int64_t pairs = (layer_.rank(slot, p) + 1) / 2;
+      const T* b = layer_.b<T>(slot, p) + column / kColumns * pairs * 2 * kColumns + column % kColumns * 2;
+      for (int64_t r = 0; r < pairs; r += pairs_)
+        multiply_pairs(tokens, left + 2 * r, b + r * 2 * kColumns, std::min(pairs_, pairs - r), columns);
+    }
+  }
+
+  void multiply_pairs(const Tokens& tokens, const T* left, const T* b, int64_t pairs, int columns) const {
+    alignas(64) T whole[kPanel * 4];
+    if (pairs < pairs_) {  // of a smaller rank than the largest: with zeros
+      std::memset(whole, 0, sizeof(whole));
+      for (int64_t r = 0; r < pairs; ++r)
+        std::memcpy(whole + r * 2 * kColumns, b + r * 2 * kColumns, columns * kSide * 2 * sizeof(T));
+      b = whole;
+    }
+    const T* right[4] = {b, b + 2 * kSide, b + 4 * kSide, b + 6 * kSide};
+    constexpr int64_t kStride = 2 * kColumns * sizeof(T), kStrides[4] = {kStride, kStride, kStride, kStride};
+    written(b);
+    if (tokens.two()) multiply<true>(left, stride_ * 2, right, kStrides, columns);
+    else multiply<false>(left, stride_ * 2, right, kStrides, columns);
+  }
+
+  // A token without a mixture keeps its very bits.
+  void add_to_y(const Tokens& tokens, uint32_t touched, int64_t column, int64_t width) const {
+    alignas(64) float sums[4 * kSide * kSide];
+    store_sums(sums);
+    const int apart = (4 / tokens.columns()) * kSide;  // rows of `sums` from a column of registers to the next
+    for (; touched; touched &= touched - 1) {
+      const int t = __builtin_ctz(touched);
+      T* y = rows_.y + (tokens.first + t) * rows_.y_stride + column;
+      for (int64_t c = 0, row = t; c < width; c += kSide, row += apart) {
+        const __mmask16 mask = first_lanes(width - c);
+        const __m512 sum = _mm512_load_ps(sums + row * kSide);
+        const __m512 old = widen(_mm256_maskz_loadu_epi16(mask, y + c));
+        _mm256_mask_storeu_epi16(y + c, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(old, sum)));
+      }
+    }
+  }
+
+  const Layer& layer_;
+  const Step& step_;
+  const Rows<T>& rows_;
+  int64_t pairs_, stride_;  // of a product in `expand`; numbers from token to token of the hidden values
+};
+
+}  // namespace
+
+#else
+
+namespace {
+inline int amx_allowed() { return 0; }
+}  // namespace
+
+#endif
