@@ -15,11 +15,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <vector>
+
 namespace {
 
 constexpr int kSide = 16;             // rows of a register, and its float32 columns
 constexpr int kDepth = 32;            // bfloat16 numbers in a row of a register
-constexpr int kPanel = kDepth * kSide;  // numbers of a register
+constexpr int kAhead = 4;             // products between fetching a weight and using it
 
 inline int amx_allowed() {
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -28,6 +30,10 @@ inline int amx_allowed() {
 
 // Has the compiler write what registers will be loaded from: it does not know that they are.
 inline void written(const void* memory) { asm volatile("" ::"r"(memory) : "memory"); }
+
+inline void prefetch(const BFloat16* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 32) __builtin_prefetch(from + i);
+}
 
 // The shape of all eight registers.
 struct alignas(64) Shapes {
@@ -135,45 +141,38 @@ class Amx {
 
   // This thread's share of A: adjacent panels of 16 ranks.
   void shrink(int64_t tile, T* hidden, int64_t part, int64_t parts) const {
+    static thread_local std::vector<Panel> panels;
+    panels.clear();
+    for (int64_t p = 0; p < layer_.slices; ++p)
+      for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g)
+        for (int64_t r = 0; r < layer_.rank(step_.group_slot[g], p); r += kSide) panels.push_back(panel(p, g, r));
+    const int64_t begin = panels.size() * part / parts, end = panels.size() * (part + 1) / parts;
     const Tokens tokens = tokens_of(tile);
     alignas(64) T tail[kTile * kDepth];
     if (layer_.inputs % kDepth) copy_tail(tokens, tail);
     written(tail);
     tokens.configure(kDepth / 2);
-    Panel panels[4];
-    int64_t number = 0, count = 0, all = 0;
-    const auto every = [&](const auto& f) {
-      for (int64_t p = 0; p < layer_.slices; ++p)
-        for (int32_t g = step_.tile_group[tile]; g < step_.tile_group[tile + 1]; ++g)
-          for (int64_t r = 0; r < layer_.rank(step_.group_slot[g], p); r += kSide) f(p, g, r);
-    };
-    every([&](auto...) { ++all; });
-    every([&](int64_t p, int32_t g, int64_t r) {
-      if (number * parts / all == part) {
-        panels[count++] = panel(p, g, r);
-        if (count == tokens.columns()) {
-          shrink_panels(tile, tokens, panels, count, tail, hidden);
-          count = 0;
-        }
-      }
-      ++number;
-    });
-    if (count) shrink_panels(tile, tokens, panels, count, tail, hidden);
+    for (int64_t i = begin; i < end; i += tokens.columns())
+      shrink_panels(tile, tokens, panels.data() + i, end - i, tail, hidden);
   }
 
   // This thread's share of y.
   void expand(int64_t tile, const T* hidden, int64_t part, int64_t parts) const {
     const Tokens tokens = tokens_of(tile);
     const uint32_t touched = touched_tokens(tile);
+    alignas(64) float sums[4 * kSide * kSide];
+    int64_t last = 0, width = 0;  // columns of y that `sums` is for
     tokens.configure(pairs_);
     column_blocks(layer_, part, parts, [&](int64_t p, int64_t offset, int64_t column) {
-      const int64_t width = std::min<int64_t>(kColumns, layer_.outputs[p] - column);
-      const int step = tokens.columns() * kSide;
-      for (int64_t c = 0; c < width; c += step) {
-        multiply_block(tile, tokens, p, column + c, std::min<int64_t>(step, width - c), hidden);
-        add_to_y(tokens, touched, offset + column + c, std::min<int64_t>(step, width - c));
+      const int64_t end = std::min(column + kColumns, layer_.outputs[p]), step = tokens.columns() * kSide;
+      for (int64_t c = column; c < end; c += step) {
+        multiply_block(tile, tokens, p, c, std::min(step, end - c), hidden);
+        add_to_y(tokens, touched, last, width, sums);  // while the products of the next are on their way
+        store_sums(sums);
+        last = offset + c, width = std::min(step, end - c);
       }
     });
+    add_to_y(tokens, touched, last, width, sums);
   }
 
  private:
@@ -216,30 +215,38 @@ class Amx {
                   (layer_.inputs - at) * sizeof(T));
   }
 
-  void shrink_panels(int64_t tile, const Tokens& tokens, const Panel* panels, int count, const T* tail,
+  // The first panels of `left` that there are: as many as there are columns of registers.
+  void shrink_panels(int64_t tile, const Tokens& tokens, const Panel* panels, int64_t left, const T* tail,
                      T* hidden) const {
     alignas(64) float sums[4 * kSide * kSide];
+    const int count = std::min<int64_t>(tokens.columns(), left);
     zero_sums();
-    if (tokens.two()) sum_inputs<true>(tokens, panels, count, tail);
-    else sum_inputs<false>(tokens, panels, count, tail);
+    if (tokens.two()) sum_inputs<true>(tokens, panels, count, left, tail);
+    else sum_inputs<false>(tokens, panels, count, left, tail);
     store_sums(sums);
-    for (int i = 0; i < count; ++i) write_hidden(tile, tokens, panels[i], sums + i * (4 / tokens.columns()) * 256, hidden);
+    for (int i = 0; i < count; ++i)
+      write_hidden(tile, tokens, panels[i], sums + i * (4 / tokens.columns()) * kSide * kSide, hidden);
   }
 
   template <bool kTwo>
-  void sum_inputs(const Tokens& tokens, const Panel* panels, int count, const T* tail) const {
-    const T* right[4];
+  void sum_inputs(const Tokens& tokens, const Panel* panels, int count, int64_t left, const T* tail) const {
+    const T *right[4], *next[4];
     int64_t strides[4];
     for (int i = 0; i < count; ++i) {
       right[i] = panels[i].a;
+      next[i] = panels[i + count < left ? i + count : i].a;  // to fetch
       strides[i] = panels[i].width() * 4;
     }
     const T* x = rows_.x + tokens.first * rows_.x_stride;
-    const int64_t whole = layer_.inputs / kDepth;
-    for (int64_t k = 0; k < depth(); ++k) {
+    const int64_t whole = layer_.inputs / kDepth, all = depth();
+    for (int64_t k = 0; k < all; ++k) {
       const bool last = k == whole;
       multiply<kTwo>(last ? tail : x + k * kDepth, last ? kDepth * 2 : rows_.x_stride * 2, right, strides, count);
-      for (int i = 0; i < count; ++i) right[i] += strides[i] / 2 * kSide;
+      for (int i = 0; i < count; ++i) {
+        const int64_t size = strides[i] / 2 * kSide;
+        right[i] += size;
+        prefetch(k + kAhead < all ? right[i] + (kAhead - 1) * size : next[i] + (k + kAhead - all) * size, size);
+      }
     }
   }
 
@@ -274,13 +281,15 @@ class Amx {
       const int32_t slot = step_.group_slot[g];
       const int64_t pairs = (layer_.rank(slot, p) + 1) / 2;
       const T* b = layer_.b<T>(slot, p) + column / kColumns * pairs * 2 * kColumns + column % kColumns * 2;
+      for (int64_t r = 0; r < pairs; ++r)
+        prefetch(b + (r + pairs) * 2 * kColumns, columns * kSide * 2);
       for (int64_t r = 0; r < pairs; r += pairs_)
         multiply_pairs(tokens, left + 2 * r, b + r * 2 * kColumns, std::min(pairs_, pairs - r), columns);
     }
   }
 
   void multiply_pairs(const Tokens& tokens, const T* left, const T* b, int64_t pairs, int columns) const {
-    alignas(64) T whole[kPanel * 4];
+    alignas(64) T whole[4 * kDepth * kSide];
     if (pairs < pairs_) {  // of a smaller rank than the largest: with zeros
       std::memset(whole, 0, sizeof(whole));
       for (int64_t r = 0; r < pairs; ++r)
@@ -295,18 +304,23 @@ class Amx {
   }
 
   // A token without a mixture keeps its very bits.
-  void add_to_y(const Tokens& tokens, uint32_t touched, int64_t column, int64_t width) const {
-    alignas(64) float sums[4 * kSide * kSide];
-    store_sums(sums);
-    const int apart = (4 / tokens.columns()) * kSide;  // rows of `sums` from a column of registers to the next
+  void add_to_y(const Tokens& tokens, uint32_t touched, int64_t column, int64_t width, const float* sums) const {
+    const int apart = 4 / tokens.columns() * kSide * kSide;  // from a column of registers to the next
     for (; touched; touched &= touched - 1) {
       const int t = __builtin_ctz(touched);
       T* y = rows_.y + (tokens.first + t) * rows_.y_stride + column;
-      for (int64_t c = 0, row = t; c < width; c += kSide, row += apart) {
+      const float* row = sums + t * kSide;
+      prefetch(y + 2 * width, width);
+      int64_t c = 0;
+      for (; c + kSide <= width; c += kSide, row += apart) {
+        const __m512 old = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(y + c)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + c),
+                            (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(old, _mm512_load_ps(row))));
+      }
+      if (c < width) {
         const __mmask16 mask = first_lanes(width - c);
-        const __m512 sum = _mm512_load_ps(sums + row * kSide);
         const __m512 old = widen(_mm256_maskz_loadu_epi16(mask, y + c));
-        _mm256_mask_storeu_epi16(y + c, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(old, sum)));
+        _mm256_mask_storeu_epi16(y + c, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(old, _mm512_load_ps(row))));
       }
     }
   }
