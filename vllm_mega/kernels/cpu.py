@@ -34,7 +34,7 @@ _REASONS = {
 
 
 def layout(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """lora_A [R, I] and lora_B [O, R], of one of `DTYPES`, as this machine's kernel for it reads them: both flat.
+    """lora_A [R, I] and lora_B [O, R], of one of `DTYPES`, as the kernel reads them here: both flat.
 
     Raises:
         KernelError: see `native.functions`.
@@ -51,7 +51,7 @@ def paneled(a: torch.Tensor) -> torch.Tensor:
     last one, too.
     """
     rows = torch.nn.functional.pad(a, (0, -a.shape[1] % DEPTH))
-    pairs = rows.unflatten(1, (-1, 2)).transpose(0, 1)
+    pairs = rows.view(a.shape[0], rows.shape[1] // 2, 2).transpose(0, 1)
     panels = [panel.flatten() for panel in pairs.split(PANEL, dim=1)]
     return torch.cat([*panels, a.new_zeros(2 * PANEL if a.shape[0] % PANEL else 0)])
 
