@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -166,12 +167,27 @@ def test_a_token_gets_the_same_bfloat16_bits_in_any_batch(kernel):
         assert torch.equal(case.run(rows), together[rows])
 
 
-def test_products_beside_the_kernel_find_the_registers_as_they_left_them(kernel):
-    case = Case(tokens=40, max_rank=16, inputs=96, mix="same", dtype=torch.bfloat16)
-    x, w = torch.randn(40, 96).bfloat16(), torch.randn(96, 48).bfloat16()
-    before, mixed = x @ w, case.run()
-    assert torch.equal(x @ w, before)
-    assert torch.equal(case.run(), mixed)
+REGISTERS = """
+extern "C" void load(const void* shapes) { asm volatile("ldtilecfg (%0)" ::"r"(shapes) : "memory"); }
+extern "C" void store(void* shapes) { asm volatile("sttilecfg (%0)" ::"r"(shapes) : "memory"); }
+"""
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_whoever_else_uses_the_registers_finds_them_as_they_were(configured, tmp_path: Path):
+    if not native.has_amx():
+        pytest.skip("needs AMX")
+    (source := tmp_path / "registers.cpp").write_text(REGISTERS)
+    registers, case = native.loaded(source), Case(tokens=40, mix="same", dtype=torch.bfloat16)
+    shapes = np.zeros(64, np.uint8)
+    if configured:
+        shapes[[0, 16, 48]] = 1, 32, 3  # palette, bytes of a row and rows of the first
+    registers.load(ctypes.c_void_p(shapes.ctypes.data))
+    case.run()
+    found = np.empty_like(shapes)
+    registers.store(ctypes.c_void_p(found.ctypes.data))
+    registers.load(ctypes.c_void_p(np.zeros_like(shapes).ctypes.data))
+    assert np.array_equal(found, shapes)
 
 
 def test_panels_are_what_the_kernel_reads():

@@ -52,7 +52,7 @@ def paneled(a: torch.Tensor) -> torch.Tensor:
     """
     rows = torch.nn.functional.pad(a, (0, -a.shape[1] % DEPTH))
     pairs = rows.view(a.shape[0], rows.shape[1] // 2, 2).transpose(0, 1)
-    panels = [panel.flatten() for panel in pairs.split(PANEL, dim=1)]
+    panels = [pairs[:, r : r + PANEL].flatten() for r in range(0, a.shape[0], PANEL)]
     return torch.cat([*panels, a.new_zeros(2 * PANEL if a.shape[0] % PANEL else 0)])
 
 
