@@ -61,9 +61,9 @@ def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
 
     for n in range(SLOTS):
         gpu.put(n, pack(_slices(n), torch.float32, transposed))
-        host.put(n, pack(_slices(n), torch.float32, cpu.blocked))
+        host.put(n, pack(_slices(n), torch.float32, cpu.layout))
     same()
-    for table, layout in ((gpu, transposed), (host, cpu.blocked)):
+    for table, layout in ((gpu, transposed), (host, cpu.layout)):
         table.put(1, pack(_slices(7), torch.float32, layout))  # another adapter, where one was
         table.clear(2)
     same()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vllm_mega.engine.packed import Layout
 from vllm_mega.engine.punica import SlotTable
 from vllm_mega.errors import ConfigError
 from vllm_mega.kernels import cpu, native
@@ -20,8 +21,8 @@ class Kernels:
 
     slots: Callable[..., Any]
     """Makes the slots: see `SlotTable`."""
-    layout: Callable[[torch.Tensor], torch.Tensor]
-    """From lora_B [O, R] to what the kernel reads, flat."""
+    layout: Layout
+    """From lora_A and lora_B to what the kernels read."""
     pin_memory: bool = False
     """Whether packed adapters wait in pinned memory: copies from there need not wait."""
 
@@ -46,7 +47,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
         )
     _check(dtype, cpu.DTYPES)
     native.functions()  # compiles now, not in the first request
-    return Kernels(SlotTable, cpu.blocked)
+    return Kernels(SlotTable, cpu.layout)
 
 
 def _check(dtype: torch.dtype, known: tuple[torch.dtype, ...]) -> None:

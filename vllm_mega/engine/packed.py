@@ -13,6 +13,8 @@ ALIGNMENT = 64
 """Bytes: of a cache line, and more than any kernel's loads ask for."""
 Pair = tuple[torch.Tensor, torch.Tensor]
 """lora_A [R, I] and lora_B [O, R], scaling included."""
+Layout = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""From a `Pair` to what the kernels read, both flat."""
 
 
 @dataclass
@@ -35,15 +37,13 @@ class PackedAdapter:
         return self.weights.nbytes
 
 
-def pack(
-    slices: Sequence[Pair | None], dtype: torch.dtype, layout: Callable[[torch.Tensor], torch.Tensor]
-) -> PackedAdapter:
+def pack(slices: Sequence[Pair | None], dtype: torch.dtype, layout: Layout) -> PackedAdapter:
     """Pack an adapter.
 
     Args:
         slices: its weights for every output slice of the model, None where it has none.
         dtype: of the model.
-        layout: from B [O, R] to what the kernel reads, flat.
+        layout: that of the kernels.
     """
     table = np.zeros((len(slices), 3), np.int64)
     parts: list[torch.Tensor] = []
@@ -52,7 +52,7 @@ def pack(
         if pair is None:
             continue
         row[2] = pair[0].shape[0]
-        for column, part in enumerate((pair[0].to(dtype).flatten(), layout(pair[1].to(dtype)))):
+        for column, part in enumerate(layout(pair[0].to(dtype), pair[1].to(dtype))):
             row[column] = position * dtype.itemsize
             parts.append(torch.nn.functional.pad(part, (0, padded(part.numel(), dtype) - part.numel())))
             position += parts[-1].numel()

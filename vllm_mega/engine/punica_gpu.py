@@ -19,9 +19,9 @@ from vllm_mega.engine.punica import Shape
 from vllm_mega.kernels import triton
 
 
-def transposed(b: torch.Tensor) -> torch.Tensor:
-    """lora_B [O, R] as the kernels read it, flat: [R, O]."""
-    return b.t().flatten()
+def transposed(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """lora_A [R, I] and lora_B [O, R] as the kernels read them, flat: [R, I] and [R, O]."""
+    return a.flatten(), b.t().flatten()
 
 
 class GpuSlotTable:

@@ -142,8 +142,9 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
 
     def add_dummy_lora(self, lora_request: LoRARequest, rank: int) -> bool:
         """What vLLM warms up with: an adapter that touches nothing."""
-        empty = pack([None] * self._adapter_manager.slots.table.shape[1], torch.float32, torch.flatten)
-        self._adapter_manager.add_packed(lora_request.lora_int_id, empty)
+        manager = self._adapter_manager
+        empty = pack([None] * manager.slots.table.shape[1], torch.float32, manager.kernels.layout)
+        manager.add_packed(lora_request.lora_int_id, empty)
         return True
 
     def _load(self, adapter_id: int, source: LoRARequest | Component) -> bool:

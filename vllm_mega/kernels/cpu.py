@@ -24,11 +24,36 @@ COLUMNS = 64
 """B lies in blocks of so many output features (`kColumns`)."""
 TILE = 32
 """Tokens of a tile (`kTile`)."""
+PANEL, DEPTH = 16, 32
+"""Ranks of a panel of A (`kSide`); inputs that a product of the AMX kernel adds up (`kDepth`)."""
 DTYPES = (torch.float32, torch.bfloat16)
 _REASONS = {
     1: "the plan has more tokens than the input has rows",
     2: "an adapter has more than the largest rank",
 }
+
+
+def layout(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """lora_A [R, I] and lora_B [O, R], of one of `DTYPES`, as the kernel reads them here: both flat.
+
+    Raises:
+        KernelError: see `native.functions`.
+    """
+    panels = a.dtype == torch.bfloat16 and native.has_amx()
+    return paneled(a) if panels else a.flatten(), blocked(b)
+
+
+def paneled(a: torch.Tensor) -> torch.Tensor:
+    """lora_A [R, I] in bfloat16 as the AMX kernel reads it, flat.
+
+    Panels of `PANEL` ranks (the last has what is left), each [I / 2, ranks, 2]: pairs of inputs. I is filled
+    with zeros to a multiple of `DEPTH`. The kernel reads `PANEL` ranks of every row, so zeros lie behind the
+    last one, too.
+    """
+    rows = torch.nn.functional.pad(a, (0, -a.shape[1] % DEPTH))
+    pairs = rows.view(a.shape[0], rows.shape[1] // 2, 2).transpose(0, 1)
+    panels = [pairs[:, r : r + PANEL].flatten() for r in range(0, a.shape[0], PANEL)]
+    return torch.cat([*panels, a.new_zeros(2 * PANEL if a.shape[0] % PANEL else 0)])
 
 
 def blocked(b: torch.Tensor) -> torch.Tensor:
@@ -98,7 +123,7 @@ class Layer:
     """The slots of one linear layer.
 
     `table` is int64 [S, P, 3]: by slot and output slice, the address of A, the address of B, the rank.
-    Slots may lie apart; the rest is contiguous. A is [rank, I]; B is `blocked`. Rank 0: the slot's
+    Slots may lie apart; the rest is contiguous. A and B are as `layout` makes them. Rank 0: the slot's
     adapter leaves this slice alone.
     """
 

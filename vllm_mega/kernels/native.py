@@ -46,13 +46,29 @@ def functions() -> dict[torch.dtype, Callable[..., int]]:
     Raises:
         KernelError: no compiler, or it refuses; says what to install.
     """
-    lib = loaded()
+    lib = _library()
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found = {torch.float32: lib.mega_add_mixture_float32, torch.bfloat16: lib.mega_add_mixture_bfloat16}
+    bfloat16 = lib.mega_add_mixture_amx if has_amx() else lib.mega_add_mixture_bfloat16
+    found = {torch.float32: lib.mega_add_mixture_float32, torch.bfloat16: bfloat16}
     for function in found.values():
         function.argtypes = (pointer, pointer, pointer, number, pointer, number, number)
         function.restype = ctypes.c_int
     return dict(found)
+
+
+@lru_cache
+def has_amx() -> bool:
+    """Whether the kernel for bfloat16 is the one that uses AMX, and reads panels: see `kernels.cpu`.
+
+    Raises:
+        KernelError: see `functions`.
+    """
+    return bool(_library().mega_has_amx())
+
+
+@lru_cache
+def _library() -> ctypes.CDLL:
+    return loaded()
 
 
 def loaded(source: Path | None = None) -> ctypes.CDLL:
@@ -86,7 +102,7 @@ def compiled(source: Path | None = None) -> tuple[Path, int]:
             "install g++ or clang++, or name a C++ compiler in CXX"
         )
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    key = repr([source.read_text(), FLAGS, compiler, version, _processor()])
+    key = repr([_text(source), FLAGS, compiler, version, _processor()])
     path = home() / "kernels" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
     def build(built: Path) -> None:
@@ -100,6 +116,11 @@ def compiled(source: Path | None = None) -> tuple[Path, int]:
             f"there is no place to compile the CPU kernel in ({error}): "
             "set VLLM_MEGA_HOME to a folder that can be written"
         ) from error
+
+
+def _text(source: Path) -> list[str]:
+    """The source, and what it may include: the headers beside it."""
+    return [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
 
 
 def _run(command: list[str]) -> None:
