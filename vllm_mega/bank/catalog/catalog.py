@@ -12,8 +12,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import sqlalchemy as sa
@@ -66,6 +69,12 @@ class Catalog:
         """Close all connections; nothing is lost."""
         self.database.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def create_catalog(root: Path | str, settings: BankSettings, url: str | None = None) -> Catalog:
     """Make an empty bank: a folder, and a catalog in it or at `url`.
@@ -85,7 +94,8 @@ def create_catalog(root: Path | str, settings: BankSettings, url: str | None = N
     with files.disk_errors(root):
         _make_folders(root)
         bank = _bank_file(root)
-    database.write(lambda connection: _fill(connection, database.where, settings, bank))
+    with _closed_on_error(database):
+        database.write(lambda connection: _fill(connection, database.where, settings, bank))
     return Catalog(root, database, settings.embedder)
 
 
@@ -104,13 +114,8 @@ def open_catalog(root: Path | str, url: str | None = None) -> Catalog:
     root = Path(root).absolute()
     _require_bank(root, url)
     database = Database(_url(root, url))
-    with database.read() as connection:
-        schema.require_head(connection, database.where)
-        known, settings = _value(connection, "bank"), read_settings(connection)
-    if known != _read_bank_file(root).bank:
-        raise BankMismatchError(
-            f"the catalog {database.where} is not that of {root}: give the folder and the catalog of one bank"
-        )
+    with _closed_on_error(database):
+        settings = _checked_settings(root, database)
     return Catalog(root, database, settings.embedder)
 
 
@@ -126,9 +131,37 @@ def read_settings(connection: sa.Connection) -> BankSettings:
         raise BankFormatError(f"the settings of the catalog are not ours: {error}") from error
 
 
+def write_settings(connection: sa.Connection, settings: BankSettings) -> None:
+    """Write the bank's settings, that were there, in this transaction."""
+    mine = settings_table.c.name == "settings"
+    value = msgspec.to_builtins(settings)
+    connection.execute(sa.update(settings_table).where(mine).values(value=value))
+
+
 def _value(connection: sa.Connection, name: str) -> object:
     query = sa.select(settings_table.c.value).where(settings_table.c.name == name)
     return connection.execute(query).scalar()
+
+
+def _checked_settings(root: Path, database: Database) -> BankSettings:
+    """The settings of a catalog that we know, and that belongs to the folder."""
+    with database.read() as connection:
+        schema.require_head(connection, database.where)
+        known, settings = _value(connection, "bank"), read_settings(connection)
+    if known != _read_bank_file(root).bank:
+        raise BankMismatchError(
+            f"the catalog {database.where} is not that of {root}: give the folder and the catalog of one bank"
+        )
+    return settings
+
+
+@contextmanager
+def _closed_on_error(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
 
 
 def _url(root: Path, url: str | None) -> sa.URL:

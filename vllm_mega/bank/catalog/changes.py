@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from vllm_mega.bank.catalog.catalog import Catalog
+import msgspec
+
+from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
 from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
 from vllm_mega.bank.catalog.events import Change, change
 from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
@@ -128,6 +130,23 @@ def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) ->
         return find_memory(changing.connection, name)
 
     return change(catalog, who, act)
+
+
+def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
+    """Set in which template memories are trained and asked; an event, if it changes.
+
+    Raises:
+        BankError: the database refuses.
+    """
+
+    def act(changing: Change) -> None:
+        before = read_settings(changing.connection)
+        after = msgspec.structs.replace(before.base, chat_template=template)
+        if after != before.base:
+            write_settings(changing.connection, msgspec.structs.replace(before, base=after))
+            changing.note("settings", 0, MemoryName("", ""), 0)
+
+    change(catalog, who, act)
 
 
 def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> list[Memory]:

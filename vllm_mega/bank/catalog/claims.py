@@ -69,6 +69,19 @@ def living(catalog: Catalog) -> set[str]:
     Raises:
         BankError: the database refuses.
     """
+    return _of_living(catalog, claims.c.token)
+
+
+def claimed(catalog: Catalog) -> set[str]:
+    """The digests of all adapters that have claims.
+
+    Raises:
+        BankError: the database refuses.
+    """
+    return _of_living(catalog, claims.c.adapter)
+
+
+def _of_living(catalog: Catalog, column: sa.Column[str]) -> set[str]:
     with catalog.database.read() as connection:
         now = catalog.database.now(connection)
-        return set(connection.execute(sa.select(claims.c.token).where(claims.c.expires >= now)).scalars())
+        return set(connection.execute(sa.select(column).where(claims.c.expires >= now)).scalars())

@@ -51,12 +51,14 @@ class Follower:
         self._rows: dict[MemoryName, Row] = {}
         self._lock = threading.Lock()
         self._question = Question(catalog.database)
-        self._question.ask()
-        with catalog.database.read() as connection:
-            self.number = last_event(connection)
-            """Of the last event that is applied."""
-            self.settings: BankSettings = read_settings(connection)
-            self._take(connection, None)
+        self.number = 0
+        """Of the last event that is applied."""
+        self.settings: BankSettings
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def rows(self) -> Mapping[MemoryName, Row]:
@@ -81,6 +83,13 @@ class Follower:
     def close(self) -> None:
         """Let the connection go; the catalog stays open."""
         self._question.close()
+
+    def _load(self) -> None:
+        self._question.ask()
+        with self._catalog.database.read() as connection:
+            self.number = last_event(connection)
+            self.settings = read_settings(connection)
+            self._take(connection, None)
 
     def _apply(self) -> int:
         before = self.number
