@@ -57,7 +57,6 @@ class Question:
     def _ask_again(self) -> object:
         """On a new connection: the server was started again, perhaps. Whatever it says, it may be new."""
         self.close()
-        self._last = _EVER
         try:
             return self._ask()
         except self._database.driver_error as error:
@@ -65,7 +64,8 @@ class Question:
             raise BankError(f"the catalog {self._database.where} cannot be asked: {reason}") from error
 
     def _open(self) -> None:
-        """The driver's own cursor, outside of any transaction."""
+        """The driver's own cursor, outside of any transaction. Answers of two connections do not compare."""
+        self._last = _EVER
         options: dict[str, Any] = {} if self._database.sqlite else {"isolation_level": "AUTOCOMMIT"}
         with self._database.errors():
             self._connection = self._database.engine.connect().execution_options(**options)
