@@ -1,4 +1,4 @@
-"""A process that makes a bank: python -m tests.bank.catalog.maker ROOT URL; says when it begins and when it is done."""
+"""Makes a bank, and says when it begins and ends: python -m tests.bank.catalog.maker ROOT URL"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the events say must have become of a bank, beside what is there. And what writers were told, beside both."""
+"""What the events say must have become of a bank, beside what is there and what its writers were told."""
 
 from __future__ import annotations
 

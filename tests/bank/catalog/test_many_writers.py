@@ -36,7 +36,7 @@ def run(catalog: Catalog, url: str | None, writers: int, changes: int) -> dict[s
 
 
 def follow(catalog: Catalog, followers: list[Follower]) -> Iterator[int]:
-    """Let the readers look again and again; what they see is never behind what was seen before, and has no gap."""
+    """Let the readers look again and again; what they see never falls behind, and has no gap."""
     number = 0
     while True:
         new = events_after(catalog, number)

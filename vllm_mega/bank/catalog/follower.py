@@ -25,6 +25,8 @@ from vllm_mega.errors import BankFormatError
 
 _CHUNK = 10_000
 """Rows that are read at a time."""
+_THE_BANK = MemoryName("", "")
+"""Whom events about the settings name."""
 
 
 class Keys(Protocol):
@@ -100,7 +102,8 @@ class Follower:
             named = _named_by_events(connection, before)
             found = self._take(connection, before)
             self._drop([name for name in named if name not in found and name in self._rows])
-            self.settings = read_settings(connection)
+            if _THE_BANK in named:
+                self.settings = read_settings(connection)
         self.number = last
         return last - before
 
