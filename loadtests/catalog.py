@@ -51,7 +51,7 @@ class Child:
     """A process that follows one bank."""
 
     def __init__(self, root: Path) -> None:
-        command = [sys.executable, "-m", "loadtests.catalog_child", root]
+        command = [sys.executable, "-m", "loadtests.catalog_child", str(root)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.started = self._read(Started)
 
@@ -65,8 +65,8 @@ class Child:
         self._process.communicate(timeout=60)
 
     def _read(self, kind: type[T]) -> T:
-        line = next(iter(self._process.stdout or ()))
-        return msgspec.json.decode(line, type=kind)
+        lines: Iterator[str] = iter(self._process.stdout or ())
+        return msgspec.json.decode(next(lines), type=kind)
 
 
 def row(n: int, started: Started, adds: Sequence[Added]) -> Row:

@@ -39,6 +39,7 @@ def make(root: Path, count: int) -> None:
 
 def _load(catalog: Catalog, first: int, count: int) -> None:
     def act(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("PRAGMA cache_size=-500000")  # KiB: random digests fill an index
         for table, rows in _rows(first, count):
             connection.execute(sa.insert(table), rows)
         connection.execute(sa.update(tables.counter).values(last=first + count))

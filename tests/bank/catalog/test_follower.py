@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from tests.bank.catalog.invented import WHO, draft, name, placed
-from tests.bank.samples import key
-from vllm_mega.bank.catalog.catalog import Catalog
+from tests.bank.samples import BASE, EMBEDDER, key
+from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.changes import add, link, pin, put, set_chat_template, tag
 from vllm_mega.bank.catalog.follower import Follower
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import lease, publish, renew
-from vllm_mega.bank.catalog.records import MemoryName, Row
+from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row
 from vllm_mega.errors import BankError
 
 
@@ -146,6 +146,28 @@ def test_only_what_is_new_is_read(catalog: Catalog, follower: Follower) -> None:
     pin(catalog, name("m7"), WHO)
     follower.refresh()
     assert {known for known, row in follower.rows.items() if before[known] != id(row)} == {name("m7")}
+
+
+def test_no_question_walks_a_table(tmp_path: Path) -> None:
+    """However many memories there are: SQLite says how it will find what is new."""
+    with create_catalog(tmp_path / "bank", BankSettings(BASE, EMBEDDER)) as catalog:
+        follower = Follower(catalog, Index())
+        add(catalog, [draft(links=("oil",))], WHO)
+        asked: list[tuple[str, object]] = []
+        sa.event.listen(
+            catalog.database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4])
+        )
+        follower.refresh()
+        follower.close()
+        selects = [question for question in asked if question[0].startswith("SELECT")]
+        with catalog.database.engine.connect() as connection:
+            plans = [
+                (step[3], statement)
+                for statement, values in selects
+                for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)  # type: ignore[arg-type]
+            ]
+    assert len(plans) > 3
+    assert [plan for plan in plans if plan[0].startswith("SCAN") and "counter" not in plan[0]] == []
 
 
 def test_without_an_index_no_keys_are_read(catalog: Catalog) -> None:

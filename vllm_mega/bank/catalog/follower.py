@@ -176,6 +176,7 @@ def _changed(after: int) -> sa.Select[Any]:
     return sa.select(events.c.memory).where(events.c.number > after)
 
 
-def _named_by_events(connection: sa.Connection, after: int) -> list[MemoryName]:
-    query = sa.select(events.c.namespace, events.c.id).where(events.c.number > after).distinct()
-    return [MemoryName(*row) for row in connection.execute(query)]
+def _named_by_events(connection: sa.Connection, after: int) -> set[MemoryName]:
+    """No DISTINCT: for that SQLite would walk the whole index of names."""
+    query = sa.select(events.c.namespace, events.c.id).where(events.c.number > after)
+    return {MemoryName(*row) for row in connection.execute(query)}
