@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
+.PHONY: help setup lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ eval: $(READY)  ## train the invented memories, ask about them in every way; out
 	$(BIN)/vllm-mega eval --data vllm_mega/examples/memories.jsonl --bank out/bank --output out/eval \
 	  --questions vllm_mega/examples/questions.jsonl --unrelated vllm_mega/examples/unrelated.jsonl \
 	  --compositional vllm_mega/examples/compositional.jsonl
+
+bench-bank: $(READY)  ## one change in banks of 100 to 1,000,000 memories; out/bench-bank.json
+	$(BIN)/python -m loadtests.catalog --output out/bench-bank.json
 
 bench-engine: $(READY)  ## mixtures against the base model and vLLM's own LoRA; out/bench-engine.json
 	$(BIN)/python -m loadtests.engine --output out/bench-engine.json

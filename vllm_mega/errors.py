@@ -12,6 +12,7 @@
     |   |-- BankFormatError      unreadable, or of a version we do not know
     |   |-- BankMismatchError    made for another base model or another embedder
     |   |-- BankLockedError      another writer is at work
+    |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
@@ -70,6 +71,10 @@ class BankMismatchError(BankError):
 
 class BankLockedError(BankError):
     """Another writer holds the bank."""
+
+
+class LeaseLostError(BankError):
+    """A job's lease has ended: another trainer has it, or its memory was changed or forgotten."""
 
 
 class BankChangedError(BankError):

@@ -1,0 +1,174 @@
+"""Leases: who trains what, what becomes of leases that end, and what becomes of late results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.bank.catalog.invented import WHO, draft, name, placed
+from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.changes import add, put
+from vllm_mega.bank.catalog.database import Database
+from vllm_mega.bank.catalog.events import events_of
+from vllm_mega.bank.catalog.forgetting import forget
+from vllm_mega.bank.catalog.jobs import fail, give_back, lease, publish, renew, request
+from vllm_mega.bank.catalog.reading import get_memory, get_version
+from vllm_mega.bank.catalog.store import sweep
+from vllm_mega.errors import BankError, LeaseLostError
+
+
+class Clock:
+    """The database's clock, in the test's hands."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(Database, "now", lambda *_: made.time)
+    return made
+
+
+def state(catalog: Catalog) -> tuple[str, str]:
+    memory = get_memory(catalog, "default", "lamp")
+    return memory.state, memory.reason
+
+
+def test_the_server_s_clock_is_about_right(catalog: Catalog) -> None:
+    with catalog.database.read() as connection:
+        assert abs(catalog.database.now(connection) - time.time()) < 60
+
+
+def test_a_job_is_leased_once(catalog: Catalog) -> None:
+    add(catalog, [draft("a"), draft("b", 2), draft("c", 3, namespace="other")], WHO)
+    [a] = lease(catalog, "one", 60)
+    [b] = lease(catalog, "two", 60, limit=10, namespace="default")
+    [c] = lease(catalog, "two", 60, limit=10)
+    assert ([a.id, b.id, c.id], lease(catalog, "three", 60)) == (["a", "b", "c"], [])
+    assert (a.owner, a.attempt, a.version, a.text_digest) == ("one", 1, 1, draft("a").text_digest)
+    assert get_version(catalog, *a.name, a.version).text == draft("a").memory.text
+    assert get_memory(catalog, "default", "a").state == "training"
+
+
+def test_a_lease_that_ends_goes_back_and_three_are_the_last(catalog: Catalog, clock: Clock) -> None:
+    add(catalog, [draft()], WHO)
+    for attempt in (1, 2, 3):
+        [job] = lease(catalog, f"trainer-{attempt}", 60)
+        assert job.attempt == attempt
+        clock.time += 59
+        assert lease(catalog, "other", 60) == []
+        assert state(catalog)[0] == "training"
+        clock.time += 2
+    assert lease(catalog, "other", 60) == []
+    assert state(catalog) == (
+        "failed",
+        "the trainer trainer-3 had it for attempt 3 and gave no result in time",
+    )
+    assert [event.kind for event in events_of(catalog, "default", "lamp")] == [
+        "added", "leased", "returned", "leased", "returned", "leased", "failed",
+    ]  # fmt: skip
+    assert get_version(catalog, "default", "lamp").text == draft().memory.text
+
+
+def test_renewing_keeps_a_lease(catalog: Catalog, clock: Clock) -> None:
+    add(catalog, [draft()], WHO)
+    [job] = lease(catalog, "trainer", 60)
+    for _ in range(5):
+        clock.time += 50
+        job = renew(catalog, job, 60)
+        assert job.expires == clock.time + 60
+        assert lease(catalog, "other", 60) == []
+
+
+def test_failures_say_why(catalog: Catalog) -> None:
+    add(catalog, [draft()], WHO)
+    for attempt, expected in enumerate(["pending", "pending", "failed"], 1):
+        [job] = lease(catalog, "trainer", 60)
+        assert fail(catalog, job, f"loss {attempt}").state == expected
+        assert state(catalog) == (expected, f"loss {attempt}")
+        with pytest.raises(LeaseLostError):
+            fail(catalog, job, "again")
+    assert lease(catalog, "trainer", 60) == []
+    assert request(catalog, name(), WHO).state == "pending"
+    [job] = lease(catalog, "trainer", 60)
+    assert (job.attempt, state(catalog)) == (1, ("training", ""))
+
+
+def test_what_is_given_back_was_no_attempt(catalog: Catalog) -> None:
+    add(catalog, [draft()], WHO)
+    for _ in range(5):
+        [job] = lease(catalog, "trainer", 60)
+        assert job.attempt == 1
+        give_back(catalog, job)
+    assert state(catalog) == ("pending", "")
+
+
+def test_a_late_result_is_refused(catalog: Catalog, clock: Clock, tmp_path: Path) -> None:
+    add(catalog, [draft()], WHO)
+    [late] = lease(catalog, "late", 60)
+    clock.time += 61
+    [job] = lease(catalog, "other", 60)
+    lost = placed(catalog, tmp_path, 1)
+    for act in (lambda: publish(catalog, late, lost), lambda: renew(catalog, late, 60)):
+        with pytest.raises(LeaseLostError, match=r"lamp \(attempt 1\) has ended"):
+            act()
+    publish(catalog, job, kept := placed(catalog, tmp_path, 2))
+    assert get_version(catalog, "default", "lamp").adapter == kept.adapter
+
+
+def test_a_late_result_that_nobody_else_makes_is_welcome(
+    catalog: Catalog, clock: Clock, tmp_path: Path
+) -> None:
+    add(catalog, [draft()], WHO)
+    [job] = lease(catalog, "late", 60)
+    clock.time += 61
+    assert publish(catalog, job, placed(catalog, tmp_path)).state == "ready"
+
+
+@pytest.mark.parametrize("change", ["forget", "update"])
+def test_nothing_waits_for_a_training(change: str, catalog: Catalog, tmp_path: Path) -> None:
+    add(catalog, [draft()], WHO)
+    [job] = lease(catalog, "trainer", 60)
+    if change == "forget":
+        forget(catalog, [name()], WHO)
+    else:
+        put(catalog, [draft(nights=2)], WHO)
+    with pytest.raises(LeaseLostError):
+        publish(catalog, job, placed(catalog, tmp_path))
+    assert len(lease(catalog, "trainer", 60)) == (0 if change == "forget" else 1)
+
+
+def test_training_again_keeps_the_adapter_until_the_new_one_is_there(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    add(catalog, [draft(trained=(old := placed(catalog, tmp_path, 1)))], WHO)
+    assert request(catalog, name(), WHO).state == "pending"
+    assert get_version(catalog, "default", "lamp").adapter == old.adapter
+    [job] = lease(catalog, "trainer", 60)
+    memory = publish(catalog, job, new := placed(catalog, tmp_path, 2))
+    assert (memory.state, memory.newest) == ("ready", 1)
+    assert get_version(catalog, "default", "lamp").adapter == new.adapter
+
+
+def test_a_claim_that_ended_names_nothing(catalog: Catalog, clock: Clock, tmp_path: Path) -> None:
+    add(catalog, [draft()], WHO)
+    [job] = lease(catalog, "trainer", 10_000)
+    trained = placed(catalog, tmp_path)
+    clock.time += 3601
+    assert sweep(catalog) == 1
+    with pytest.raises(BankError, match="place it again"):
+        publish(catalog, job, trained)
+    assert publish(catalog, job, placed(catalog, tmp_path)).state == "ready"
+
+
+def test_the_key_may_come_with_the_adapter(catalog: Catalog, tmp_path: Path) -> None:
+    without = msgspec.structs.replace(draft(), key=None)
+    add(catalog, [without], WHO)
+    publish(catalog, *lease(catalog, "trainer", 60), placed(catalog, tmp_path), key=draft().key)
+    assert get_version(catalog, "default", "lamp").key == draft().key

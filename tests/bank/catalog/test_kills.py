@@ -1,0 +1,82 @@
+"""Writers that are killed at random moments: what they were told is there, and nothing is half."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bank.catalog.replay import REPO, Said, require_whole, said, start, told
+from tests.bank.samples import BASE, EMBEDDER
+from vllm_mega.bank.catalog.catalog import Catalog, create_catalog, open_catalog
+from vllm_mega.bank.catalog.records import BankSettings
+from vllm_mega.bank.catalog.store import sweep
+from vllm_mega.errors import BankNotFoundError
+
+
+def killed(catalog: Catalog, url: str | None, seed: int) -> Said:
+    """What a writer was told before it was killed, at some moment after its first change."""
+    chance = random.Random(seed)
+    writer = start(catalog, url, seed, 10**6)
+    assert writer.stdout is not None
+    first = writer.stdout.readline()
+    time.sleep(chance.uniform(0, 0.4))
+    writer.kill()
+    rest = writer.stdout.read()
+    writer.stdout.close()
+    assert writer.wait(30) == -9
+    return said(first + rest)
+
+
+def kill_often(catalog: Catalog, url: str | None, seeds: range) -> int:
+    """Kill a writer for every seed, and look at the bank after each; how many changes they were told of."""
+    count = 0
+    for seed in seeds:
+        acknowledged = killed(catalog, url, seed)
+        done = told(require_whole(catalog))[f"writer-{seed}"]
+        assert done[: len(acknowledged)] == acknowledged, "a commit is lost"
+        assert len(done) <= len(acknowledged) + 1
+        count += len(acknowledged)
+        if seed % 5 == 0:
+            sweep(catalog)
+    return count
+
+
+def test_some_kills(catalog: Catalog, url: str | None) -> None:
+    assert kill_often(catalog, url, range(1, 6)) > 5
+
+
+@pytest.mark.slow
+def test_a_hundred_kills(catalog: Catalog, url: str | None) -> None:
+    assert kill_often(catalog, url, range(100, 200)) > 100
+
+
+def test_making_a_bank_is_killed(url: str | None, tmp_path: Path) -> None:
+    settings = BankSettings(BASE, EMBEDDER)
+    root = tmp_path / "bank"
+    for delay in (0.0, 0.01, 0.05, 0.1):
+        maker = subprocess.Popen(
+            [sys.executable, "-m", "tests.bank.catalog.maker", root, url or ""],
+            cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "begins\n"
+        time.sleep(delay)
+        maker.kill()
+        done = maker.stdout.read() == "done\n"
+        maker.stdout.close()
+        maker.wait(30)
+        try:
+            open_catalog(root, url).close()
+            break
+        except BankNotFoundError:
+            assert not done
+    else:
+        create_catalog(root, settings, url).close()
+    with open_catalog(root, url) as catalog:
+        assert catalog.settings() == settings

@@ -1,0 +1,227 @@
+"""Adding and changing memories: each function is one transaction, all of it or nothing.
+
+A key, a digest and an adapter are made before; here nothing is embedded or trained. `who` is for the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
+from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
+from vllm_mega.bank.catalog.events import Change, change
+from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
+from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName
+from vllm_mega.bank.catalog.rows import Held, hold, require
+from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
+from vllm_mega.bank.layout import check_links
+from vllm_mega.errors import BankError
+
+Write = Callable[[Change, Draft], object]
+
+
+def put(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
+    """Add the memories that are not there, update those that are; what says nothing new changes nothing.
+
+    Args:
+        catalog: of which bank.
+        drafts: each memory once.
+        who: changes them.
+
+    Returns:
+        The memories as they are now, in the order of `drafts`.
+
+    Raises:
+        BankError: a draft that cannot be kept, or the database refuses; then nothing has changed.
+    """
+    return _each(catalog, drafts, who, _put)
+
+
+def add(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
+    """As `put`, for memories that are not there.
+
+    Raises:
+        BankError: as `put`; or there is one already.
+    """
+    return _each(catalog, drafts, who, _add)
+
+
+def update(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
+    """As `put`, for memories that are there.
+
+    Raises:
+        BankError: as `put`.
+        MemoryNotFoundError: there is none (any more).
+    """
+    return _each(catalog, drafts, who, _update)
+
+
+def tag(
+    catalog: Catalog, name: MemoryName, who: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()
+) -> Memory:
+    """Add and remove tags: a new version of the same text, which is not trained again.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    gone, new = set(remove), tuple(add)
+
+    def act(changing: Change) -> Memory:
+        held = require(changing.connection, name)
+        newest = find_version(changing.connection, name, held.newest)
+        kept = tuple(dict.fromkeys(t for t in (*newest.tags, *new) if t not in gone))
+        draft = draft_of(newest, train=False, tags=kept)
+        check_drafts([draft], catalog.embedder.dim)
+        return _next(changing, held, draft)
+
+    return change(catalog, who, act)
+
+
+def restore(catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True) -> Memory:
+    """Make an earlier version the newest again, text, tags and source; with its adapter, if it had one.
+
+    Raises:
+        MemoryNotFoundError: no such memory, or no such version of it.
+    """
+
+    def act(changing: Change) -> Memory:
+        held = require(changing.connection, name)
+        draft = draft_of(find_version(changing.connection, name, number), train=train)
+        return _next(changing, held, draft)
+
+    return change(catalog, who, act)
+
+
+def link(catalog: Catalog, name: MemoryName, targets: Iterable[str], who: str) -> tuple[str, ...]:
+    """Let the memory link to these ids too (of its namespace; they need not be there); its links then.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+        BankError: a link to itself, or to what can be no id.
+    """
+    wanted = tuple(targets)
+    return _relink(catalog, name, who, lambda links: tuple(dict.fromkeys((*links, *wanted))))
+
+
+def unlink(catalog: Catalog, name: MemoryName, targets: Iterable[str], who: str) -> tuple[str, ...]:
+    """Let the memory link to these ids no more; its links then.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    gone = set(targets)
+    return _relink(catalog, name, who, lambda links: tuple(link for link in links if link not in gone))
+
+
+def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) -> Memory:
+    """Pin the memory, or let it go again; nothing is trained.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+
+    def act(changing: Change) -> Memory:
+        held = require(changing.connection, name)
+        if held.pinned != pinned:
+            save(changing, held._replace(pinned=pinned))
+            changing.note("pinned" if pinned else "unpinned", held.row, name, held.newest)
+        return find_memory(changing.connection, name)
+
+    return change(catalog, who, act)
+
+
+def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
+    """Set in which template memories are trained and asked; an event, if it changes.
+
+    Raises:
+        BankError: the database refuses.
+    """
+
+    def act(changing: Change) -> None:
+        before = read_settings(changing.connection)
+        after = msgspec.structs.replace(before.base, chat_template=template)
+        if after != before.base:
+            write_settings(changing.connection, msgspec.structs.replace(before, base=after))
+            changing.note("settings", 0, MemoryName("", ""), 0)
+
+    change(catalog, who, act)
+
+
+def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> list[Memory]:
+    """`write` all drafts in one transaction, in an order in which two of them never block each other."""
+    check_drafts(drafts, catalog.embedder.dim)
+
+    def act(changing: Change) -> list[Memory]:
+        for draft in sorted(drafts, key=name_of):
+            write(changing, draft)
+        return [find_memory(changing.connection, name_of(draft)) for draft in drafts]
+
+    return change(catalog, who, act)
+
+
+def _put(changing: Change, draft: Draft) -> None:
+    held = hold(changing.connection, name_of(draft))
+    if held is None:
+        first_version(changing, draft)
+    else:
+        _change(changing, held, draft)
+
+
+def _add(changing: Change, draft: Draft) -> None:
+    name = name_of(draft)
+    if hold(changing.connection, name) is not None:
+        raise BankError(f"namespace {name.namespace!r} has a memory {name.id!r} already: update it")
+    first_version(changing, draft)
+
+
+def _update(changing: Change, draft: Draft) -> None:
+    _change(changing, require(changing.connection, name_of(draft)), draft)
+
+
+def _change(changing: Change, held: Held, draft: Draft) -> None:
+    """A new version, if the draft says anything new; a job, if it only asks for training."""
+    newest = find_version(changing.connection, held.name, held.newest)
+    if changes(draft, newest):
+        next_version(changing, held, draft)
+        return
+    if draft.memory.links:
+        _set_links(changing, held, draft.memory.links)
+    if draft.train and held.state == "pending" and queue(changing, held.row, draft.text_digest).new:
+        changing.note("queued", held.row, held.name, held.newest)
+
+
+def _next(changing: Change, held: Held, draft: Draft) -> Memory:
+    """A new version that says what `draft` says, unless the newest does."""
+    newest = find_version(changing.connection, held.name, held.newest)
+    if changes(draft, newest):
+        next_version(changing, held, draft)
+    return find_memory(changing.connection, held.name)
+
+
+def _relink(
+    catalog: Catalog, name: MemoryName, who: str, new: Callable[[tuple[str, ...]], tuple[str, ...]]
+) -> tuple[str, ...]:
+    def act(changing: Change) -> tuple[str, ...]:
+        held = require(changing.connection, name)
+        after = new(find_links(changing.connection, held.row))
+        _check(name, after)
+        _set_links(changing, held, after)
+        return after
+
+    return change(catalog, who, act)
+
+
+def _set_links(changing: Change, held: Held, targets: tuple[str, ...]) -> None:
+    if targets != find_links(changing.connection, held.row):
+        write_links(changing, held.row, targets)
+        save(changing, held)
+        changing.note("linked", held.row, held.name, held.newest)
+
+
+def _check(name: MemoryName, targets: tuple[str, ...]) -> None:
+    try:
+        check_links(targets, name.id)
+    except ValueError as error:
+        raise BankError(f"memory {name.namespace}/{name.id}: {error}") from error

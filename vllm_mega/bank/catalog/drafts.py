@@ -1,0 +1,97 @@
+"""Whether a draft may enter the catalog. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mega.bank.catalog.records import Draft, MemoryName, Source, Version
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.bank.staged import key_problem
+from vllm_mega.config import repeated
+from vllm_mega.errors import BankError
+
+
+def key_bytes(key: npt.NDArray[np.float32]) -> bytes:
+    """A key [D] as the catalog keeps it."""
+    return np.ascontiguousarray(key, np.float32).tobytes()
+
+
+def key_array(data: bytes) -> npt.NDArray[np.float32]:
+    """The key [D] that `key_bytes` made `data` of; read-only."""
+    return np.frombuffer(data, np.float32)
+
+
+def check_drafts(drafts: Sequence[Draft], dim: int) -> None:
+    """Refuse drafts that the catalog cannot keep, and two of one memory: which would win?
+
+    Args:
+        drafts: all of one change.
+        dim: D of the keys.
+
+    Raises:
+        BankError: says which memory, and what is wrong with it.
+    """
+    for draft in drafts:
+        if problem := draft_problem(draft, dim):
+            raise BankError(f"memory {draft.memory.namespace}/{draft.memory.id}: {problem}")
+    names = [f"{draft.memory.namespace}/{draft.memory.id}" for draft in drafts]
+    if twice := repeated(names):
+        raise BankError(f"the memory {twice[0]} is given twice: give each one once")
+
+
+def draft_problem(draft: Draft, dim: int) -> str | None:
+    """What is wrong with a draft; None: nothing."""
+    if not draft.memory.id:
+        return "expected an id, found none: fill it in (bank.identity.memory_id)"
+    if not draft.text_digest:
+        return "expected the digest of what trains, found none"
+    if any("\0" in text for text in _texts(draft)):
+        return "a text has a NUL character, which PostgreSQL cannot keep: take it out"
+    if draft.key is None:
+        return None
+    if len(draft.key) != 4 * dim:
+        return f"expected a key of {4 * dim} bytes, found {len(draft.key)}"
+    problem = key_problem(key_array(draft.key), dim)
+    return problem and f"its key: {problem}"
+
+
+def changes(draft: Draft, version: Version) -> bool:
+    """Whether the draft says anything that the memory's newest version does not; links are no part of it."""
+    memory = draft.memory
+    return (
+        draft.text_digest != version.text_digest
+        or memory.tags != version.tags
+        or draft.source != version.source
+        or (draft.key is not None and version.key is None)
+        or (draft.trained is not None and draft.trained.adapter != version.adapter)
+    )
+
+
+def draft_of(version: Version, *, train: bool, tags: tuple[str, ...] | None = None) -> Draft:
+    """A draft that says what a version says, with other tags, perhaps; the memory's links stay."""
+    memory = NewMemory(
+        version.text,
+        id=version.id,
+        title=version.title,
+        namespace=version.namespace,
+        tags=version.tags if tags is None else tags,
+        paraphrases=version.paraphrases,
+        qa=version.qa,
+    )
+    return Draft(memory, version.text_digest, version.key, version.source, train=train)
+
+
+def name_of(draft: Draft) -> MemoryName:
+    return MemoryName(draft.memory.namespace, draft.memory.id)
+
+
+def _texts(draft: Draft) -> Iterator[str]:
+    memory = draft.memory
+    yield from (memory.text, memory.title, *memory.tags, *memory.paraphrases)
+    for qa in memory.qa:
+        yield from (qa.question, qa.answer)
+    source = draft.source or Source("")
+    yield from (source.file, source.digest)

@@ -1,0 +1,1 @@
+"""One file a revision; released ones never change."""
