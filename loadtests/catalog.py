@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ from rich.table import Table
 from loadtests.catalog_bulk import make
 from loadtests.catalog_child import Added, Started
 from loadtests.machine import this_machine
-from loadtests.program import run
+from loadtests.program import Add, Program, at_least
 from vllm_mega.output import write_json
 
 SIZES = (100, 10_000, 100_000, 1_000_000)
@@ -120,33 +119,27 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; leaves through SystemExit for --help and mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.catalog",
-        description="Add one memory to banks of several sizes, in turn, and see it in a reader that follows.",
-        epilog="Several minutes on 2 cores, most of them to make the largest bank (4 GB of disk).",
-    )
-    add = parser.add_argument
-    add("--output", type=Path, required=True, help="the JSON file to write (out/bench-bank.json)")
+def options(add: Add) -> None:
+    """What there is beside --output."""
+    add("--memories", type=at_least(1), nargs="+", default=SIZES, metavar="N",
+        help="sizes (default: 100 to 1,000,000)")  # fmt: skip
     add(
-        "--memories",
-        type=int,
-        nargs="+",
-        default=SIZES,
-        metavar="N",
-        help="sizes (default: 100 to 1,000,000)",
+        "--rounds",
+        type=at_least(1),
+        default=ROUNDS,
+        help="memories added to each bank (default: %(default)s)",
     )
-    add("--rounds", type=int, default=ROUNDS, help="memories added to each bank (default: %(default)s)")
     add("--banks", type=Path, help="where the banks are made and kept (default: a temporary folder)")
-    return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; the exit code, 1 if a change costs more than it may."""
-    args = arguments(argv)
-    return run(args.output, partial(measure, args), table, good)
+PROGRAM = Program(
+    "catalog", measure, table,
+    "Add one memory to banks of several sizes, in turn, and see it in a reader that follows.",
+    "Several minutes on 2 cores, most of them to make the largest bank (4 GB of disk). Exit code 1: a change "
+    "costs more than it may.",
+    options, good, output="bench-bank.json",
+)  # fmt: skip
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROGRAM.main())
