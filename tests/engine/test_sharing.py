@@ -6,6 +6,7 @@ named by what decides it: the tokens up to here, and what computed each of them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -310,10 +311,14 @@ def chunk_by_chunk(ids, computed, scheduled, starts):
 
 
 def caught(error: type[AssertionError]) -> None:
-    @settings(quick, max_examples=600, phases=[Phase.generate], print_blob=False)
+    """Some scenario ends in `error`; others may end in the other one, for a broken key breaks both ways."""
+    (other,) = {WrongBlockError, LostBlockError} - {error}
+
+    @settings(quick, max_examples=600, phases=[Phase.generate], derandomize=True, print_blob=False)
     @given(scenarios)
     def broken(scenario: Scenario):
-        World(scenario).run()
+        with suppress(other):
+            World(scenario).run()
 
     with pytest.raises(error):
         broken()

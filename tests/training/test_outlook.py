@@ -124,7 +124,7 @@ def test_the_command_prints_and_loads_no_weights(
     ]  # fmt: skip
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "memories: 3 to train, 0 there already" in out
+    assert "memories: 3 to train (3 new), 0 there already" in out
     assert "bytes: 3 KiB a memory" in out
     assert "with 3 side by side" in out
     assert "too little" not in out
