@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.cpus import ARM, WITH_BFLOAT16, WITHOUT_BFLOAT16
 from tests.models.checkpoints import weights, write_checkpoint
 from vllm_mega.errors import ModelError
 from vllm_mega.models import linear_shapes, resolve_model, resolve_recorded
@@ -129,6 +130,10 @@ def test_the_type_on_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = {name: value.astype(np.float16) for name, value in weights().items()}
     silent, full = write_checkpoint(tmp_path / "silent", found), write_checkpoint(tmp_path / "full")
     assert [weight_dtype(folder) for folder in (half, silent, full)] == ["float16", "float16", "float32"]
-    for capability, types in (("AVX512", ["bfloat16", "bfloat16", None]), ("AVX2", ["float32"] * 3)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+    for cpu, types in (
+        (WITH_BFLOAT16, ["bfloat16", "bfloat16", None]),
+        (ARM, ["bfloat16", "bfloat16", None]),
+        (WITHOUT_BFLOAT16, ["float32"] * 3),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=cpu: found)
         assert [cpu_dtype(folder) for folder in (half, silent, full)] == types

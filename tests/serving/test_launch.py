@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.cpus import WITH_BFLOAT16, WITHOUT_BFLOAT16
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest, MemoryEntry
 from vllm_mega.bank.reader import BankSnapshot, Signature
 from vllm_mega.config import MegaSettings
@@ -229,8 +230,8 @@ def test_half_precision_is_served_on_cpus_in_a_type_that_they_compute_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, bank = write_config(tmp_path, torch_dtype="float16"), snapshot(tmp_path, 2)
-    for capability, dtype in (("AVX512", "bfloat16"), ("AVX2", "float32")):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+    for cpu, dtype in ((WITH_BFLOAT16, "bfloat16"), (WITHOUT_BFLOAT16, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=cpu: found)
         assert launch.engine_options(bank, SETTINGS, model)["dtype"] == dtype
     assert "dtype" not in launch.engine_options(bank, SETTINGS, model, {"dtype": "float32"})
     monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)

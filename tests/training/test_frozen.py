@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from tests.cpus import WITH_BFLOAT16, WITHOUT_BFLOAT16
 from tests.training.tiny import SETTINGS
 from vllm_mega.errors import ModelError
 from vllm_mega.models.chat_format import load_chat_format
@@ -41,8 +42,8 @@ def test_half_precision_is_trained_in_a_type_that_cpus_compute_fast(
     tensors = {name: tensor.half() for name, tensor in load_file(copy / "model.safetensors").items()}
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     edit(copy, dtype="float16")
-    for capability, dtype in (("AVX512", torch.bfloat16), ("AVX2", torch.float32)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+    for cpu, dtype in ((WITH_BFLOAT16, torch.bfloat16), (WITHOUT_BFLOAT16, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=cpu: found)
         assert FrozenModel(copy, SETTINGS, "cpu").model.dtype == dtype
 
 

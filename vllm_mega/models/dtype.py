@@ -10,16 +10,18 @@ from vllm_mega.models.checkpoint import weight_dtype
 def cpu_dtype(model: Path) -> str | None:
     """The type to compute in on this CPU where that of the checkpoint is a bad choice; None: its own.
 
-    Without AVX-512 there are no fast products in bfloat16 on x86: in float32, 16 requests at once decode
-    2.8 times and prompts are read 4.4 times as fast (SmolLM2-135M, 2 cores of an AMD Milan); a single
-    request decodes a quarter slower, and the weights take twice the memory. Products in float16 are slow on
-    all of them (training takes 15 times as long), and our kernels have none.
+    Only instructions for bfloat16 (AVX-512 BF16) make products in it fast on x86. Without AVX-512, 16
+    requests at once decode 2.8 times and prompts are read 4.4 times as fast in float32 (SmolLM2-135M, 2 cores
+    of an AMD Milan), though a single request decodes a quarter slower, and the weights take twice the memory.
+    With AVX-512 but not these instructions a product is five times as fast (docs/training-log.md). Products
+    in float16 are slow on all of them (training takes 15 times as long), and our kernels have none.
 
     Args:
         model: folder of the checkpoint.
     """
     import torch
 
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+    has = torch.cpu.get_capabilities()
+    if has["architecture"] == "x86_64" and not has.get("avx512_bf16", False):
         return "float32"
     return "bfloat16" if weight_dtype(model) == "float16" else None
