@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog import tables
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.drafts import key_bytes
 from vllm_mega.bank.catalog.records import BankSettings, Draft
+from vllm_mega.bank.catalog.rows import version_values
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
 
 DIM = 384
+Key = npt.NDArray[np.float32]
 CHUNK = 20_000
 SETTINGS = BankSettings(BaseModelInfo("invented", "0"), EmbedderInfo("invented", "0", DIM))
 WORDS = "the keeper of the lamp counts the boats that come home before the tide turns and writes them down"
 
 
-def draft(number: int) -> Draft:
-    """The memory `number`, as it is added: 40 words, a key and a tag."""
+def draft(number: int, key: Key | None = None) -> Draft:
+    """The memory `number`, as it is added: 40 words, a tag and a key [D] (None: one of its own)."""
     text = f"Note {number}: {WORDS}; {WORDS}."
     memory = NewMemory(text, id=f"note-{number}", title=f"Note {number}", tags=(f"boat-{number % 100}",))
-    return Draft(memory, _digest(text), key_bytes(_keys(number, 1)[0]))
+    return Draft(memory, _digest(text), key_bytes(_keys(number, 1)[0] if key is None else key))
 
 
 def make(root: Path, count: int) -> None:
@@ -50,9 +53,8 @@ def _load(catalog: Catalog, first: int, count: int) -> None:
 def _rows(first: int, count: int) -> Iterator[tuple[sa.Table, list[dict[str, Any]]]]:
     """All that `count` memories have in the tables."""
     numbers = range(first, first + count)
-    keys = _keys(first, count)
     yield tables.memories, [_memory(n) for n in numbers]
-    yield tables.versions, [_version(n, key_bytes(key)) for n, key in zip(numbers, keys, strict=True)]
+    yield tables.versions, [_version(n, key) for n, key in zip(numbers, _keys(first, count), strict=True)]
     yield tables.tags, [{"memory": n + 1, "tag": f"boat-{n % 100}"} for n in numbers]
     yield tables.events, [_event(n) for n in numbers]
 
@@ -67,18 +69,22 @@ def _memory(n: int) -> dict[str, Any]:
     return {"row": n + 1, "namespace": "default", "id": f"note-{n}", "added": 0.0, "changed": 0.0, **state}
 
 
-def _version(n: int, key: bytes) -> dict[str, Any]:
-    text = f"Note {n}: {WORDS}; {WORDS}."
-    content = {"text": text, "title": f"Note {n}", "paraphrases": [], "qa": [], "tags": [f"boat-{n % 100}"]}
+def _version(n: int, key: Key) -> dict[str, Any]:
     adapter = {"adapter": _digest(str(n)), "adapter_bytes": 10**6, "rank": 8, "recipe": "", "training": {}}
-    source = {"source_file": "notes.md", "source_digest": "", "text_digest": _digest(text), "key": key}
-    return {"memory": n + 1, "number": 1, "who": "bench", "at": 0.0, **content, **source, **adapter}
+    return {
+        "memory": n + 1,
+        "number": 1,
+        "who": "bench",
+        "at": 0.0,
+        **version_values(draft(n, key)),
+        **adapter,
+    }
 
 
-def _keys(seed: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _keys(seed: int, count: int) -> Key:
     """[count, D], unit rows."""
     keys = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-    unit: np.ndarray[Any, np.dtype[np.float32]] = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    unit: Key = keys / np.linalg.norm(keys, axis=1, keepdims=True)
     return unit
 
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -96,11 +95,10 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     with tempfile.TemporaryDirectory(prefix="vllm-mega-kills-") as folder:
         bank = Path(folder, "bank")
         make_bank(bank, 2, args.seed)
-        one = partial(kill, bank=bank, log=log)
         kinds = [kind for _ in range(args.kills) for kind in args.kinds]
         moments = [chance.uniform(0.5, START_UP) for _ in kinds]
         with ThreadPoolExecutor(args.at_once) as servers:
-            for outcome in servers.map(lambda kind, moment: one(kind, moment=moment), kinds, moments):
+            for outcome in servers.map(lambda kind, moment: kill(kind, bank, log, moment), kinds, moments):
                 outcomes.append(outcome)
                 told = "left something" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
                 line = f"{len(outcomes)} of {len(kinds)}  {outcome.kind:22}  {told}  {' '.join(outcome.left)}"

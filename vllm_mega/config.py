@@ -54,7 +54,8 @@ def check_tags(tags: Sequence[str]) -> None:
             tag.strip() == tag and 1 <= len(tag) <= MAX_TAG,
             f"tags must have 1 to {MAX_TAG} characters each, no white space around them, got {tag!r:.200}",
         )
-    _require(not repeated(tags), f"tags names {', '.join(repeated(tags))} more than once")
+    twice = repeated(tags)
+    _require(not twice, f"tags names {', '.join(twice)} more than once")
 
 
 def _require(condition: bool, message: str) -> None:

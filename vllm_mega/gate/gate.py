@@ -84,11 +84,10 @@ class _Shelf:
     """By tag, the positions of the memories that have it."""
 
     def among(self, tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Whether each memory, [N], has all of `tags`."""
-        mask = np.full(len(self.ids), not tags)
-        if tags:
-            with_all = frozenset.intersection(*(self.tagged.get(tag, frozenset()) for tag in tags))
-            mask[list(with_all)] = True
+        """Whether each memory, [N], has all of `tags`, of which there are some."""
+        mask = np.zeros(len(self.ids), np.bool_)
+        with_all = frozenset.intersection(*(self.tagged.get(tag, frozenset()) for tag in tags))
+        mask[list(with_all)] = True
         return mask
 
 
@@ -132,14 +131,15 @@ class Gate:
 
     def _decide(self, snapshot: BankSnapshot, query: Query, vectors: Vectors) -> tuple[Decision, Scores]:
         shelf, settings = self._shelf(snapshot, query.namespace), query.settings
-        among = shelf.among(query.tags)
-        # Of all, so that a memory has the same score whatever tags are asked for.
-        scores = np.where(among, best_of(shelf.keys, vectors), NO_CHANCE)
-        links = _within(shelf.links, among) if query.tags else shelf.links
+        scores, links = best_of(shelf.keys, vectors), shelf.links
+        if query.tags:  # of all first, so that a memory has the same score whatever tags are asked for
+            among = shelf.among(query.tags)
+            scores, links = np.where(among, scores, NO_CHANCE), _within(links, among)
         settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, self._spread)
         chosen = select(settled_scores, shelf.ids, settings, links)
         hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
-        return _decision(snapshot, hits, float(scores.max()) if among.any() else None), scores
+        best = float(scores.max(initial=NO_CHANCE))
+        return _decision(snapshot, hits, None if best == NO_CHANCE else best), scores
 
     def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
         """The mixture that a client asks for: (id, weight) pairs, used as they are but for steps of 1/64.
