@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from rich.console import Console
@@ -22,6 +20,7 @@ from rich.table import Table
 
 from loadtests.catalog_bulk import make
 from loadtests.catalog_child import Added, Started
+from loadtests.line_process import LineProcess
 from loadtests.machine import this_machine
 from loadtests.program import Add, Program, at_least
 from vllm_mega.output import write_json
@@ -29,7 +28,6 @@ from vllm_mega.output import write_json
 SIZES = (100, 10_000, 100_000, 1_000_000)
 ROUNDS = 200
 MOST_ADD_MS, MOST_SEEN_MS, MOST_RATIO = 20.0, 5.0, 1.5
-T = TypeVar("T")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -46,26 +44,17 @@ class Row(msgspec.Struct, frozen=True):
     """Of the process that follows, with all rows and all keys."""
 
 
-class Child:
+class Child(LineProcess):
     """A process that follows one bank."""
 
     def __init__(self, root: Path) -> None:
         command = [sys.executable, "-m", "loadtests.catalog_child", str(root)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.started = self._read(Started)
+        super().__init__(f"the reader of {root}", command)
+        self.started = msgspec.json.decode(self.line(), type=Started)
 
     def add(self) -> Added:
         """Add one memory and look for it."""
-        print(file=self._process.stdin, flush=True)
-        return self._read(Added)
-
-    def close(self) -> None:
-        """Let it end."""
-        self._process.communicate(timeout=60)
-
-    def _read(self, kind: type[T]) -> T:
-        lines: Iterator[str] = iter(self._process.stdout or ())
-        return msgspec.json.decode(next(lines), type=kind)
+        return msgspec.json.decode(self.line(), type=Added)
 
 
 def row(n: int, started: Started, adds: Sequence[Added]) -> Row:

@@ -1,6 +1,7 @@
 """A reader of one bank, and a writer beside it, told by lines: python -m loadtests.catalog_child ROOT
 
-It starts, says how long that took and what it holds; then for every line adds one memory and looks for it.
+Told to, it starts, and says how long that took and what it holds; then for every line it adds one memory and
+looks for it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def rss_mb() -> float:
 
 
 def main(root: str) -> None:
-    """Start, then add one memory for every line."""
+    """Start at the first line, then add one memory for every other."""
+    sys.stdin.readline()
     with open_catalog(root) as catalog:
         before = time.perf_counter()
         follower = Follower(catalog, Matrix())
@@ -84,7 +86,7 @@ def main(root: str) -> None:
 
 
 def say(result: msgspec.Struct) -> None:
-    """One line."""
+    """Answer a line with `result`."""
     print(msgspec.json.encode(result).decode(), flush=True)  # noqa: T201
 
 

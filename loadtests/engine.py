@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -24,10 +23,10 @@ from rich.table import Table
 
 from loadtests.bank import default_settings, write_adapter
 from loadtests.engine_child import Figure, Job, Measurement
+from loadtests.line_process import LineProcess
 from loadtests.machine import Machine, this_machine
 from loadtests.program import Add, Program, add_dtype, at_least, fresh_log
 from vllm_mega.bank.adapter import adapter_digest
-from vllm_mega.errors import MegaError
 from vllm_mega.models import DEFAULT_MODEL, linear_shapes, resolve_model
 from vllm_mega.serving.launch import this_environment
 from vllm_mega.training.settings import TrainSettings
@@ -75,7 +74,7 @@ Pair = tuple[Figure, Figure]
 """A figure, and that of the base model measured just before."""
 
 
-class Child:
+class Child(LineProcess):
     """An engine in its own process, that of `module`."""
 
     def __init__(self, job: Job, log: Path, module: str = "loadtests.engine_child") -> None:
@@ -83,21 +82,8 @@ class Child:
         env = os.environ | this_environment()
         env |= {"VLLM_PLUGINS": "vllm_mega" if job.kind == "mega" else "", "VLLM_LOGGING_LEVEL": "ERROR"}
         env |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        self._log = log
-        command, pipe = [sys.executable, "-m", module], subprocess.PIPE
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=file, env=env)
-        self._line(job)
-
-    def _line(self, message: msgspec.Struct) -> bytes:
-        asked, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
-        asked.write(msgspec.json.encode(message) + b"\n")
-        asked.flush()
-        line = answers.readline()
-        if not line:
-            code = self._process.wait()
-            raise MegaError(f"the engine {self.job.kind!r} ended with {code}; see {self._log}")
-        return line
+        super().__init__(f"the engine {job.kind!r}", [sys.executable, "-m", module], log, env)
+        self.line(msgspec.json.encode(job))
 
     def measure(self, what: Measurement) -> Figure:
         """Let it measure, and wait."""
@@ -105,16 +91,7 @@ class Child:
 
     def ask(self, what: msgspec.Struct, answer: type[A]) -> A:
         """Let it do `what`, and wait for the answer."""
-        return msgspec.json.decode(self._line(what), type=answer)
-
-    def close(self) -> None:
-        """Let it end; end it if it does not."""
-        cast("IO[bytes]", self._process.stdin).close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        return msgspec.json.decode(self.line(msgspec.json.encode(what)), type=answer)
 
 
 @contextmanager
