@@ -327,7 +327,7 @@ def test_tags_change_nothing_but_the_manifest(bank: Path) -> None:
     with BankWriter.open(bank) as writer:
         writer.add([staged(writer.stage(), f"m{i}", i) for i in range(2)], SHAPES)
         before = writer.snapshot
-        writer.tag({("default", "m1"): ["red", "old"]})
+        writer.amend({("default", "m1"): {"tags": ["red", "old"]}})
         after = writer.snapshot
         assert after.generation == before.generation + 1
         assert after.manifest.memories[0] == before.manifest.memories[0]
@@ -335,10 +335,10 @@ def test_tags_change_nothing_but_the_manifest(bank: Path) -> None:
         assert after.text(after.get("default", "m1")).tags == ("red", "old")
         bare = [msgspec.structs.replace(entry, tags=()) for entry in after.manifest.memories]
         assert bare == [msgspec.structs.replace(entry, tags=()) for entry in before.manifest.memories]
-        writer.tag({("default", "m1"): ["red", "old"]})
+        writer.amend({("default", "m1"): {"tags": ["red", "old"]}})
         assert writer.snapshot is after, "nothing changed, and yet there is a new generation"
         with pytest.raises(BankError, match="memory default/m1: tags names red more than once"):
-            writer.tag({("default", "m0"): ["x"], ("default", "m1"): ["red", "red"]})
+            writer.amend({("default", "m0"): {"tags": ["x"]}, ("default", "m1"): {"tags": ["red", "red"]}})
         assert writer.snapshot is after
     assert verify(bank, SHAPES) == []
 

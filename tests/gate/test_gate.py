@@ -178,7 +178,7 @@ def test_a_tag_that_changes_is_seen(tagged: Path) -> None:
     gate = gate_of(tagged)
     assert gate.decide([tagged_query("blue")])[0].hits[0].id == "kiln"
     with BankWriter.open(tagged) as writer:
-        writer.tag({("default", "kiln"): [], ("default", "chess"): ["blue"]})
+        writer.amend({("default", "kiln"): {"tags": []}, ("default", "chess"): {"tags": ["blue"]}})
     (decision,) = gate.decide([tagged_query("blue")])
     assert [hit.id for hit in decision.hits] == ["chess"]
 

@@ -210,27 +210,24 @@ class BankWriter:
             MemoryNotFoundError: there is no such memory; then none is changed.
             BankError: links that name one memory twice, itself, or what can be no id.
         """
-        self._amend({key: {"links": new} for key, new in links.items()})
+        self.amend({key: {"links": new} for key, new in links.items()})
 
-    def tag(self, tags: Mapping[tuple[str, str], Sequence[str]]) -> None:
-        """Set the tags of memories: (namespace, id) to its tags, in place of those it had.
+    def amend(self, changes: Mapping[tuple[str, str], Mapping[str, Sequence[str]]]) -> None:
+        """Set links and tags of memories: (namespace, id) to the new ones by `links` and `tags`; others stay.
 
         One generation, however many; none when nothing changes. Adapters, texts and keys stay as they are.
 
         Raises:
             MemoryNotFoundError: there is no such memory; then none is changed.
-            BankError: tags that cannot be (see `config.check_tags`).
+            BankError: what cannot be (see `layout.check_links` and `config.check_tags`).
         """
-        self._amend({key: {"tags": new} for key, new in tags.items()})
-
-    def _amend(self, changes: Mapping[tuple[str, str], Mapping[str, Sequence[str]]]) -> None:
         self._prepare()
         entries = [self.snapshot.get(*key) for key in changes]
-        new = [amended(entry, **changes[entry.key]) for entry in entries]
-        if new != entries:
-            rows = [self.snapshot.row(entry) for entry in entries]
+        both = [(entry, amended(entry, **changes[entry.key])) for entry in entries]
+        if changed := [(old, new) for old, new in both if new != old]:
+            rows = [self.snapshot.row(old) for old, _ in changed]
             with self._changing():
-                self._commit(new, self.snapshot.keys[rows], ())
+                self._commit([new for _, new in changed], self.snapshot.keys[rows], ())
 
     def set_chat_template(self, template: str) -> None:
         """Set in which template memories are trained and asked; one generation, if it changes."""

@@ -54,18 +54,13 @@ def _why(memory: NewMemory, entry: MemoryEntry | None, recipe: str) -> Why | Non
 
 def amend(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
     """Give memories that the bank has the tags of `memories`, and their links where they name some."""
-    entries = writer.snapshot.manifest.memories
-    tags = {_key(memory): memory.tags for memory in memories}
-    writer.tag(_changed(tags, {entry.key: entry.tags for entry in entries}))
-    links = {_key(memory): memory.links for memory in memories if memory.links}
-    writer.link(_changed(links, {entry.key: entry.links for entry in entries}))
+    there = {entry.key for entry in writer.snapshot.manifest.memories}
+    wanted = {_key(memory): _amendable(memory) for memory in memories}
+    writer.amend({key: fields for key, fields in wanted.items() if key in there})
 
 
-_Names = dict[tuple[str, str], tuple[str, ...]]
-
-
-def _changed(wanted: _Names, there: _Names) -> _Names:
-    return {key: names for key, names in wanted.items() if there.get(key, names) != names}
+def _amendable(memory: NewMemory) -> dict[str, tuple[str, ...]]:
+    return {"tags": memory.tags, **({"links": memory.links} if memory.links else {})}
 
 
 def _key(memory: NewMemory) -> tuple[str, str]:
