@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd.h"
+
 extern "C" {
 
 // See kernels/cpu.py: Layer. `sizes`: slices, inputs, largest rank, slot stride, outputs of every slice.
@@ -28,10 +30,6 @@ namespace {
 
 constexpr int kColumns = 64;  // B lies in blocks of so many output features: kernels/cpu.py, COLUMNS
 constexpr int kTile = 32;     // most tokens of a tile: kernels/cpu.py, TILE
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 struct Layer {
   explicit Layer(const RawLayer& raw)

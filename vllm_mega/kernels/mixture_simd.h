@@ -1,4 +1,4 @@
-// Vector registers of any processor, as float32 and as 32-bit words: one float32, or a pair of bfloat16.
+// Products of vector registers, as float32 and as 32-bit words: one float32, or a pair of bfloat16.
 
 #pragma once
 
@@ -14,49 +14,12 @@
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64;
-#elif defined(__AVX__)
-constexpr int kBytes = 32;
-#else
-constexpr int kBytes = 16;
-#endif
-constexpr int kLanes = kBytes / 4;
 constexpr int kTokens = 4;    // tokens that share one load of a weight
 #if defined(__AVX__) && !defined(__AVX512F__)
 constexpr int kRows = 2;  // rows of A that share one load of an input: sums must fit 16 registers
 #else
 constexpr int kRows = 4;  // ... 32 registers
 #endif
-
-typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
-typedef uint32_t Words __attribute__((vector_size(kBytes), aligned(2), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(kBytes / 2), aligned(2), may_alias));
-
-inline Floats read(const float* p) { return *reinterpret_cast<const Floats*>(p); }
-inline Floats read(const BFloat16* p) {
-  return (Floats)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
-}
-inline void write(float* p, Floats value) { *reinterpret_cast<Floats*>(p) = value; }
-inline void write(BFloat16* p, Floats value) {
-  const Words word = (Words)value, nan = (Words)(value != value);
-  const Words rounded = word + 0x7fff + ((word >> 16) & 1);  // to nearest, ties to even
-  *reinterpret_cast<Halves*>(p) =  // NaN keeps a bit that says so
-      __builtin_convertvector(((nan & (word | 0x400000)) | (~nan & rounded)) >> 16, Halves);
-}
-// The same for a last few numbers.
-template <typename T>
-inline Floats read(const T* p, int64_t count) {
-  T all[kLanes] = {};
-  std::memcpy(all, p, count * sizeof(T));
-  return read(all);
-}
-template <typename T>
-inline void write(T* p, Floats value, int64_t count) {
-  T all[kLanes];
-  write(all, value);
-  std::memcpy(p, all, count * sizeof(T));
-}
 
 // Weights and inputs are handled as 32-bit words: one float32, or a pair of bfloat16.
 template <typename T>

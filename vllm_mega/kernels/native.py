@@ -119,8 +119,8 @@ def compiled(source: Path | None = None) -> tuple[Path, int]:
 
 
 def _text(source: Path) -> list[str]:
-    """The source, and what it may include: the headers beside it."""
-    return [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+    """The source, and what it may include: the headers of the kernels."""
+    return [file.read_text() for file in (source, *sorted(SOURCE.parent.glob("*.h")))]
 
 
 def _run(command: list[str]) -> None:

@@ -14,57 +14,24 @@
 #include <type_traits>
 #include <vector>
 
+#include "../kernels/simd.h"
+
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64;
-#elif defined(__AVX__)
-constexpr int kBytes = 32;
-#else
-constexpr int kBytes = 16;
-#endif
-constexpr int64_t kLanes = kBytes / 4;
 constexpr int64_t kSerial = 1 << 14;  // elements below which waking the threads costs more
-
-typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
-typedef uint32_t Words __attribute__((vector_size(kBytes), aligned(2), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(kBytes / 2), aligned(2), may_alias));
-
-struct BFloat16 {
-  uint16_t bits;
-};
 
 inline Floats all(float value) { return value - Floats{}; }
 inline Floats select(Words where, Floats a, Floats b) { return (Floats)((where & (Words)a) | (~where & (Words)b)); }
 
-// The bits of the nearest bfloat16, ties to even, in the upper half; NaN keeps a bit that says so.
-inline Words upper(Floats value) {
-  const Words word = (Words)value, nan = (Words)(value != value);
-  return (nan & (word | 0x400000)) | (~nan & (word + 0x7fff + ((word >> 16) & 1)));
-}
-
-// As many numbers as the vector has lanes ...
+// A count that says: as many numbers as a vector has lanes.
 using Full = std::integral_constant<int64_t, kLanes>;
-inline Floats read(const float* p, Full) { return *reinterpret_cast<const Floats*>(p); }
-inline Floats read(const BFloat16* p, Full) {
-  return (Floats)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
-}
-inline void write(float* p, Floats value, Full) { *reinterpret_cast<Floats*>(p) = value; }
-inline void write(BFloat16* p, Floats value, Full) {
-  *reinterpret_cast<Halves*>(p) = __builtin_convertvector(upper(value) >> 16, Halves);
-}
-// ... or a last few; the other lanes are 0.
 template <typename T>
-inline Floats read(const T* p, int64_t count) {
-  T some[kLanes] = {};
-  std::memcpy(some, p, count * sizeof(T));
-  return read(some, Full());
+inline Floats read(const T* p, Full) {
+  return read(p);
 }
 template <typename T>
-inline void write(T* p, Floats value, int64_t count) {
-  T some[kLanes];
-  write(some, value, Full());
-  std::memcpy(p, some, count * sizeof(T));
+inline void write(T* p, Floats value, Full) {
+  write(p, value);
 }
 // f(i, count) for every vector of a row of n.
 template <typename F>
@@ -81,7 +48,7 @@ inline Floats rounded(Floats value) {
 
 inline float sum(Floats v) {
   float lane[kLanes];
-  write(lane, v, Full());
+  write(lane, v);
   for (int64_t h = kLanes / 2; h > 0; h /= 2)
     for (int64_t l = 0; l < h; ++l) lane[l] += lane[l + h];
   return lane[0];
@@ -201,7 +168,7 @@ void softmax(T* scores, const float* mask, int64_t rows, int64_t segments, int64
       T* score = scores + r * keys;
       const float* seen = mask + (r / width % segments * queries + r % queries) * keys;
       Floats most = all(none), total{};
-      std::fill(row.end() - std::min(padded, kLanes), row.end(), none);
+      std::fill(row.end() - std::min<int64_t>(padded, kLanes), row.end(), none);
       each(keys, [&](int64_t i, auto count) {
         write(row.data() + i, read(score + i, count) * scale + read(seen + i, count), count);
         const Floats v = read(row.data() + i, Full());
