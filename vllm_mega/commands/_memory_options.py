@@ -11,10 +11,20 @@ from typing import Any
 from vllm_mega.config import MODES, GateSettings, MegaSettings
 
 
+def add_bank_options(parser: argparse.ArgumentParser, folder: str = "the bank's folder") -> None:
+    """--bank and --catalog: which bank; of every command that has one."""
+    parser.add_argument("--bank", required=True, type=Path, help=folder)
+    parser.add_argument(
+        "--catalog",
+        metavar="URL",
+        help="where the bank's catalog is, if not in its folder: postgresql+psycopg://user@host/database",
+    )
+
+
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
     """--bank and what a request may say of memory, as defaults for all of them."""
     gate = GateSettings()
-    parser.add_argument("--bank", required=True, type=Path, help="the bank")
+    add_bank_options(parser)
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
     parser.add_argument("--namespace", help="whose memories are used (default: 'default')")
