@@ -94,6 +94,9 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server or an offline engine needs to know; travels as vLLM's `additional_config["mega"]`."""
 
     bank: str
+    """Its folder."""
+    catalog: str | None = None
+    """Where the bank's catalog is, if not in its folder: postgresql+psycopg://user@host/database."""
     mode: Mode = "adapter"
     namespace: str = DEFAULT_NAMESPACE
     """Whose memories a request sees that names no namespace."""

@@ -14,7 +14,8 @@
     |   |-- BankLockedError      another writer is at work
     |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
-    |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
+    |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
+    |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
     |-- TrainingError      a training that cannot go on
@@ -83,6 +84,10 @@ class BankChangedError(BankError):
 
 class MemoryNotFoundError(BankError, LookupError):
     """The namespace has no memory with this id."""
+
+
+class MemoryNotReadyError(BankError):
+    """The memory has no adapter: it waits for one, is being trained, or its training was given up."""
 
 
 class AdapterError(MegaError):

@@ -16,11 +16,11 @@ from vllm_mega.bank.catalog.records import MemoryName, Row
 from vllm_mega.bank.layout import EmbedderInfo, NewMemory
 from vllm_mega.bank.library import Library
 from vllm_mega.errors import (
-    BankError,
     BankFormatError,
     BankMismatchError,
     BankNotFoundError,
     MemoryNotFoundError,
+    MemoryNotReadyError,
 )
 
 LAMP = NewMemory("The lamp burns nine nights.", id="lamp", title="Lamp", tags=("light",), links=("ferry",))
@@ -75,7 +75,10 @@ def test_changes_come_with_refresh_and_not_before(root: Path) -> None:
 
 def test_a_memory_without_an_adapter_says_its_state(tmp_path: Path) -> None:
     make_bank(tmp_path / "bank", [Item(LAMP)])
-    with Library(tmp_path / "bank") as library, pytest.raises(BankError, match=r"default/lamp .*is pending"):
+    with (
+        Library(tmp_path / "bank") as library,
+        pytest.raises(MemoryNotReadyError, match=r"default/lamp .*is pending"),
+    ):
         library.folder(library.get("default", "lamp"))
 
 

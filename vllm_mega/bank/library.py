@@ -13,7 +13,7 @@ from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, Versio
 from vllm_mega.bank.catalog.rows import unknown
 from vllm_mega.bank.catalog.store import adapter_folder
 from vllm_mega.bank.layout import EmbedderInfo
-from vllm_mega.errors import BankError, BankMismatchError
+from vllm_mega.errors import BankMismatchError, MemoryNotReadyError
 
 
 class Library:
@@ -98,11 +98,13 @@ class Library:
         """Absolute path of the PEFT folder of `row`'s adapter.
 
         Raises:
-            BankError: it has none (yet); says in which state it is.
+            MemoryNotReadyError: it has none (yet); says in which state it is.
             BankFormatError: links lead out of the bank.
         """
         if row.adapter is None:
-            raise BankError(f"the memory {row.namespace}/{row.id} has no adapter: it is {row.state}")
+            raise MemoryNotReadyError(
+                f"the memory {row.namespace}/{row.id} has no adapter: it is {row.state}"
+            )
         return adapter_folder(self.catalog, row.adapter)
 
     def version(self, row: Row) -> Version:

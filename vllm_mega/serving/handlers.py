@@ -26,7 +26,14 @@ from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MODES, Mode
-from vllm_mega.errors import BankChangedError, BankError, MegaError, MemoryNotFoundError, RequestError
+from vllm_mega.errors import (
+    BankChangedError,
+    BankError,
+    MegaError,
+    MemoryNotFoundError,
+    MemoryNotReadyError,
+    RequestError,
+)
 from vllm_mega.gate.gate import Decision
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.plain_adapters import why_not
@@ -183,6 +190,8 @@ class WithMemory:
             return self.create_error_response(message, param=error.param)  # type: ignore[attr-defined]
         if isinstance(error, MemoryNotFoundError):
             kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
+        elif isinstance(error, MemoryNotReadyError):
+            kind, status = "ConflictError", HTTPStatus.CONFLICT
         elif isinstance(error, BankChangedError):
             kind, status = "ServiceUnavailableError", HTTPStatus.SERVICE_UNAVAILABLE
         else:
