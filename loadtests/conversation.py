@@ -85,8 +85,8 @@ def talk(
     from vllm import SamplingParams
 
     from vllm_mega.engine.adapters import to_lora_request
+    from vllm_mega.requests.schemas import Start
     from vllm_mega.serving.offline_chat import Chat, answered
-    from vllm_mega.serving.schemas import Start
 
     if not llm.reset_prefix_cache():
         raise MegaError("the prefix cache is in use: nothing may run while a conversation is counted")

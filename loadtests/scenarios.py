@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mega.mixture import WEIGHT_STEPS
-from vllm_mega.serving.schemas import FIELD
+from vllm_mega.requests.schemas import FIELD
 
 SCENARIOS = ("base", "one-memory", "zipf", "all-different", "prefix-base", "prefix-different")
 """In the order in which they are shown."""

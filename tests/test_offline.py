@@ -16,8 +16,9 @@ from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.gate.gate import Gate
-from vllm_mega.serving.deciding import Ask, decide, describe
-from vllm_mega.serving.schemas import make_plan
+from vllm_mega.requests.deciding import Ask, decide
+from vllm_mega.requests.passes import describe
+from vllm_mega.requests.schemas import make_plan
 
 pytestmark = pytest.mark.engine
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_recorded
 from vllm_mega.models.control_tokens import control_tokens
-from vllm_mega.serving import conversation, launch
-from vllm_mega.serving.conversation import Message
-from vllm_mega.serving.deciding import Ask, decide, describe, reading, recitals
+from vllm_mega.requests.conversation import Message
+from vllm_mega.requests.deciding import Ask, decide
+from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
+from vllm_mega.requests.schemas import Plan, Start, make_plan
+from vllm_mega.requests.start import check_chat
+from vllm_mega.requests.wellformed import usual_messages
+from vllm_mega.serving import launch
 from vllm_mega.serving.offline_chat import Answered, Chat, answered
 from vllm_mega.serving.opening import open_gate
-from vllm_mega.serving.schemas import Plan, Start, make_plan
-from vllm_mega.serving.starting import check_chat
-from vllm_mega.serving.wellformed import usual_messages
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]
@@ -130,25 +132,18 @@ class MegaLLM:
         messages = [self._messages(i, c) for i, c in enumerate(conversations)]
         plans = self._plans(len(messages), mode, mega)
         decisions = self._decide(messages, plans)
-        loras = self._checked(decisions)
-        used = [p.mode if d.mixture else "off" for p, d in zip(plans, decisions, strict=True)]
-        irag = [i for i, how in enumerate(used) if how == "irag"]
+        self._check(decisions)
         starts = [plan.start for plan in plans]
-        recalled = self._recall(
-            {i: conversation.recall_request(messages[i]) for i in irag}, decisions, starts, use_tqdm
-        )
-        for i, how in enumerate(used):
-            if how == "recall":
-                messages[i] = conversation.recall_messages(messages[i])
-            elif how == "irag":
-                messages[i] = conversation.informed_messages(messages[i], recalled[i])
-                loras[i] = to_lora_request(reading(decisions[i]))
-        answers = self.answers(messages, sampling_params, use_tqdm, loras, starts) if messages else []
+        contexts = self._recall(self._recitals(messages, plans, decisions), starts, use_tqdm)
+        lasts = list(map(last_pass, plans, decisions, messages, contexts))
+        loras = [to_lora_request(last.mixture) for last in lasts]
+        asked = [last.messages for last in lasts]
+        answers = self.answers(asked, sampling_params, use_tqdm, loras, starts) if asked else []
         return [
-            MegaAnswer(
-                output.outputs[0].text, describe(plans[i], decisions[i], start, recalled.get(i)), output
+            MegaAnswer(output.outputs[0].text, describe(plan, decision, start, context), output)
+            for plan, decision, context, (output, start) in zip(
+                plans, decisions, contexts, answers, strict=True
             )
-            for i, (output, start) in enumerate(answers)
         ]
 
     def answers(
@@ -191,31 +186,34 @@ class MegaLLM:
         return next(filter(None, (check.result() for check in checks)), "")
 
     def _recall(
-        self,
-        asked: Mapping[int, Conversation],
-        decisions: Sequence[Decision],
-        starts: Sequence[Start | None],
-        use_tqdm: bool,
-    ) -> dict[int, str]:
-        """First step of irag: what the memories hold, by conversation; all in one run of the engine."""
-        if not asked:
-            return {}
-        longest = self.llm.model_config.max_model_len
-        runs = []
-        for i in asked:
-            mixtures = recitals(decisions[i])
-            greedy = SamplingParams(
-                temperature=0.0, max_tokens=conversation.recall_tokens(longest, len(mixtures))
-            )
-            runs += [(i, greedy, to_lora_request(mixture)) for mixture in mixtures]
-        numbers, sampling, loras = zip(*runs, strict=True)
+        self, recitals: Sequence[Sequence[Recital]], starts: Sequence[Start | None], use_tqdm: bool
+    ) -> list[str | None]:
+        """What each conversation reads of its recitals; all of them in one run of the engine."""
+        runs = [(recital, start) for some, start in zip(recitals, starts, strict=True) for recital in some]
+        if not runs:
+            return [None] * len(recitals)
         answers = self.answers(
-            [asked[i] for i in numbers], list(sampling), use_tqdm, list(loras), [starts[i] for i in numbers]
+            [recital.messages for recital, _ in runs],
+            [SamplingParams(temperature=0.0, max_tokens=recital.tokens) for recital, _ in runs],
+            use_tqdm,
+            [to_lora_request(recital.mixture) for recital, _ in runs],
+            [start for _, start in runs],
         )
-        texts: dict[int, list[str]] = {i: [] for i in asked}
-        for i, (output, _) in zip(numbers, answers, strict=True):
-            texts[i].append(output.outputs[0].text)
-        return {i: conversation.context_of(found, self._control) for i, found in texts.items()}
+        texts = iter([output.outputs[0].text for output, _ in answers])
+        return [recalled(list(islice(texts, len(some))), self._control) for some in recitals]
+
+    def _recitals(
+        self, messages: Sequence[Conversation], plans: Sequence[Plan], decisions: Sequence[Decision]
+    ) -> list[list[Recital]]:
+        longest = self.llm.model_config.max_model_len
+        passes = []
+        for i, each in enumerate(zip(plans, decisions, messages, strict=True)):
+            try:
+                passes.append(first_passes(*each, longest))
+            except RequestError as error:
+                error.add_note(f"in conversation {i}")
+                raise
+        return passes
 
     @staticmethod
     def _messages(number: int, given: str | Conversation) -> list[dict[str, Any]]:
@@ -249,17 +247,14 @@ class MegaLLM:
             if isinstance(answer, Exception):
                 answer.add_note(f"in conversation {i}")
                 raise answer
-            if answer.mixture and plans[i].mode in ("recall", "irag"):
-                conversation.question_of(messages[i])
             decisions.append(replace(answer, mixture=self._holder.hold(answer.mixture)))
         return decisions
 
-    def _checked(self, decisions: Sequence[Decision]) -> list[LoRARequest | None]:
-        """The LoRARequests, their adapters known to be good: the engine could not tell once it runs."""
+    def _check(self, decisions: Sequence[Decision]) -> None:
+        """Refuse adapters that are not good: the engine could not tell once it runs."""
         checks = [[self._checks.begin(c) for c in d.mixture.components] for d in decisions]
         for i, decision in enumerate(decisions):
             wrong = next(filter(None, (check.result() for check in checks[i])), "")
             if wrong:
                 ids = ", ".join(hit.id for hit in decision.hits)
                 raise BankError(f"conversation {i}: the memories ({ids}) cannot be used: {wrong}")
-        return [to_lora_request(decision.mixture) for decision in decisions]

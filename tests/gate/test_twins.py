@@ -14,7 +14,7 @@ from vllm_mega.config import GateSettings
 from vllm_mega.gate.embedder import Embedder, load_embedder
 from vllm_mega.gate.gate import Decision, Gate, Query
 from vllm_mega.gate.twins import near, settled
-from vllm_mega.serving.deciding import reading, recitals
+from vllm_mega.requests.passes import reading, recitals
 
 CODE = "What is the code of the side door of the mill?"
 OLD = NewMemory("The code of the side door of the mill is 4471.", id="a-code")

@@ -14,9 +14,9 @@ from vllm.exceptions import VLLMError
 
 from tests.serving.rendering import handlers
 from vllm_mega.config import MegaSettings
+from vllm_mega.requests.deciding import LONG
 from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.completions import MegaCompletion
-from vllm_mega.serving.deciding import LONG
 
 # vLLM reads the field itself, whenever it answers.
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")

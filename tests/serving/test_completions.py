@@ -16,8 +16,8 @@ from tests.serving.fakes import FakeGate
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.mixture import Mixture
+from vllm_mega.requests.deciding import decide
 from vllm_mega.serving.completions import MODES, MegaCompletion
-from vllm_mega.serving.deciding import decide
 
 WORDS = ["bees", "goats", "owls", "and", "nothing"]
 

@@ -20,9 +20,9 @@ from vllm_mega.engine.holding import FILES, files_of
 from vllm_mega.errors import BankChangedError, BankError, MemoryNotFoundError
 from vllm_mega.gate.gate import Query
 from vllm_mega.mixture import Component, Mixture
-from vllm_mega.serving.deciding import LONG, Ask
+from vllm_mega.requests.deciding import LONG, Ask
+from vllm_mega.requests.schemas import make_plan
 from vllm_mega.serving.hook import MemoryHook
-from vllm_mega.serving.schemas import make_plan
 
 SETTINGS = MegaSettings(bank="bank")
 

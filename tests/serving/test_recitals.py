@@ -16,16 +16,18 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.serve.engine.protocol import UsageInfo
 from vllm.exceptions import GenerationError
 
-from tests.serving.test_deciding import decision_of
+from tests.requests.decisions import decision_of
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import BankError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.offline import MegaLLM
+from vllm_mega.prompts import MEMORY_PROMPT
+from vllm_mega.requests.passes import Recital, first_passes
+from vllm_mega.requests.schemas import Start, make_plan
 from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.recital import UNPENALISED
-from vllm_mega.serving.schemas import Start
 
 QUESTION = "Which of them is older?"
 BOTH = decision_of({"a": 0.6, "b": 0.4})
@@ -250,12 +252,16 @@ async def test_what_a_server_recalls_is_no_part_of_the_template(stock: Stock) ->
     assert stock.asked[-1][1].messages[-1]["content"].startswith(answer.mega["recalled"])  # type: ignore[index]
 
 
+def recitals_of(decision: Decision) -> list[Recital]:
+    messages = [{"role": "user", "content": QUESTION}]
+    return first_passes(make_plan({"mode": "irag"}, MegaSettings(bank="bank")), decision, messages, 400)
+
+
 def test_what_is_recalled_offline_is_no_part_of_the_template() -> None:
     llm: Any = MegaLLM.__new__(MegaLLM)
     llm.llm = FakeLLM()
     llm._control = frozenset({"a1."})
-    asked = {0: [{"role": "user", "content": QUESTION}]}
-    assert llm._recall(asked, [BOTH], [FIRST], False) == {0: "Text of a 1.\n\nText of b1."}
+    assert llm._recall([recitals_of(BOTH)], [FIRST], False) == ["Text of a 1.\n\nText of b1."]
 
 
 class FakeLLM:
@@ -292,15 +298,14 @@ def test_offline_recites_all_in_one_run() -> None:
     llm: Any = MegaLLM.__new__(MegaLLM)
     llm.llm = FakeLLM()
     one = decision_of({"c": 1.0})
-    decisions: list[Decision] = [BOTH, one, BOTH]
-    asked = {i: [{"role": "user", "content": f"Question {i}"}] for i in (0, 1)}
-    found = llm._recall(asked, decisions, [FIRST, Start(token=2), FIRST], False)
-    assert found == {0: "Text of a1.\n\nText of b1.", 1: "Text of c1."}
+    found = llm._recall([recitals_of(BOTH), [], recitals_of(one)], [FIRST, FIRST, Start(token=2)], False)
+    assert found == ["Text of a1.\n\nText of b1.", None, "Text of c1."]
     assert llm.llm.calls == [
-        [("a1", 100, "Question 0"), ("b1", 100, "Question 0"), ("c1", 100, "Question 1")]
+        [("a1", 100, MEMORY_PROMPT), ("b1", 100, MEMORY_PROMPT), ("c1", 100, MEMORY_PROMPT)]
     ]
     assert llm.llm.starts == [0, 0, 2]
-    assert llm._recall({}, decisions, [], False) == {}
+    assert llm._recall([[], []], [FIRST, FIRST], False) == [None, None]
+    assert len(llm.llm.calls) == 1, "nothing to recite is no run"
 
 
 def test_offline_says_which_adapter_ended_an_answer() -> None:

@@ -12,14 +12,14 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from tests.gemma import resolve_gemma
+from tests.requests.decisions import decision_of
 from tests.serving.rendering import Asked, Handlers, handlers
-from tests.serving.test_deciding import decision_of
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.models.start import other_question, start_of
-from vllm_mega.serving.conversation import other_messages
-from vllm_mega.serving.deciding import NULL_ROUTE
+from vllm_mega.requests.conversation import other_messages
+from vllm_mega.requests.deciding import NULL_ROUTE
 from vllm_mega.serving.routed import Route, started
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")

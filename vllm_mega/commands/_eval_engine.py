@@ -66,7 +66,7 @@ class Engine:
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
         """See `Model.ask`."""
         from vllm_mega.offline import DEFAULT_SAMPLING
-        from vllm_mega.serving.schemas import Start
+        from vllm_mega.requests.schemas import Start
 
         greedy = DEFAULT_SAMPLING.clone()
         greedy.max_tokens = max_tokens

@@ -25,8 +25,8 @@ from vllm_mega.evaluation.dialogue_data import Material, Turn
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Query, query_vectors
 from vllm_mega.gate.selection import Scores, best_of, ranking, select
-from vllm_mega.serving.deciding import Ask
-from vllm_mega.serving.schemas import make_plan
+from vllm_mega.requests.deciding import Ask
+from vllm_mega.requests.schemas import make_plan
 
 AT = (1, 5, 10)
 Recall = dict[str, float]

@@ -12,9 +12,9 @@ import msgspec
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import RequestError
 from vllm_mega.jsonl import JsonError, decode, split_values
-from vllm_mega.serving.conversation import user_text
-from vllm_mega.serving.schemas import FIELD, make_plan
-from vllm_mega.serving.wellformed import usual_messages
+from vllm_mega.requests.conversation import user_text
+from vllm_mega.requests.schemas import FIELD, make_plan
+from vllm_mega.requests.wellformed import usual_messages
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

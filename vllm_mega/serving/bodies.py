@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.entrypoints.serve import create_error_response
 
 from vllm_mega.errors import RequestError
-from vllm_mega.serving.wellformed import check_body
+from vllm_mega.requests.wellformed import check_body
 
 
 class CheckedBodies:

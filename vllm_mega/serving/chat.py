@@ -1,4 +1,4 @@
-"""/v1/chat/completions with memory: the passes of each mode."""
+"""/v1/chat/completions with memory: the passes of a request, each a request of vLLM's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MegaError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
-from vllm_mega.serving import conversation, recital
+from vllm_mega.requests.conversation import Message
+from vllm_mega.requests.deciding import Ask
+from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
+from vllm_mega.requests.schemas import Plan, Start
+from vllm_mega.requests.start import check_chat, token_of
+from vllm_mega.requests.usage import usage_of
+from vllm_mega.requests.wellformed import usual_messages
 from vllm_mega.serving.beforehand import chat_tokens
-from vllm_mega.serving.deciding import Ask, describe, reading, recitals
 from vllm_mega.serving.handlers import Call, Wanted, WithMemory, calling
-from vllm_mega.serving.schemas import Plan, Start
-from vllm_mega.serving.starting import chat_start, check_chat, token_of
-from vllm_mega.serving.usage import usage_of
-from vllm_mega.serving.wellformed import usual_messages
+from vllm_mega.serving.recital import recital_request, unpenalised
+from vllm_mega.serving.starting import chat_start
 
 
 class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -52,22 +55,17 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
 
     async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
         """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
-        recalled, used = None, {}
-        mixture = decision.mixture
-        if mixture and plan.mode == "recall":
-            request = _with_messages(request, conversation.recall_messages(request.messages))
-            request = recital.unpenalised(request)
-        elif mixture and plan.mode == "irag":
-            replies = await self._recite(plan, recitals(decision), request, raw_request, room)
-            if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
-                return refusal
-            recalled = conversation.context_of(
-                [r.choices[0].message.content or "" for r in replies], self.control
-            )
-            request = _with_messages(request, conversation.informed_messages(request.messages, recalled))
-            mixture, used = reading(decision), usage_of(replies)
-        answer, start = await self._pass(mixture, plan.start, request, raw_request)
-        return self._annotated(answer, describe(plan, decision, start, recalled), used)
+        recitals = first_passes(plan, decision, request.messages, room)
+        replies = await self._recite(plan, recitals, request, raw_request)
+        if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
+            return refusal
+        context = recalled([r.choices[0].message.content or "" for r in replies], self.control)
+        last = last_pass(plan, decision, request.messages, context)
+        request = _with_messages(request, last.messages)
+        if last.recites:
+            request = unpenalised(request)
+        answer, start = await self._pass(last.mixture, plan.start, request, raw_request)
+        return self._annotated(answer, describe(plan, decision, start, context), usage_of(replies))
 
     async def _pass(
         self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any
@@ -93,15 +91,15 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         return await chat_start(self, request, prompt) if self.wanted.mixtures[0] else 0
 
     async def _recite(
-        self, plan: Plan, mixtures: Sequence[Mixture], request: Any, raw_request: Any, room: int
+        self, plan: Plan, recitals: Sequence[Recital], request: Any, raw_request: Any
     ) -> list[Any]:
-        """The recital of each, in a request of its own; the engine runs them in one batch."""
+        """What each says, in a request of its own; the engine runs them in one batch."""
 
-        async def recite(number: int, mixture: Mixture) -> Any:
-            passed = recital.recital_of(request, raw_request, number, len(mixtures), room)
-            return (await self._pass(mixture, plan.start, *passed))[0]
+        async def recite(number: int, recital: Recital) -> Any:
+            passed = recital_request(request, raw_request, number, recital)
+            return (await self._pass(recital.mixture, plan.start, *passed))[0]
 
-        tasks = [asyncio.create_task(recite(n, mixture)) for n, mixture in enumerate(mixtures)]
+        tasks = [asyncio.create_task(recite(n, recital)) for n, recital in enumerate(recitals)]
         try:
             return await asyncio.gather(*tasks)
         finally:  # when one fails, nobody waits for the others
@@ -109,5 +107,5 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
                 task.cancel()
 
 
-def _with_messages(request: Any, messages: list[dict[str, Any]]) -> Any:
+def _with_messages(request: Any, messages: Sequence[Message]) -> Any:
     return request.model_copy(update={"messages": messages})

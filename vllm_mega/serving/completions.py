@@ -13,11 +13,12 @@ from vllm.lora.request import LoRARequest
 from vllm_mega.config import Mode
 from vllm_mega.errors import MegaError, RequestError
 from vllm_mega.gate.gate import Decision
-from vllm_mega.serving import conversation
+from vllm_mega.requests import conversation
+from vllm_mega.requests.deciding import Ask
+from vllm_mega.requests.passes import describe
+from vllm_mega.requests.schemas import Plan
 from vllm_mega.serving.beforehand import completion_refusal
-from vllm_mega.serving.deciding import Ask, describe
 from vllm_mega.serving.handlers import Call, Wanted, WithMemory, calling
-from vllm_mega.serving.schemas import Plan
 from vllm_mega.serving.starting import completion_starts
 
 MODES: tuple[Mode, ...] = ("adapter", "off")

@@ -35,13 +35,13 @@ from vllm_mega.errors import (
     RequestError,
 )
 from vllm_mega.gate.gate import Decision
+from vllm_mega.requests.schemas import FIELD, Plan, Start, make_plan
+from vllm_mega.requests.usage import total
 from vllm_mega.serving.hook import MemoryHook
 from vllm_mega.serving.plain_adapters import why_not
 from vllm_mega.serving.routed import Route, Routed
-from vllm_mega.serving.schemas import FIELD, Plan, Start, make_plan
 from vllm_mega.serving.sse import annotate, explained
 from vllm_mega.serving.starting import check_arguments
-from vllm_mega.serving.usage import total
 
 logger = logging.getLogger(__name__)
 

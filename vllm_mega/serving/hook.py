@@ -16,8 +16,8 @@ from vllm_mega.engine.holding import Holder
 from vllm_mega.errors import BankChangedError, BankError
 from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component
-from vllm_mega.serving.batching import MicroBatcher
-from vllm_mega.serving.deciding import Ask, decide
+from vllm_mega.requests.batching import MicroBatcher
+from vllm_mega.requests.deciding import Ask, decide
 
 ATTEMPTS = 8
 """Decisions for one request, each of the newest generation: only a torrent of updates needs more."""

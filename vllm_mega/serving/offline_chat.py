@@ -13,10 +13,11 @@ from vllm.utils.mistral import is_mistral_tokenizer
 
 from vllm_mega.errors import RequestError
 from vllm_mega.models.start import start_of
-from vllm_mega.serving.conversation import Message, other_messages
+from vllm_mega.requests.conversation import Message, other_messages
+from vllm_mega.requests.schemas import Start
+from vllm_mega.requests.start import token_of
 from vllm_mega.serving.routed import Route, started
-from vllm_mega.serving.schemas import Start
-from vllm_mega.serving.starting import check_arguments, token_of
+from vllm_mega.serving.starting import check_arguments
 
 
 class Chat(NamedTuple):

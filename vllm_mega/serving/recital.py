@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from vllm_mega.serving import conversation
+from vllm_mega.requests.passes import Recital
 
 UNPENALISED: Mapping[str, float] = {
     "top_p": 1.0,
@@ -23,10 +23,10 @@ UNPENALISED: Mapping[str, float] = {
 REQUEST_ID = "x-request-id"
 
 
-def recital_of(
-    request: ChatCompletionRequest, raw_request: Request | None, number: int, of: int, room: int
+def recital_request(
+    request: ChatCompletionRequest, raw_request: Request | None, number: int, recital: Recital
 ) -> tuple[ChatCompletionRequest, Request | None]:
-    """The first pass of irag: recite what a memory holds, greedily, as it was trained.
+    """The request of a recital.
 
     It runs where, when and for whom the client's request runs: rank, priority, session and trace are those
     of the request. Its id is its own, and names the request's.
@@ -35,19 +35,15 @@ def recital_of(
         request: the client's.
         raw_request: the client's, with headers; None: there are none (a batch).
         number: of the recital, from 0.
-        of: how many there are.
-        room: tokens that the request's prompt leaves of the context.
-
-    Raises:
-        RequestError: there is no question that it could stand for.
+        recital: what is asked, and how much may be said.
     """
     given = None if raw_request is None else raw_request.headers.get(REQUEST_ID)
-    recital = ChatCompletionRequest(
+    passed = ChatCompletionRequest(
         model=request.model,
-        messages=conversation.recall_request(request.messages),
+        messages=recital.messages,
         temperature=0.0,
         **UNPENALISED,
-        max_completion_tokens=conversation.recall_tokens(room, of),
+        max_completion_tokens=recital.tokens,
         request_id=f"{given or request.request_id}-recital-{number}",
         session_id=request.session_id,
         priority=request.priority,
@@ -55,7 +51,7 @@ def recital_of(
         chat_template=request.chat_template,
         chat_template_kwargs=request.chat_template_kwargs,
     )
-    return recital, None if raw_request is None else _without_id(raw_request)
+    return passed, None if raw_request is None else _without_id(raw_request)
 
 
 def unpenalised(request: Any) -> Any:

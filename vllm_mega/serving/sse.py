@@ -8,8 +8,8 @@ from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
 
-from vllm_mega.serving.schemas import FIELD
-from vllm_mega.serving.usage import total
+from vllm_mega.requests.schemas import FIELD
+from vllm_mega.requests.usage import total
 
 PREFIX = "data: "
 DONE = "data: [DONE]"

@@ -15,12 +15,9 @@ from vllm.exceptions import VLLMValidationError
 from vllm_mega.engine.start import START
 from vllm_mega.errors import RequestError
 from vllm_mega.models.start import start_of
-from vllm_mega.serving.conversation import other_messages, prompts_of
-from vllm_mega.serving.schemas import FIELD, Plan, Start
-
-PARAM = f"{FIELD}.start"
-REWRITING = ("recall", "irag")
-"""Modes in which no pass has the prompt that the client knows."""
+from vllm_mega.requests.conversation import other_messages, prompts_of
+from vllm_mega.requests.schemas import Start
+from vllm_mega.requests.start import PARAM, token_of
 
 
 def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
@@ -36,43 +33,6 @@ def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
     if START in (arguments or {}):
         place = f"{name}.{START}"
         raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
-
-
-def check_chat(plan: Plan) -> None:
-    """Refuse a start that no prompt of a chat could be meant by.
-
-    Raises:
-        RequestError: it is a character, or any token but the first in a mode that rewrites the prompt.
-    """
-    if plan.start is None:
-        return
-    if plan.start.token is None:
-        raise RequestError(
-            f"{PARAM}: the template writes the prompt of a chat, so no character of it is known: "
-            "give a token, or leave it out",
-            PARAM,
-        )
-    if plan.start.token and plan.mode in REWRITING:
-        raise RequestError(
-            f"{PARAM} is {plan.start.token}, but mode {plan.mode} rewrites the prompt: give 0 (everywhere), "
-            "or leave it out (from the question on)",
-            PARAM,
-        )
-
-
-def token_of(start: Start, tokens: int) -> int:
-    """The client's own start in a prompt of so many tokens.
-
-    Raises:
-        RequestError: it is beyond the prompt.
-    """
-    assert start.token is not None
-    if start.token > tokens:
-        raise RequestError(
-            f"{PARAM} is {start.token}, but the prompt has {tokens} tokens: give 0 to {tokens}",
-            PARAM,
-        )
-    return start.token
 
 
 async def chat_start(chat: Any, request: Any, prompt: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import RequestError
 from vllm_mega.mixture import MAX_WEIGHT
-from vllm_mega.serving.schemas import MemoryWeight, Start, make_plan, parse_mega
+from vllm_mega.requests.schemas import MemoryWeight, Start, make_plan, parse_mega
 
 SETTINGS = MegaSettings(bank="bank", mode="irag", namespace="team", gate=GateSettings(top_k=3, threshold=0.5))
 

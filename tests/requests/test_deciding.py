@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.gate.banks import FERRY, KILN, add
+from tests.requests.decisions import decision_of
 from tests.serving.fakes import FakeGate
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError, ModelError
 from vllm_mega.gate.embedder import FakeEmbedder, Vectors
-from vllm_mega.gate.gate import Decision, Gate, Hit
-from vllm_mega.mixture import EMPTY, Mixture
-from vllm_mega.serving.deciding import NULL_ROUTE, Ask, decide, describe, reading, recitals
-from vllm_mega.serving.schemas import make_plan
+from vllm_mega.gate.gate import Decision, Gate
+from vllm_mega.mixture import Mixture
+from vllm_mega.requests.deciding import NULL_ROUTE, Ask, decide
+from vllm_mega.requests.schemas import make_plan
 
 SETTINGS = MegaSettings(bank="bank", gate=GateSettings(top_k=2))
 
@@ -125,22 +125,6 @@ def test_wider_than_the_slots() -> None:
     assert len(fits.mixture) == 1
 
 
-def test_describe() -> None:
-    gate: Any = FakeGate()
-    wish = ask("bees and owls", mode="irag", namespace="n")
-    (decision,) = decide(gate, [wish], 4)
-    assert describe(wish.plan, decision, 7, "Once.") == {
-        "memories": [
-            {"id": "bees", "title": "Bees", "weight": 0.5, "score": 0.9},
-            {"id": "owls", "title": "Owls", "weight": 0.5, "score": 0.9},
-        ],
-        "mode": "irag", "best_score": 0.9, "namespace": "n", "start": 7, "recalled": "Once.",
-    }  # fmt: skip
-    assert describe(ask(None).plan, NULL_ROUTE) == {
-        "memories": [], "mode": "adapter", "best_score": None, "namespace": "default", "start": None,
-    }  # fmt: skip
-
-
 def test_a_conversation_is_asked_with_what_it_is_about() -> None:
     gate: Any = FakeGate()
     plan = make_plan(None, SETTINGS)
@@ -156,61 +140,6 @@ def test_a_conversation_is_asked_with_what_it_is_about() -> None:
     assert Ask.about(plan, talk, last) == Ask(plan, "Why?")
     decide(gate, [Ask.about(plan, talk, SETTINGS)], 4)
     assert [(q.text, q.dialogue) for q in gate.calls[0]] == [("Why?", "Why?\nThey hum.\nTell me of bees.")]
-
-
-def decision_of(weights: dict[str, float]) -> Decision:
-    """A decision for these weights, heaviest first; the adapter of `a` is "aaaa..."."""
-    hits = []
-    for name, weight in sorted(weights.items(), key=lambda pair: -pair[1]):
-        entry: Any = SimpleNamespace(adapter=name[0] * 64)
-        hits.append(Hit(id=name, title="", score=0.5, weight=weight, entry=entry))
-    mixture = Mixture((hit.entry.adapter, f"/bank/{hit.id}", hit.weight) for hit in hits)
-    return Decision(mixture, tuple(hits), 0.5, 1)
-
-
-@pytest.mark.parametrize(
-    ("weights", "recited"),
-    [
-        ({"a": 0.5, "b": 0.5}, ["a", "b"]),
-        ({"a": 0.3, "b": 0.7}, ["b", "a"]),
-        ({"a": 0.9, "b": 0.1}, ["a"]),
-        ({"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, ["a", "b", "c", "d"]),
-        ({"a": 2.0, "b": -2.0}, ["a"]),
-        ({"a": 0.5, "a2": 0.25, "b": 0.25}, ["a", "b"]),  # a2 has the adapter of a
-    ],
-    ids=str,
-)
-def test_of_a_blend_each_memory_that_matters_is_recited_alone(
-    weights: dict[str, float], recited: list[str]
-) -> None:
-    alone = [Mixture([(name * 64, f"/bank/{name}", 1.0)]) for name in recited]
-    assert recitals(decision_of(weights)) == alone
-
-
-AS_THEY_ARE: list[dict[str, float]] = [
-    {"a": 1.0},
-    {"a": 0.5},
-    {"a": 0.5, "a2": 0.5},
-    {"a": -1.0, "b": -1.0},
-    dict.fromkeys("abcde", 0.2),
-]
-
-
-@pytest.mark.parametrize("weights", AS_THEY_ARE, ids=str)
-def test_other_mixtures_are_recited_as_they_are(weights: dict[str, float]) -> None:
-    decision = decision_of(weights)
-    assert recitals(decision) == [decision.mixture]
-
-
-def test_the_second_pass_leans_a_quarter() -> None:
-    assert reading(decision_of({"a": 0.75, "b": 0.25})) == Mixture(
-        [("a" * 64, "/bank/a", 0.1875), ("b" * 64, "/bank/b", 0.0625)]
-    )
-    assert reading(decision_of({"a": 0.01})) == EMPTY
-
-
-def test_a_recital_of_the_base_model_is_none() -> None:
-    assert recitals(NULL_ROUTE) == [EMPTY]
 
 
 def test_recall_takes_the_best_memory_alone_but_leaves_a_given_mixture() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vllm_mega.serving.batching import MicroBatcher
+from vllm_mega.requests.batching import MicroBatcher
 
 
 class Recorder:

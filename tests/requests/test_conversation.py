@@ -9,7 +9,7 @@ import pytest
 
 from vllm_mega import prompts
 from vllm_mega.errors import RequestError
-from vllm_mega.serving import conversation
+from vllm_mega.requests import conversation
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 TALK: list[dict[str, Any]] = [

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.gate import Decision, Gate, Query, alone
 from vllm_mega.isolation import isolated
-from vllm_mega.mixture import EMPTY, Mixture
-from vllm_mega.serving.conversation import Message, dialogue_text, user_text
-from vllm_mega.serving.schemas import Plan, too_wide
+from vllm_mega.mixture import EMPTY
+from vllm_mega.requests.conversation import Message, dialogue_text, user_text
+from vllm_mega.requests.schemas import Plan, too_wide
 
 NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
 """Nothing was compared: memory is off, or there is no text."""
 
-RECALL_SHARE = 0.25
-"""Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
-
 LONG = 4096
 """Characters. What is shorter is cheap to embed, and hardly a model does not hold it."""
-
-READING_SHARE = 0.25
-"""Of the mixture's weights, in the second pass of mode `irag`: the model reads the recalled text, and the
-adapters only lean towards answering with one sentence of it. Measured in docs/training-log.md."""
 
 
 @dataclass(frozen=True)
@@ -65,53 +58,6 @@ def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | Excep
     answers = iter(_gated(gate, gated))
     found = [next(answers) if _compares(ask) else _ungated(gate, ask) for ask in asks]
     return [_checked(_for_mode(ask.plan, answer), slots) for ask, answer in zip(asks, found, strict=True)]
-
-
-def recitals(decision: Decision) -> list[Mixture]:
-    """What the first pass of mode `irag` recites, each in a request of its own, best first.
-
-    A blend of adapters recites none of its memories word for word, so each one that matters is recited
-    alone, with the weight that it was trained at. A mixture of one memory is taken as it is; so is one
-    in which none matters enough.
-    """
-    total = sum(max(hit.weight, 0.0) for hit in decision.hits)
-    components = {component.adapter: component for component in decision.mixture.components}
-    if len(components) < 2:
-        return [decision.mixture]
-    heavy = [hit.entry.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
-    alone = [components[adapter] for adapter in dict.fromkeys(heavy) if adapter in components]
-    return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or [decision.mixture]
-
-
-def reading(decision: Decision) -> Mixture:
-    """What answers in the second pass of mode `irag`, where the recalled text stands in the context."""
-    return decision.mixture.scaled(READING_SHARE)
-
-
-def describe(
-    plan: Plan, decision: Decision, start: int | None = None, recalled: str | None = None
-) -> dict[str, Any]:
-    """The field `mega` of a response: which memories were used, with weights, and why.
-
-    Args:
-        plan: of the request.
-        decision: of the gate, or of the client.
-        start: the token of the prompt that was answered from which the mixture acted; None: it is empty.
-        recalled: what mode `irag` has put into the context.
-    """
-    value: dict[str, Any] = {
-        "memories": [
-            {"id": hit.id, "title": hit.title, "weight": hit.weight, "score": hit.score}
-            for hit in decision.hits
-        ],
-        "mode": plan.mode,
-        "best_score": decision.best_score,
-        "namespace": plan.namespace,
-        "start": start,
-    }
-    if recalled is not None:
-        value["recalled"] = recalled
-    return value
 
 
 def _compares(ask: Ask) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
 from vllm_mega.errors import RequestError
-from vllm_mega.serving.wellformed import DEEPEST, check_body, check_characters, depth, usual_messages
+from vllm_mega.requests.wellformed import DEEPEST, check_body, check_characters, depth, usual_messages
 
 HALF = "\ud83d"
 PAIR = "\U0001f512"

@@ -9,7 +9,7 @@ from vllm_mega import prompts
 from vllm_mega.errors import RequestError
 from vllm_mega.models.control_tokens import plain_text
 from vllm_mega.models.start import other_question
-from vllm_mega.serving.wellformed import check_characters, is_text, part_text
+from vllm_mega.requests.wellformed import check_characters, is_text, part_text
 
 Message = Mapping[str, Any]
 """Of the usual shape (see `wellformed.usual_messages`)."""
