@@ -44,18 +44,18 @@ def test_a_base_request_beside_mixtures_is_the_base_model(engine: Engine, adapte
 
 
 def test_every_live_mixture_has_one_id_of_its_own():
-    from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, LAST_MIXTURE_ID, MixtureIds
+    from vllm_mega.engine.ids import FIRST_ID, LAST_ID, MixtureIds
 
     ids = MixtureIds(capacity=3)
     first = {name: ids.get(name, list) for name in "abc"}
     assert len(set(first.values())) == 3
     assert ids.get("d", lambda: ["a", "c"]) not in first.values()
     assert [ids.get(name, list) for name in "ac"] == [first["a"], first["c"]]
-    ids._next = LAST_MIXTURE_ID
-    assert ids.get("e", list) == LAST_MIXTURE_ID
+    ids._next = LAST_ID
+    assert ids.get("e", list) == LAST_ID
     live = ids._ids.copy()
     wrapped = ids.get("f", lambda: live)
-    assert FIRST_MIXTURE_ID <= wrapped <= LAST_MIXTURE_ID
+    assert FIRST_ID <= wrapped <= LAST_ID
     assert wrapped not in live.values()
     more = [ids.get(name, lambda: dict(ids._ids)) for name in "ghij"]
     assert len({*more, *live.values(), wrapped}) == len(more) + len(live) + 1

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.engine.ids import FIRST_ID
 from vllm_mega.engine.start import check_start
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture, is_mixture_path
-
-FIRST_MIXTURE_ID = 2**30
-LAST_MIXTURE_ID = 2**31 - 1
-"""Engine-local ids of mixtures: above every plain adapter's, and within int32 (vLLM's second runner)."""
 
 
 def to_lora_request(mixture: Mixture) -> LoRARequest | None:
@@ -25,7 +21,7 @@ def to_lora_request(mixture: Mixture) -> LoRARequest | None:
     """
     if not mixture:
         return None
-    request = _MixtureRequest(mixture.name, FIRST_MIXTURE_ID, mixture.path)
+    request = _MixtureRequest(mixture.name, FIRST_ID, mixture.path)
     request.mixture = mixture
     return request
 
@@ -98,33 +94,3 @@ def check_request(request: Any, slots: int) -> None:
     check_width(request.lora_request, slots)
     prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
     check_start(request, len(prompt))
-
-
-class MixtureIds:
-    """Engine-local ids: one per distinct live mixture, never two for one, never one for two."""
-
-    def __init__(self, capacity: int = 65536) -> None:
-        self._capacity = capacity
-        self._ids: dict[str, int] = {}
-        self._taken: set[int] = set()
-        self._next = FIRST_MIXTURE_ID
-
-    def get(self, name: str, live: Callable[[], Iterable[str]]) -> int:
-        """The id of the mixture called `name`.
-
-        Args:
-            name: the mixture's digest name.
-            live: names of the mixtures that requests are using; asked only when room is needed.
-        """
-        if name not in self._ids:
-            if len(self._ids) >= self._capacity:
-                keep = set(live())
-                self._ids = {n: i for n, i in self._ids.items() if n in keep}
-                self._capacity = max(self._capacity, 2 * len(self._ids))
-                self._taken = set(self._ids.values())
-            while self._next in self._taken or self._next > LAST_MIXTURE_ID:
-                self._next = self._next + 1 if self._next < LAST_MIXTURE_ID else FIRST_MIXTURE_ID
-            self._ids[name] = self._next
-            self._taken.add(self._next)
-            self._next += 1
-        return self._ids[name]

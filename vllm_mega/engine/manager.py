@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -12,14 +12,12 @@ from vllm.lora.model_manager import LRUCacheLoRAModelManager
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.model_executor.layers.linear import LinearBase
 
-from vllm_mega.engine.device import Kernels, kernels_for
-from vllm_mega.engine.packed import PackedAdapter, Pair, pack
-from vllm_mega.engine.punica import SlotTable
+from vllm_mega.engine.ids import ComponentId, MixtureId
 from vllm_mega.engine.routing import Route, routing_table
+from vllm_mega.engine.slots.base import Slots
+from vllm_mega.engine.slots.device import Kernels, kernels_for
+from vllm_mega.engine.slots.packed import PackedAdapter, Pair, pack
 from vllm_mega.errors import AdapterError, ConfigError
-
-if TYPE_CHECKING:
-    from vllm_mega.engine.punica_gpu import GpuSlotTable
 
 
 class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -29,7 +27,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
     """
 
     supported_lora_modules: list[str]
-    slots: SlotTable | GpuSlotTable
+    slots: Slots
     kernels: Kernels
 
     def _init_punica_wrapper(self, max_num_batched_tokens: int, vllm_config: Any) -> None:
@@ -101,11 +99,11 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             for packed, parts in self.packed_modules_mapping.items()
         )
 
-    def add_packed(self, adapter_id: int, adapter: PackedAdapter) -> None:
+    def add_packed(self, adapter_id: ComponentId, adapter: PackedAdapter) -> None:
         """Keep the adapter in host memory."""
         self._registered_adapters[adapter_id] = adapter
 
-    def activate_adapter(self, lora_id: int) -> bool:
+    def activate_adapter(self, lora_id: ComponentId) -> bool:
         """Give the adapter, which is in host memory, a slot; whether it had none."""
         if lora_id in self._active_adapters:
             self._active_adapters.touch(lora_id)
@@ -118,7 +116,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
         self._active_adapters[lora_id] = None
         return True
 
-    def _deactivate_adapter(self, lora_id: int) -> None:
+    def _deactivate_adapter(self, lora_id: ComponentId) -> None:
         if lora_id in self.lora_index_to_id:
             slot = self.lora_index_to_id.index(lora_id)
             self.lora_index_to_id[slot] = None
@@ -131,7 +129,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
 
     # --- a step ---------------------------------------------------------------------------------
 
-    def route(self, mapping: LoRAMapping, routes: Mapping[int, Route]) -> None:
+    def route(self, mapping: LoRAMapping, routes: Mapping[MixtureId, Route]) -> None:
         """Build the step's routing table, once for all layers; nothing to do if nothing changed."""
         tokens = mapping.index_mapping
         state = (tokens, dict(routes))

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from vllm_mega.engine.packed import PackedAdapter
+from vllm_mega.engine.slots.packed import PackedAdapter
 from vllm_mega.mixture import Component
 
 logger = logging.getLogger(__name__)

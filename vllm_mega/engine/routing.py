@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_mega.engine.ids import MixtureId
+
 NULL_SLOT = -1
 
 Route = tuple[tuple[int, float], ...]
@@ -15,19 +17,19 @@ Route = tuple[tuple[int, float], ...]
 
 
 def routing_table(
-    token_ids: Sequence[int], routes: Mapping[int, Route]
+    token_ids: Sequence[int], routes: Mapping[MixtureId, Route]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The table `slot[T,K]`, `weight[T,K]` of a step, K being the widest route in it.
 
     Args:
-        token_ids: [T] engine-local adapter id of every token; 0 or less means none.
+        token_ids: [T] `MixtureId` of every token; 0 or less means none.
         routes: the route of every positive id in `token_ids`.
 
     Raises:
         KeyError: a token's id has no route; going on would answer without its memories.
     """
     ids, inverse = np.unique(np.asarray(token_ids, dtype=np.int64), return_inverse=True)
-    rows: list[Route] = [routes[int(i)] if i > 0 else () for i in ids]
+    rows: list[Route] = [routes[MixtureId(int(i))] if i > 0 else () for i in ids]
     width = max((len(row) for row in rows), default=0)
     slot = np.full((len(rows), width), NULL_SLOT, dtype=np.int32)
     weight = np.zeros((len(rows), width), dtype=np.float32)

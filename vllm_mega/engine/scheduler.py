@@ -11,11 +11,12 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
-from vllm_mega.engine.adapters import MixtureIds, adapters_of, check_width, mixture_of
+from vllm_mega.engine.adapters import adapters_of, check_width, mixture_of
 from vllm_mega.engine.admission import Admission
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.events import ToldApart
 from vllm_mega.engine.holding import HeldPath, Holder
+from vllm_mega.engine.ids import MixtureIds
 from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture

@@ -14,14 +14,15 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.reader import BankReader
-from vllm_mega.engine.adapters import FIRST_MIXTURE_ID, check_width, mixture_of
+from vllm_mega.engine.adapters import check_width, mixture_of
 from vllm_mega.engine.holding import readable
+from vllm_mega.engine.ids import FIRST_ID, ComponentId, MixtureId, plain
 from vllm_mega.engine.manager import MegaLoRAModelManager
-from vllm_mega.engine.packed import PackedAdapter, pack
 from vllm_mega.engine.prefetch import Loader, channel
 from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
 from vllm_mega.engine.settings import settings_of
+from vllm_mega.engine.slots.packed import PackedAdapter, pack
 from vllm_mega.errors import AdapterError, ConfigError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
@@ -40,8 +41,8 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(vllm_config, *args, **kwargs)
         self._shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
-        self._component_ids: dict[str, int] = {}
-        self._in_step: frozenset[int] = frozenset()
+        self._component_ids: dict[str, ComponentId] = {}
+        self._in_step: frozenset[ComponentId] = frozenset()
         self._loader = Loader(self._read, ahead=max(8, self.lora_config.max_loras))
         self._counts = Residency(slots=self.lora_config.max_loras)
 
@@ -94,9 +95,9 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         if mapping is not None:
             self._adapter_manager.route(mapping, routes)
 
-    def _activate(self, requests: Iterable[LoRARequest]) -> dict[int, Route]:
+    def _activate(self, requests: Iterable[LoRARequest]) -> dict[MixtureId, Route]:
         """Every request's route, its adapters being in slots."""
-        wanted = {request.lora_int_id: self._weighted_ids(request) for request in requests}
+        wanted = {MixtureId(request.lora_int_id): self._weighted_ids(request) for request in requests}
         ids = list(dict.fromkeys(i for pairs in wanted.values() for i, _, _ in pairs))
         slots = self._adapter_manager.lora_slots
         assert len(ids) <= slots, f"admission let {len(ids)} adapters into {slots} slots"
@@ -114,14 +115,15 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         slot_of = {i: slot for slot, i in enumerate(self._adapter_manager.lora_index_to_id) if i is not None}
         return {n: tuple((slot_of[i], w) for i, w, _ in pairs) for n, pairs in wanted.items()}
 
-    def _weighted_ids(self, request: LoRARequest) -> list[tuple[int, float, LoRARequest | Component]]:
+    def _weighted_ids(self, request: LoRARequest) -> list[tuple[ComponentId, float, LoRARequest | Component]]:
         mixture = mixture_of(request)
         if mixture is None:
-            return [(request.lora_int_id, 1.0, request)]
+            return [(plain(request.lora_int_id), 1.0, request)]
         return [(self._component_id(c), c.weight, c) for c in mixture.components]
 
-    def _component_id(self, component: Component) -> int:
-        return self._component_ids.setdefault(component.adapter, FIRST_MIXTURE_ID + len(self._component_ids))
+    def _component_id(self, component: Component) -> ComponentId:
+        new = ComponentId(FIRST_ID + len(self._component_ids))
+        return self._component_ids.setdefault(component.adapter, new)
 
     # --- disk to host memory --------------------------------------------------------------------
 
@@ -143,11 +145,11 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
     def add_dummy_lora(self, lora_request: LoRARequest, rank: int) -> bool:
         """What vLLM warms up with: an adapter that touches nothing."""
         manager = self._adapter_manager
-        empty = pack([None] * manager.slots.table.shape[1], torch.float32, manager.kernels.layout)
-        manager.add_packed(lora_request.lora_int_id, empty)
+        empty = pack([None] * manager.slots.slices, torch.float32, manager.kernels.layout)
+        manager.add_packed(plain(lora_request.lora_int_id), empty)
         return True
 
-    def _load(self, adapter_id: int, source: LoRARequest | Component) -> bool:
+    def _load(self, adapter_id: ComponentId, source: LoRARequest | Component) -> bool:
         """Make sure that the adapter is in host memory, and young; whether it was not."""
         manager, counts = self._adapter_manager, self._counts
         if manager.get_adapter(adapter_id) is not None:
@@ -167,10 +169,10 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         manager.add_packed(adapter_id, adapter)
         return True
 
-    def _oldest_outside_step(self) -> int:
+    def _oldest_outside_step(self) -> ComponentId:
         # The step's adapters may be running: evicting one now would only mean reading it again.
         cache = self._adapter_manager._registered_adapters
-        old: list[int] = [i for i in cache.order if i not in cache.pinned_items]
+        old: list[ComponentId] = [i for i in cache.order if i not in cache.pinned_items]
         return next((i for i in old if i not in self._in_step), old[0])
 
     def _read(self, source: LoRARequest | Component) -> PackedAdapter:
@@ -184,7 +186,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
                     max_rank=self.lora_config.max_lora_rank,
                     expected_digest=source.adapter,
                 )
-                adapter = self._packed(LoRARequest(source.adapter, FIRST_MIXTURE_ID, str(folder)))
+                adapter = self._packed(LoRARequest(source.adapter, FIRST_ID, str(folder)))
         else:
             adapter = self._packed(source)
         self._counts.loads += 1
@@ -209,7 +211,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
 
     def list_adapters(self) -> set[int]:
         """Ids of the plain adapters in host memory."""
-        return {i for i in super().list_adapters() if i < FIRST_MIXTURE_ID}
+        return {i for i in super().list_adapters() if i < FIRST_ID}
 
 
 class WorkerExtension:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from vllm_mega.engine.device import kernels_for
-from vllm_mega.engine.packed import pack
-from vllm_mega.engine.punica import SlotTable
-from vllm_mega.engine.punica_gpu import GpuSlotTable, transposed
+from vllm_mega.engine.slots.cpu import CpuSlots
+from vllm_mega.engine.slots.cuda import CudaSlots, transposed
+from vllm_mega.engine.slots.device import kernels_for
+from vllm_mega.engine.slots.packed import pack
 from vllm_mega.errors import ConfigError
 from vllm_mega.kernels import cpu, triton
 
@@ -48,8 +48,8 @@ def _run(slots, slot, weight):
 
 
 def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
-    gpu = GpuSlotTable(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
-    host = SlotTable(LAYERS, SLOTS, TOKENS, RANK)
+    gpu = CudaSlots(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
+    host = CpuSlots(LAYERS, SLOTS, TOKENS, RANK)
     rng = np.random.default_rng(0)
     slot = rng.integers(-1, SLOTS, (TOKENS, 2)).astype(np.int32)
     slot[:, 1] = np.where(slot[:, 1] == slot[:, 0], -1, slot[:, 1])
@@ -70,7 +70,7 @@ def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
 
 
 def test_a_step_before_any_route_changes_nothing():
-    slots = GpuSlotTable(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
+    slots = CudaSlots(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
     slots.put(0, pack(_slices(0), torch.float32, transposed))
     y = torch.ones(TOKENS, 32)
     slots.layers[0].add_lora_linear(y, torch.ones(TOKENS, 24))

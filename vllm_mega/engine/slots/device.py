@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
-from vllm_mega.engine.packed import Layout
-from vllm_mega.engine.punica import SlotTable
+from vllm_mega.engine.slots.base import MakeSlots
+from vllm_mega.engine.slots.cpu import CpuSlots
+from vllm_mega.engine.slots.packed import Layout
 from vllm_mega.errors import ConfigError
 from vllm_mega.kernels import cpu, native
 
@@ -19,8 +18,7 @@ from vllm_mega.kernels import cpu, native
 class Kernels:
     """The parts of the engine that depend on the device."""
 
-    slots: Callable[..., Any]
-    """Makes the slots: see `SlotTable`."""
+    slots: MakeSlots
     layout: Layout
     """From lora_A and lora_B to what the kernels read."""
     pin_memory: bool = False
@@ -35,11 +33,11 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
         KernelError: see `native.functions`.
     """
     if device.type == "cuda":
-        from vllm_mega.engine.punica_gpu import GpuSlotTable, transposed
+        from vllm_mega.engine.slots.cuda import CudaSlots, transposed
         from vllm_mega.kernels import triton
 
         _check(dtype, triton.DTYPES)
-        return Kernels(partial(GpuSlotTable, dtype=dtype, device=device), transposed, pin_memory=True)
+        return Kernels(partial(CudaSlots, dtype=dtype, device=device), transposed, pin_memory=True)
     if device.type != "cpu":
         raise ConfigError(
             f"vllm_mega has no kernels for {device.type!r}: run on a CPU or with CUDA, "
@@ -47,7 +45,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
         )
     _check(dtype, cpu.DTYPES)
     native.functions()  # compiles now, not in the first request
-    return Kernels(SlotTable, cpu.layout)
+    return Kernels(CpuSlots, cpu.layout)
 
 
 def _check(dtype: torch.dtype, known: tuple[torch.dtype, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Where vLLM's LoRA layers hand over to our kernels.
+"""The slots of a CPU, and where vLLM's LoRA layers hand over to our kernels.
 
 vLLM's layers call `punica_wrapper.add_lora_linear` with their stacked weights. Every layer gets a wrapper
 of its own here, which knows where the layer's weights lie, so the stacked weights are not needed. It
@@ -15,39 +15,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vllm_mega.engine.packed import PackedAdapter
+from vllm_mega.engine.slots.base import Shape
+from vllm_mega.engine.slots.packed import PackedAdapter
 from vllm_mega.kernels import cpu
 from vllm_mega.kernels.cpu import Layer, Plan
 
-Shape = tuple[int, tuple[int, ...]]
-"""I and the O_p of a layer."""
 
-
-class SlotTable:
-    """The slots of all layers: which adapter's weights a slot stands for, and the routing of the step.
-
-    On the CPU a slot is a row of addresses: an adapter that comes or goes moves no weights.
-    """
+class CpuSlots:
+    """See `base.Slots`. A slot is a row of addresses: an adapter that comes or goes moves no weights."""
 
     def __init__(self, layers: Sequence[Shape], slots: int, tokens: int, rank: int) -> None:
-        """
-        Args:
-            layers: every layer, in the order in which adapters are packed.
-            slots: S.
-            tokens: most tokens of a step.
-            rank: largest rank.
-        """
+        """See `base.MakeSlots`."""
         ends = np.cumsum([len(outputs) for _, outputs in layers])
         self.table = torch.zeros(slots, int(ends[-1]), 3, dtype=torch.int64)
         """[S, P of all layers, 3]."""
         self.plan = Plan(tokens, slots)
         self.layers = [
-            LayerMixture(self, Layer(self.table[:, end - len(outputs) : end], inputs, outputs, rank))
+            CpuLayerMixture(self, Layer(self.table[:, end - len(outputs) : end], inputs, outputs, rank))
             for end, (inputs, outputs) in zip(ends.tolist(), layers, strict=True)
         ]
         self._numbers = self.table.numpy()
         self._starts = np.concatenate(([0], ends[:-1]))
         self._kept: dict[int, PackedAdapter] = {}
+
+    @property
+    def slices(self) -> int:
+        """P of all layers."""
+        return int(self.table.shape[1])
 
     def put(self, slot: int, adapter: PackedAdapter) -> None:
         """Let the slot stand for the adapter, whose memory is kept until `clear`."""
@@ -74,15 +68,15 @@ class SlotTable:
             layer.active = flag
 
 
-class LayerMixture:
-    """What one of vLLM's LoRA layers takes for its punica wrapper."""
+class CpuLayerMixture:
+    """See `base.LayerMixture`."""
 
-    def __init__(self, slots: SlotTable, layer: Layer) -> None:
+    def __init__(self, slots: CpuSlots, layer: Layer) -> None:
         self._plan, self._layer = slots.plan, layer
         self.active = False
 
     def add_lora_linear(self, y: torch.Tensor, x: torch.Tensor, *_: Any, **__: Any) -> None:
-        """Add the step's mixtures; the rest is what vLLM passes to kernels that need it."""
+        """See `base.LayerMixture`."""
         # A compiled graph must not freeze what depends on the step; the operator finds out by itself.
         if torch.compiler.is_compiling() or self.active:
             cpu.add_mixture(y, x, self._layer, self._plan)

@@ -1,4 +1,4 @@
-"""The slots of a GPU: what `punica.SlotTable` is on the CPU.
+"""The slots of a GPU.
 
 Never run on a GPU: tested with the kernels under Triton's interpreter. Nothing that a launch reads moves:
 slots are persistent memory, and so is the plan, so CUDA graphs may hold the kernels. All copies are issued
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vllm_mega.engine.packed import PackedAdapter, padded
-from vllm_mega.engine.punica import Shape
+from vllm_mega.engine.slots.base import Shape
+from vllm_mega.engine.slots.packed import PackedAdapter, padded
 from vllm_mega.kernels import triton
 
 
@@ -24,8 +24,8 @@ def transposed(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return a.flatten(), b.t().flatten()
 
 
-class GpuSlotTable:
-    """Adapters in device memory, where the kernels find them, and the routing of the step."""
+class CudaSlots:
+    """See `base.Slots`. A slot is a part of device memory that never moves."""
 
     def __init__(
         self,
@@ -37,15 +37,7 @@ class GpuSlotTable:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """
-        Args:
-            layers: every layer, in the order in which adapters are packed.
-            slots: S.
-            tokens: most tokens of a step.
-            rank: largest rank.
-            dtype: of the model.
-            device: of the model.
-        """
+        """See `base.MakeSlots`; `dtype` and `device` are those of the model."""
         sizes = [(inputs, out) for inputs, outputs in layers for out in outputs]
         room = sum(padded(rank * n, dtype) for pair in sizes for n in pair)
         self._weights = torch.zeros(slots, room, dtype=dtype, device=device)
@@ -55,9 +47,14 @@ class GpuSlotTable:
         self.plan = triton.Plan(tokens, slots, rank, most, device)
         ends = np.cumsum([len(outputs) for _, outputs in layers]).tolist()
         self.layers = [
-            GpuLayerMixture(self, self.table[:, end - len(outputs) : end], outputs)
+            CudaLayerMixture(self, self.table[:, end - len(outputs) : end], outputs)
             for end, (_, outputs) in zip(ends, layers, strict=True)
         ]
+
+    @property
+    def slices(self) -> int:
+        """P of all layers."""
+        return int(self.table.shape[1])
 
     def put(self, slot: int, adapter: PackedAdapter) -> None:
         """Copy the adapter into the slot."""
@@ -73,12 +70,12 @@ class GpuSlotTable:
         self.plan.update(slot, weight)
 
 
-class GpuLayerMixture:
-    """What one of vLLM's LoRA layers takes for its punica wrapper."""
+class CudaLayerMixture:
+    """See `base.LayerMixture`."""
 
-    def __init__(self, slots: GpuSlotTable, table: torch.Tensor, outputs: tuple[int, ...]) -> None:
+    def __init__(self, slots: CudaSlots, table: torch.Tensor, outputs: tuple[int, ...]) -> None:
         self._plan, self._table, self._outputs = slots.plan, table, outputs
 
     def add_lora_linear(self, y: torch.Tensor, x: torch.Tensor, *_: Any, **__: Any) -> None:
-        """Add the step's mixtures; the rest is what vLLM passes to kernels that need it."""
+        """See `base.LayerMixture`."""
         triton.add_mixture(y, x, self._table, self._outputs, self._plan)
