@@ -6,6 +6,7 @@ Llama does, which most do. What is refused, and why, stands here too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,6 +65,26 @@ _CONTEXTS = ("max_position_embeddings", "n_positions")
 _FEWEST_LAYERS = 10
 _ATTENTION = {"full_attention", "sliding_attention", "attention"}
 """Types of layers that packed rows can run."""
+
+HEAD = "lm_head.weight"
+"""The weights of the head, where a checkpoint saves them by themselves."""
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+"""How the names of the embeddings of tokens end, which are the head where the two are tied."""
+TIED_HEADS = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+"""Heads that some save although they are the embeddings."""
+HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output|head)\.weight$")
+"""Whatever may be a head."""
+NOT_LINEAR = ("lm_head", "embed", "wte", "wpe")
+"""How the last name parts begin of modules with a matrix that are no linear layers."""
+
+GATED_MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
+"""Parts of an MLP that computes down(act(gate(x)) * up(x))."""
+NORM = "RMSNorm"
+"""How the classes of norms over the root of the mean square are called."""
+NORM_EPSILONS = ("variance_epsilon", "eps")
+"""How they call what they add to the mean square."""
+ROTARY = "apply_rotary_pos_emb"
+"""The function that transformers' attention calls for rotary embeddings."""
 
 CONV1D = frozenset({"gpt2", "openai-gpt", "imagegpt"})
 """Model types whose linear layers are transformers' Conv1D: weights [I, O]."""

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm_mega.models.architectures import EMBEDDINGS, HEAD
 from vllm_mega.models.checkpoint import Tensor, linear_shapes, model_config, tensors
 from vllm_mega.models.functional import is_tied
 
 _KINDS: dict[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _PIECE = 1 << 22
 """Numbers that are compared at once."""
-_HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
-"""What the head is, where a checkpoint has none."""
 
 
 class BaseWeights:
@@ -41,9 +39,9 @@ class BaseWeights:
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
         found = tensors(self._path)
-        if is_tied(model_config(self._path)) is not False and not any(n.endswith(_HEAD) for n in found):
-            embeddings = [tensor for name, tensor in found.items() if name.endswith(_EMBEDDINGS)]
-            found |= dict(zip((_HEAD,), embeddings, strict=False))
+        if is_tied(model_config(self._path)) is not False and not any(n.endswith(HEAD) for n in found):
+            embeddings = [tensor for name, tensor in found.items() if name.endswith(EMBEDDINGS)]
+            found |= dict(zip((HEAD,), embeddings, strict=False))
         return found
 
     def equals(self, name: str, dtype: str, shape: tuple[int, ...], file: Path, start: int) -> bool:

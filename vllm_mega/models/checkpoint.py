@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_mega.errors import ModelError
-from vllm_mega.models.architectures import CONV1D
+from vllm_mega.models.architectures import CONV1D, NOT_LINEAR
 from vllm_mega.models.functional import text_config
 from vllm_mega.regular_file import open_regular, read_regular
 
@@ -20,7 +20,6 @@ MODULES = "modules.json"
 """Lists the parts of a sentence-transformers model."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
-_NOT_LINEAR = ("lm_head", "embed", "wte", "wpe")
 _LENGTHS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
     "max_sequence_length", "max_seq_length", "seq_len",
@@ -100,7 +99,7 @@ def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
             kind == "weight"
             and len(tensor.shape) == 2
             and tensor.dtype not in _PACKED
-            and not module.rpartition(".")[2].startswith(_NOT_LINEAR)
+            and not module.rpartition(".")[2].startswith(NOT_LINEAR)
         ):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     if not shapes:

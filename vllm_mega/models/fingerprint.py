@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mega.errors import ModelError
+from vllm_mega.models.architectures import TIED_HEADS
 from vllm_mega.models.checkpoint import (
     TOKENIZER_CONFIG,
     Part,
@@ -31,7 +32,6 @@ _BUFFERS = re.compile(
 """What some versions save and all compute."""
 _CAUSAL_MASK = re.compile(r"(^|\.)(attn|attention)\.bias$")
 """The same, if it has four axes: else it is a bias."""
-_HEADS = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 _POOLING = "pooling_mode_"
 _POOLINGS = {
     "cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean",
@@ -118,7 +118,7 @@ def _weights(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, Tensor
     tied = is_tied(config)
     for name, tensor in sorted(tensors(folder).items()):
         buffer = _BUFFERS.search(name) or (_CAUSAL_MASK.search(name) and len(tensor.shape) == 4)
-        if not buffer and not (tied and _HEADS.search(name)):
+        if not buffer and not (tied and TIED_HEADS.search(name)):
             yield (
                 name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
                     "LayerNorm.beta", "LayerNorm.bias"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_mega.errors import ModelError
+from vllm_mega.models.architectures import HEADS
 from vllm_mega.models.checkpoint import model_config, tensors
 from vllm_mega.models.functional import is_tied, text_config
 
-_HEADS = re.compile(r"(^|\.)(lm_head|embed_out|output|head)\.weight$")
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _BODIES = re.compile(r"(Text)?Model$")
 _ENCODERS = (
@@ -35,7 +35,7 @@ def check_trainable(path: Path) -> None:
     config = model_config(path)
     _refuse_quantised(path, config)
     _refuse_encoders(path, config)
-    if is_tied(config) is False and not any(_HEADS.search(name) for name in tensors(path)):
+    if is_tied(config) is False and not any(HEADS.search(name) for name in tensors(path)):
         raise ModelError(
             f"{path}: the checkpoint was saved without its head (tie_word_embeddings is false, and no "
             "lm_head.weight is there), so it would be a random one. Save the model with its head "

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vllm_mega.models.architectures import GATED_MLP, NORM, NORM_EPSILONS, ROTARY
 from vllm_mega.training import fused_kernels as kernels
 from vllm_mega.training.fused_check import Seen, agrees, exact_copy, inputs_of
 
 Forward = Callable[..., Any]
 Maker = Callable[[Any, Any, Seen], Forward | None]
 """Of a module, the same module untouched and its inputs: what it can compute instead; None: it stays."""
-_ROTARY = "apply_rotary_pos_emb"
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -96,18 +96,18 @@ def _maker(module: nn.Module) -> Maker | None:
     weight = next(module.parameters(), None)
     if "forward" in vars(module) or weight is None or not kernels.usable(weight):
         return None  # somebody's patch, perhaps ours, or nothing for the kernels
-    if type(module).__name__.endswith("RMSNorm"):
+    if type(module).__name__.endswith(NORM):
         return _norm
-    if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+    if all(hasattr(module, name) for name in GATED_MLP):
         return _mlp
-    if _ROTARY in getattr(getattr(type(module).forward, "__code__", None), "co_names", ()):
+    if ROTARY in getattr(getattr(type(module).forward, "__code__", None), "co_names", ()):
         return _attention
     return None
 
 
 def _norm(module: Any, untouched: Any, seen: Seen) -> Forward | None:
     weight = getattr(module, "weight", None)
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps = next((getattr(module, name) for name in NORM_EPSILONS if hasattr(module, name)), None)
     if not isinstance(weight, Tensor) or weight.requires_grad or not isinstance(eps, float):
         return None
     exact = exact_copy(untouched)
@@ -133,25 +133,31 @@ def _where_usable(fast: Forward, original: Forward) -> Forward:
 def _mlp(module: Any, untouched: Any, seen: Seen) -> Forward | None:
     (x,) = seen.args
     with torch.no_grad():
-        gate, up = untouched.gate_proj(x), untouched.up_proj(x)
-        plain = torch.equal(untouched.down_proj(untouched.act_fn(gate) * up), untouched(x))
-    act = exact_copy(untouched.act_fn)
+        gate_layer, up_layer, down_layer, own_act = _mlp_parts(untouched)
+        gate, up = gate_layer(x), up_layer(x)
+        plain = torch.equal(down_layer(own_act(gate) * up), untouched(x))
+    act = exact_copy(own_act)
     if not plain or not agrees(_SwiGLU.apply, lambda gate, up: act(gate) * up, gate, up):
         return None
 
     def forward(x: Tensor) -> Tensor:
-        gate, up = module.gate_proj(x), module.up_proj(x)
-        product = _SwiGLU.apply(gate, up) if kernels.usable(gate, up) else module.act_fn(gate) * up
-        y: Tensor = module.down_proj(product)
+        gate_layer, up_layer, down_layer, module_act = _mlp_parts(module)  # now: LoRA may have replaced them
+        gate, up = gate_layer(x), up_layer(x)
+        product = _SwiGLU.apply(gate, up) if kernels.usable(gate, up) else module_act(gate) * up
+        y: Tensor = down_layer(product)
         return y
 
     return forward
 
 
+def _mlp_parts(module: nn.Module) -> tuple[Any, ...]:
+    return tuple(getattr(module, name) for name in GATED_MLP)
+
+
 def _attention(module: Any, untouched: Any, seen: Seen) -> Forward | None:
     """The module's own code, in which another function goes by the name of the rotary embedding."""
     code = type(module).forward
-    original = code.__globals__[_ROTARY]
+    original = code.__globals__[ROTARY]
     verdicts: list[bool] = []
 
     def compared(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -176,7 +182,7 @@ def _attention(module: Any, untouched: Any, seen: Seen) -> Forward | None:
 
 def _rebound(code: Any, rotary: Callable[..., Any]) -> FunctionType:
     """The function `code`, for which the rotary embedding is `rotary`; the module that it is from stays."""
-    names = {**code.__globals__, _ROTARY: rotary}
+    names = {**code.__globals__, ROTARY: rotary}
     copied = FunctionType(code.__code__, names, code.__name__, code.__defaults__, code.__closure__)
     copied.__kwdefaults__ = code.__kwdefaults__
     return copied
