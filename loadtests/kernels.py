@@ -23,6 +23,7 @@ from loadtests.machine import Machine, this_machine
 from loadtests.program import Program
 from vllm_mega.errors import ConfigError
 from vllm_mega.kernels import triton as kernels
+from vllm_mega.kernels import triton_plan
 
 LAYERS, ADAPTERS, WIDTH = 32, 8, 4
 MODULES: Mapping[str, tuple[int, tuple[int, ...]]] = {
@@ -99,7 +100,7 @@ class Step:
         slot, weight = routing(load)
         tokens = len(slot)
         most = max(len(outs) for _, outs in MODULES.values())
-        self.plan = kernels.Plan(tokens, WIDTH, rank, most, "cuda")
+        self.plan = triton_plan.Plan(tokens, WIDTH, rank, most, "cuda")
         self.plan.update(slot, weight)
         self.kept: list[torch.Tensor] = []
         self.calls = [self._call(tokens, rank, *shape) for _ in range(LAYERS) for shape in MODULES.values()]

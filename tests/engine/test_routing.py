@@ -7,7 +7,7 @@ import pytest
 
 from vllm_mega.engine.routing import NULL_SLOT, routing_table, token_ids
 from vllm_mega.engine.slots.cpu import CpuSlots
-from vllm_mega.kernels import cpu, triton
+from vllm_mega.kernels import cpu, triton_plan
 
 
 def test_every_token_gets_the_route_of_its_request():
@@ -43,7 +43,7 @@ def test_no_kernel_works_for_tokens_before_start(start: int):
     entries = int(entry[int(plan.arrays[0][tiles])])
     assert sorted(token[:entries].tolist()) == sorted([*range(start, 96)] * 2)
 
-    blocks, _ = triton.plan_blocks(*table, 4)
+    blocks, _ = triton_plan.plan_blocks(*table, 4)
     covered = [t for first, n, *_ in blocks[1:].tolist() for t in range(first, first + n)]
     assert covered == list(range(start, 96))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vllm_mega.engine.routing import NULL_SLOT
-from vllm_mega.kernels import reference
+from vllm_mega.kernels import reference, triton_plan
 from vllm_mega.kernels import triton as kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,8 +94,8 @@ def routing(kind: str, tokens: int, width: int, slots: int, seed: int = 0) -> tu
     )
 
 
-def plan_of(layer: Layer, tokens: int, width: int) -> kernels.Plan:
-    return kernels.Plan(tokens, width, layer.max_rank, len(layer.outs), layer.device)
+def plan_of(layer: Layer, tokens: int, width: int) -> triton_plan.Plan:
+    return triton_plan.Plan(tokens, width, layer.max_rank, len(layer.outs), layer.device)
 
 
 def run(layer, y, x, slot, weight, plan=None):

@@ -12,6 +12,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from tests.kernels.mixtures import DEVICE, check, layer_of, plan_of, routing, run
 from vllm_mega.engine.routing import NULL_SLOT
 from vllm_mega.kernels import triton as kernels
+from vllm_mega.kernels import triton_plan
 
 JITTED = ("_rank", "_gather", "_shrink", "_expand")
 
@@ -174,7 +175,7 @@ def test_the_plan_groups_adjacent_tokens_of_one_mixture():
     weight[41] = 0
     weight[44, 0] = 0.5
     weight[46, 0] = 0  # the same as slot 2 alone
-    blocks, weights = kernels.plan_blocks(slot, weight, 3)
+    blocks, weights = triton_plan.plan_blocks(slot, weight, 3)
     assert blocks[0, 0] == len(weights) == 6
     assert blocks[1:].tolist() == [
         [0, 32, 1, 1, -1, -1],
@@ -211,13 +212,13 @@ def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
 
 def test_scratch_is_large_enough_for_every_number_of_rows():
     for slices in (1, 2, 3):
-        size = max(600 * slices, kernels._SHRINKS)
+        size = max(600 * slices, triton_plan.SHRINKS)
         assert all(kernels._split(rows * slices, 1 << 20) * rows * slices <= size for rows in range(1, 601))
     assert kernels._split(1, 4096) == 16
 
 
 def test_what_does_not_fit_is_refused():
-    plan = kernels.Plan(4, 2, 8, 2, "cpu")
+    plan = triton_plan.Plan(4, 2, 8, 2, "cpu")
     for shape in ((5, 1), (1, 3)):
         with pytest.raises(ValueError, match="do not fit a plan"):
             plan.update(np.zeros(shape, dtype=np.int32), np.ones(shape, dtype=np.float32))

@@ -21,14 +21,12 @@ kernels. The split of the input features depends on the rows of `x`, and with it
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
-BLOCK = 32
-"""Most tokens of a block. Tensor cores want at least 16."""
+from vllm_mega.kernels.triton_plan import BLOCK, SHRINKS, Plan
+
 BLOCK_V = 64
 """Rows of gathered adapters that are multiplied at once."""
 BLOCK_I = 128
@@ -39,8 +37,6 @@ ALIGNMENT = 16
 """Bytes. Addresses in a table are multiples of it, so that loads are as wide as the hardware has them."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _PROGRAMS = 4096  # several times what the largest GPU runs at once; blocks beyond that are looped over
-_SHRINKS = 256  # programs below which the input features are split; part of the scratch buffer's size
-_HEAD = 3  # numbers of a block before its slots: first token, tokens, pairs
 
 
 def entry(a: torch.Tensor, b: torch.Tensor, max_rank: int) -> tuple[int, int, int]:
@@ -64,77 +60,6 @@ def entry(a: torch.Tensor, b: torch.Tensor, max_rank: int) -> tuple[int, int, in
         if t.data_ptr() % ALIGNMENT:
             raise ValueError(f"{name} lies at {t.data_ptr():#x}, which is no multiple of {ALIGNMENT} bytes")
     return a.data_ptr(), b.data_ptr(), rank
-
-
-class Plan:
-    """The routing of one step, in buffers that stay where they are.
-
-    `blocks` int32 [T_max + 1, 3 + K_max]: `blocks[0, 0]` is the number of blocks; row n + 1 is block n: its
-    first token, its number of tokens, its number of pairs, and their slots.
-    `weights` float32 [T_max, K_max]: the weights of block n's pairs.
-    `hidden` float32 [rows, V]: scratch; V holds the ranks of K_max adapters.
-    """
-
-    def __init__(
-        self, max_tokens: int, max_width: int, max_rank: int, slices: int, device: torch.device | str
-    ) -> None:
-        """Buffers for `max_tokens` tokens of at most `max_width` pairs, for layers of at most `slices`."""
-        self.max_rank = max_rank
-        self.blocks = torch.zeros(max_tokens + 1, _HEAD + max_width, dtype=torch.int32, device=device)
-        self.weights = torch.zeros(max_tokens, max_width, device=device)
-        v = -(-max_width * max_rank // 16) * 16  # rows that start at multiples of 64 bytes
-        self.hidden = torch.zeros(max(max_tokens * slices, _SHRINKS), v, device=device)
-
-    def update(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
-        """Take over the routing table of a step. Pairs of weight 0 count as null.
-
-        Args:
-            slot: [T, K]; negative means the null slot.
-            weight: [T, K].
-
-        Raises:
-            ValueError: the step does not fit the buffers.
-        """
-        most = tuple(self.weights.shape)
-        if slot.shape != weight.shape or slot.shape[0] > most[0] or slot.shape[1] > most[1]:
-            raise ValueError(f"slots {slot.shape} and weights {weight.shape} do not fit a plan of {most}")
-        blocks, weights = plan_blocks(slot, weight, most[1])
-        # From pageable memory: copied before the call returns, so that nothing has to wait for the device.
-        self.weights[: len(weights)].copy_(torch.from_numpy(weights), non_blocking=True)
-        self.blocks[: len(blocks)].copy_(torch.from_numpy(blocks), non_blocking=True)
-
-
-def plan_blocks(
-    slot: NDArray[np.int32], weight: NDArray[np.float32], max_width: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """`Plan.blocks` and `Plan.weights`, for N blocks: [N + 1, 3 + max_width], [N, max_width].
-
-    Args:
-        slot: [T, K]; negative means the null slot.
-        weight: [T, K].
-        max_width: at least K.
-    """
-    tokens, width = slot.shape
-    used = (slot >= 0) & (weight != 0)
-    front = np.argsort(~used, axis=1, kind="stable")  # pairs that count come first, in their order
-    slot = np.take_along_axis(np.where(used, slot, -1), front, axis=1)
-    weight = np.take_along_axis(np.where(used, weight, 0), front, axis=1)
-    pairs = used.sum(axis=1)
-
-    same = (slot[1:] == slot[:-1]).all(axis=1) & (weight[1:] == weight[:-1]).all(axis=1)
-    begins = np.flatnonzero(np.concatenate(([True], ~same)) if tokens else [])  # of runs of one mixture
-    lengths = np.diff(begins, append=tokens)
-    position = np.arange(tokens) - np.repeat(begins, lengths)
-    left = np.repeat(lengths, lengths) - position
-    first = np.flatnonzero((position % BLOCK == 0) & (pairs > 0))
-
-    blocks = np.full((len(first) + 1, _HEAD + max_width), -1, dtype=np.int32)
-    weights = np.zeros((len(first), max_width), dtype=np.float32)
-    blocks[0, 0] = len(first)
-    blocks[1:, 0], blocks[1:, 1], blocks[1:, 2] = first, np.minimum(left[first], BLOCK), pairs[first]
-    blocks[1:, _HEAD : _HEAD + width] = slot[first]
-    weights[:, :width] = weight[first]
-    return blocks, weights
 
 
 def add_mixture(
@@ -208,7 +133,7 @@ def _lanes(rows: int, others: int) -> int:
 def _split(rows: int, inputs: int) -> int:
     """Parts of the input features: a power of two; a step of few rows has too few programs otherwise."""
     split = 1
-    while split < 16 and 2 * split * rows <= _SHRINKS and 2 * split * BLOCK_I <= inputs:
+    while split < 16 and 2 * split * rows <= SHRINKS and 2 * split * BLOCK_I <= inputs:
         split *= 2
     return split
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vllm_mega.engine.slots.base import Shape
 from vllm_mega.engine.slots.packed import PackedAdapter, padded
-from vllm_mega.kernels import triton
+from vllm_mega.kernels import triton, triton_plan
 
 
 def transposed(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +44,7 @@ class CudaSlots:
         self.table = torch.zeros(slots, len(sizes), 3, dtype=torch.int64, device=device)
         """[S, P of all layers, 3]."""
         most = max(len(outputs) for _, outputs in layers)
-        self.plan = triton.Plan(tokens, slots, rank, most, device)
+        self.plan = triton_plan.Plan(tokens, slots, rank, most, device)
         ends = np.cumsum([len(outputs) for _, outputs in layers]).tolist()
         self.layers = [
             CudaLayerMixture(self, self.table[:, end - len(outputs) : end], outputs)
