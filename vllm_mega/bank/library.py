@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -81,6 +82,18 @@ class Library:
             BankError: the catalog cannot be read; what was known stays.
         """
         return self._follower.refresh()
+
+    @contextmanager
+    def still(self) -> Iterator[int]:
+        """Refresh; until the end of the block nothing changes, in this process: number of the last event.
+
+        Keep the block short, and do not refresh within: others wait.
+
+        Raises:
+            BankError: as `refresh`.
+        """
+        with self._follower.still():
+            yield self.event
 
     def get(self, namespace: str, memory_id: str) -> Row:
         """The memory `memory_id` of `namespace`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import sqlalchemy as sa
 from tests.bank.catalog.invented import WHO, draft, name, placed
 from tests.bank.samples import BASE, EMBEDDER, key
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
-from vllm_mega.bank.catalog.changes import add, link, pin, put, set_chat_template, tag
+from vllm_mega.bank.catalog.changes import add, link, pin, put, restore, set_chat_template, tag
+from vllm_mega.bank.catalog.events import events_of
 from vllm_mega.bank.catalog.follower import Follower
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import lease, publish, renew
@@ -52,7 +54,8 @@ def follower(catalog: Catalog, index: Index) -> Iterator[Follower]:
 def test_it_begins_with_everything(catalog: Catalog, index: Index) -> None:
     add(catalog, [draft("a", 1, tags=("night",), links=("b", "c")), draft("b", 2)], WHO)
     follower = Follower(catalog, index)
-    row = Row("default", "a", 1, "pending", False, "", ("night",), ("b", "c"), None, 0, 0)
+    (said,) = events_of(catalog, "default", "a")
+    row = Row("default", "a", 1, "pending", False, "", ("night",), ("b", "c"), None, 0, 0, said.at)
     assert follower.rows[name("a")] == row
     assert set(follower.rows) == {name("a"), name("b")}
     assert (follower.number, follower.settings) == (2, catalog.settings())
@@ -116,6 +119,46 @@ def test_a_change_without_an_event_is_no_news(catalog: Catalog, follower: Follow
     assert follower.refresh() == 2
     renew(catalog, job, 60)
     assert follower.refresh() == 0
+
+
+def test_a_memory_is_as_old_as_its_text(
+    catalog: Catalog, follower: Follower, index: Index, tmp_path: Path
+) -> None:
+    def ages(*ids: str) -> list[float]:
+        follower.refresh()
+        again = Follower(catalog, index)
+        assert dict(again.rows) == dict(follower.rows), "who comes later sees it otherwise"
+        again.close()
+        return [follower.rows[name(one)].age for one in ids]
+
+    add(catalog, [draft("b"), draft("a"), draft("c", trained=placed(catalog, tmp_path))], WHO)
+    b, a, c = ages("b", "a", "c")
+    assert b < a < c, "of one change, the later line is the newer"
+    tag(catalog, name("b"), WHO, add=["night"])
+    put(catalog, [draft("c", 2)], WHO)
+    assert ages("b", "c") == [b, c], "tags are not text, and what waits for its adapter does not answer"
+    put(catalog, [draft("a", 2)], WHO)
+    tag(catalog, name("a"), WHO, add=["night"])
+    (told,) = ages("a")
+    assert told > c
+    restore(catalog, name("b"), 1, WHO)
+    restore(catalog, name("a"), 1, WHO)
+    assert ages("b")[0] == b
+    assert ages("a")[0] > told, "what was said anew is new"
+
+
+def test_nothing_changes_as_long_as_it_stands_still(catalog: Catalog, follower: Follower) -> None:
+    add(catalog, [draft("a")], WHO)
+    with follower.still():
+        assert set(follower.rows) == {name("a")}
+        add(catalog, [draft("b")], WHO)
+        other = threading.Thread(target=follower.refresh)
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        assert set(follower.rows) == {name("a")}
+    other.join()
+    assert set(follower.rows) == {name("a"), name("b")}
 
 
 def test_settings_are_followed(catalog: Catalog, follower: Follower) -> None:

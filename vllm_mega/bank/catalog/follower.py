@@ -7,26 +7,33 @@ it read the events, and the memories that they name.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from sys import intern
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings
 from vllm_mega.bank.catalog.events import last_event
+from vllm_mega.bank.catalog.followed import Read, named_by_events, select_links, select_rows
 from vllm_mega.bank.catalog.question import Question
-from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row
-from vllm_mega.bank.catalog.tables import events, links, memories, versions
+from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, State
 from vllm_mega.errors import BankFormatError
 
 _CHUNK = 10_000
 """Rows that are read at a time."""
 _THE_BANK = MemoryName("", "")
 """Whom events about the settings name."""
+_STATES: dict[str, State] = {state: state for state in get_args(State)}
+"""A million rows share four strings."""
 
 
 class Keys(Protocol):
@@ -74,21 +81,35 @@ class Follower:
             BankError: the catalog cannot be read; what was known stays.
         """
         with self._lock:
-            if not self._question.ask():
-                return 0
-            try:
-                return self._apply()
-            except BaseException:
-                self._question.forget()
-                raise
+            return self._refresh()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Apply what is new; until the end of the block nothing changes, rows and keys are of one event.
+
+        Raises:
+            BankError: as `refresh`.
+        """
+        with self._lock:
+            self._refresh()
+            yield
 
     def close(self) -> None:
         """Let the connection go; the catalog stays open."""
         self._question.close()
 
+    def _refresh(self) -> int:
+        if not self._question.ask():
+            return 0
+        try:
+            return self._apply()
+        except BaseException:
+            self._question.forget()
+            raise
+
     def _load(self) -> None:
         self._question.ask()
-        with self._catalog.database.read() as connection:
+        with self._catalog.database.read() as connection, _no_collections():
             self.number = last_event(connection)
             self.settings = read_settings(connection)
             self._take(connection, None)
@@ -99,7 +120,7 @@ class Follower:
             last = last_event(connection)
             if last == before:
                 return 0
-            named = _named_by_events(connection, before)
+            named = {MemoryName(*row) for row in connection.execute(named_by_events(before))}
             found = self._take(connection, before)
             self._drop([name for name in named if name not in found and name in self._rows])
             if _THE_BANK in named:
@@ -110,24 +131,25 @@ class Follower:
     def _take(self, connection: sa.Connection, after: int | None) -> set[MemoryName]:
         """Read the rows of all memories, or of those that events later than `after` name."""
         linked = _links(connection, after)
-        query = _select(self._keys is not None, after).execution_options(yield_per=_CHUNK)
+        query = select_rows(keys=self._keys is not None, after=after).execution_options(yield_per=_CHUNK)
         found: set[MemoryName] = set()
         for part in connection.execute(query).partitions():
-            rows = [_row(row, linked.get(row.row, ())) for row in part]
-            self._give_keys(rows, part)
+            read = [Read(*row) for row in part]
+            rows = [_row(one, linked.get(one.row, ())) for one in read]
+            self._give_keys(rows, [one.key for one in read])
             self._rows.update((row.name, row) for row in rows)
             if after is not None:
                 found.update(row.name for row in rows)
         return found
 
-    def _give_keys(self, rows: Sequence[Row], part: Sequence[sa.Row[Any]]) -> None:
+    def _give_keys(self, rows: Sequence[Row], keys: Sequence[bytes | None]) -> None:
         if self._keys is None:
             return
-        have = [n for n, row in enumerate(part) if row.key is not None]
+        have = [(row, key) for row, key in zip(rows, keys, strict=True) if key is not None]
         if len(have) < len(rows):
-            self._keys.drop([row.name for row, found in zip(rows, part, strict=True) if found.key is None])
+            self._keys.drop([row.name for row, key in zip(rows, keys, strict=True) if key is None])
         if have:
-            self._keys.put([rows[n] for n in have], self._matrix([part[n].key for n in have]))
+            self._keys.put([row for row, _ in have], self._matrix([key for _, key in have]))
 
     def _matrix(self, keys: list[bytes]) -> npt.NDArray[np.float32]:
         dim = self._catalog.embedder.dim
@@ -142,41 +164,33 @@ class Follower:
             del self._rows[name]
 
 
-def _select(keys: bool, after: int | None) -> sa.Select[Any]:
-    """The rows: the version that answers, with the newest's tags."""
-    m, now, newest = memories.c, versions.alias("now"), versions.alias("newest")
-    columns = [m.row, m.namespace, m.id, m.current, m.state, m.pinned, now.c.title, newest.c.tags]
-    columns += [now.c.adapter, now.c.adapter_bytes, now.c.rank, *([now.c.key] if keys else [])]
-    query = (
-        sa.select(*columns)
-        .join(now, (now.c.memory == m.row) & (now.c.number == m.current))
-        .join(newest, (newest.c.memory == m.row) & (newest.c.number == m.newest))
-    )
-    return query if after is None else query.where(m.row.in_(_changed(after)))
-
-
-def _row(row: sa.Row[Any], targets: tuple[str, ...]) -> Row:
+def _row(read: Read, targets: tuple[str, ...]) -> Row:
     return Row(
-        row.namespace, row.id, row.current, row.state, row.pinned, row.title, tuple(row.tags), targets,
-        row.adapter, row.adapter_bytes, row.rank,
+        intern(read.namespace), read.id, read.version, _STATES[read.state], bool(read.pinned), read.title,
+        _tags(read.tags), targets, read.adapter, read.adapter_bytes, read.rank, read.age,
     )  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
+def _tags(json: str) -> tuple[str, ...]:
+    """Many memories have the same: they share them."""
+    return msgspec.json.decode(json, type=tuple[str, ...])
+
+
 def _links(connection: sa.Connection, after: int | None) -> dict[int, tuple[str, ...]]:
-    query = sa.select(links.c.memory, links.c.target).order_by(links.c.memory, links.c.position)
-    if after is not None:
-        query = query.where(links.c.memory.in_(_changed(after)))
     found: dict[int, tuple[str, ...]] = {}
-    for memory, target in connection.execute(query):
+    for memory, target in connection.execute(select_links(after)):
         found[memory] = (*found.get(memory, ()), target)
     return found
 
 
-def _changed(after: int) -> sa.Select[Any]:
-    return sa.select(events.c.memory).where(events.c.number > after)
-
-
-def _named_by_events(connection: sa.Connection, after: int) -> set[MemoryName]:
-    """No DISTINCT: for that SQLite would walk the whole index of names."""
-    query = sa.select(events.c.namespace, events.c.id).where(events.c.number > after)
-    return {MemoryName(*row) for row in connection.execute(query)}
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A million objects come and none goes: looking through them for garbage takes longer than reading."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -168,6 +168,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """None: it has none, and answers as text."""
     adapter_bytes: int
     rank: int
+    age: float = 0.0
+    """When its text came, as seconds: of two memories, the newer has the greater."""
 
     @property
     def name(self) -> MemoryName:
