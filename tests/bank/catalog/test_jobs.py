@@ -13,9 +13,19 @@ from tests.bank.catalog.invented import WHO, draft, name, placed
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.changes import add, put
 from vllm_mega.bank.catalog.database import Database
-from vllm_mega.bank.catalog.events import events_of
+from vllm_mega.bank.catalog.events import events_of, last_event
 from vllm_mega.bank.catalog.forgetting import forget
-from vllm_mega.bank.catalog.jobs import fail, give_back, lease, publish, renew, request
+from vllm_mega.bank.catalog.jobs import (
+    fail,
+    give_back,
+    lease,
+    publish,
+    publish_all,
+    renew,
+    request,
+    take_back,
+)
+from vllm_mega.bank.catalog.known import known, list_jobs
 from vllm_mega.bank.catalog.reading import get_memory, get_version
 from vllm_mega.bank.catalog.store import sweep
 from vllm_mega.errors import BankError, LeaseLostError
@@ -95,7 +105,7 @@ def test_failures_say_why(catalog: Catalog) -> None:
         with pytest.raises(LeaseLostError):
             fail(catalog, job, "again")
     assert lease(catalog, "trainer", 60) == []
-    assert request(catalog, name(), WHO).state == "pending"
+    assert [memory.state for memory in request(catalog, [name()], WHO)] == ["pending"]
     [job] = lease(catalog, "trainer", 60)
     assert (job.attempt, state(catalog)) == (1, ("training", ""))
 
@@ -148,7 +158,7 @@ def test_training_again_keeps_the_adapter_until_the_new_one_is_there(
     catalog: Catalog, tmp_path: Path
 ) -> None:
     add(catalog, [draft(trained=(old := placed(catalog, tmp_path, 1)))], WHO)
-    assert request(catalog, name(), WHO).state == "pending"
+    assert [memory.state for memory in request(catalog, [name()], WHO)] == ["pending"]
     assert get_version(catalog, "default", "lamp").adapter == old.adapter
     [job] = lease(catalog, "trainer", 60)
     memory = publish(catalog, job, new := placed(catalog, tmp_path, 2))
@@ -172,3 +182,62 @@ def test_the_key_may_come_with_the_adapter(catalog: Catalog, tmp_path: Path) -> 
     add(catalog, [without], WHO)
     publish(catalog, *lease(catalog, "trainer", 60), placed(catalog, tmp_path), key=draft().key)
     assert get_version(catalog, "default", "lamp").key == draft().key
+
+
+def test_jobs_of_these_memories_alone(catalog: Catalog) -> None:
+    add(catalog, [draft("a"), draft("b", 2), draft("a", 3, namespace="other")], WHO)
+    chosen = [name("a"), name("missing"), name("a", "other")]
+    jobs = lease(catalog, "one", 60, limit=10, names=chosen)
+    assert [job.name for job in jobs] == [name("a"), name("a", "other")]
+    assert lease(catalog, "one", 60, limit=10, names=chosen) == []
+    assert lease(catalog, "one", 60, names=[]) == []
+
+
+def test_results_are_published_together_but_for_lost_leases(catalog: Catalog, tmp_path: Path) -> None:
+    add(catalog, [draft("a"), draft("b", 2), draft("c", 3)], WHO)
+    jobs = lease(catalog, "one", 60, limit=3)
+    forget(catalog, [name("b")], WHO)
+    before = last(catalog)
+    results = [(job, placed(catalog, tmp_path, n)) for n, job in reversed(list(enumerate(jobs)))]
+    c, b, a = publish_all(catalog, results, "one")
+    assert isinstance(b, LeaseLostError)
+    assert [(one.id, one.state) for one in (a, c) if not isinstance(one, LeaseLostError)] == [
+        ("a", "ready"), ("c", "ready"),
+    ]  # fmt: skip
+    assert last(catalog) == before + 2
+    assert get_version(catalog, "default", "c").adapter == results[0][1].adapter
+
+
+def test_a_dead_trainer_s_leases_go_back_at_once(catalog: Catalog) -> None:
+    add(catalog, [draft("a"), draft("b", 2)], WHO)
+    lease(catalog, "dead", 600)
+    lease(catalog, "alive", 600)
+    take_back(catalog, lambda owner: owner == "dead", WHO)
+    assert [(job.id, job.state, job.owner, job.attempts) for job in list_jobs(catalog)] == [
+        ("a", "waiting", "", 1), ("b", "leased", "alive", 1),
+    ]  # fmt: skip
+    assert list_jobs(catalog)[0].reason == "the trainer dead had it for attempt 1 and gave no result in time"
+    assert list_jobs(catalog, "other") == []
+
+
+def test_what_is_known_of_many_at_once(catalog: Catalog, tmp_path: Path) -> None:
+    trained = placed(catalog, tmp_path, recipe="c" * 64, training={"ending": "learnt"})
+    names = [name(f"m-{n}") for n in range(900)]
+    add(catalog, [draft(n.id, trained=trained if n.id == "m-7" else None) for n in names], WHO)
+    put(catalog, [draft("m-7", 2, tags=("sea",))], WHO)
+    found = known(catalog, [*names, name("missing")])
+    assert set(found) == set(names)
+    assert (found[names[0]].state, found[names[0]].adapter, found[names[0]].version) == ("pending", None, 1)
+    seven = found[name("m-7")]
+    assert (seven.state, seven.version, seven.tags) == ("pending", 1, ("sea",))
+    assert (seven.text_digest, seven.answers) == (
+        draft("m-7", 2).text_digest, draft("m-7").text_digest,
+    )  # fmt: skip
+    assert (seven.adapter, seven.recipe, seven.training) == (
+        trained.adapter, "c" * 64, {"ending": "learnt"},
+    )  # fmt: skip
+
+
+def last(catalog: Catalog) -> int:
+    with catalog.database.read() as connection:
+        return last_event(connection)

@@ -16,7 +16,7 @@ from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
 from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName
 from vllm_mega.bank.catalog.rows import Held, hold, require
 from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
-from vllm_mega.bank.layout import check_links
+from vllm_mega.bank.layout import NewMemory, check_links
 from vllm_mega.errors import BankError
 
 Write = Callable[[Change, Draft], object]
@@ -77,6 +77,28 @@ def tag(
         return _next(changing, held, draft)
 
     return change(catalog, who, act)
+
+
+def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
+    """Give memories that are there the tags of `memories` (with ids), and their links where they have some.
+
+    Nothing is trained; texts stay as they are.
+
+    Raises:
+        MemoryNotFoundError: there is no such memory; then none is changed.
+    """
+    chosen = sorted(memories, key=lambda memory: (memory.namespace, memory.id))
+
+    def act(changing: Change) -> None:
+        for memory in chosen:
+            held = require(changing.connection, MemoryName(memory.namespace, memory.id))
+            newest = find_version(changing.connection, held.name, held.newest)
+            if newest.tags != memory.tags:
+                held = next_version(changing, held, draft_of(newest, train=False, tags=memory.tags))
+            if memory.links:
+                _set_links(changing, held, memory.links)
+
+    change(catalog, who, act)
 
 
 def restore(catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True) -> Memory:

@@ -8,6 +8,7 @@ trains: memories can be changed and forgotten meanwhile, and then the lease is l
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from vllm_mega.bank.catalog.claims import take
 from vllm_mega.bank.catalog.events import Change, change
 from vllm_mega.bank.catalog.reading import find_memory, find_version
 from vllm_mega.bank.catalog.records import Job, Memory, MemoryName, Trained
-from vllm_mega.bank.catalog.rows import Held, require
+from vllm_mega.bank.catalog.rows import Held, among, require
 from vllm_mega.bank.catalog.tables import jobs, memories, versions
 from vllm_mega.bank.catalog.writing import drop_job, queue, save, set_state, trained_values
 from vllm_mega.errors import LeaseLostError, MemoryNotFoundError
@@ -28,7 +29,13 @@ ATTEMPTS = 3
 
 
 def lease(
-    catalog: Catalog, owner: str, seconds: float, *, limit: int = 1, namespace: str | None = None
+    catalog: Catalog,
+    owner: str,
+    seconds: float,
+    *,
+    limit: int = 1,
+    namespace: str | None = None,
+    names: Sequence[MemoryName] | None = None,
 ) -> list[Job]:
     """Take jobs that wait, or whose lease has ended, the oldest memories first.
 
@@ -38,6 +45,7 @@ def lease(
         seconds: until another may take them, unless `renew` comes before.
         limit: how many at most.
         namespace: of whom; None: of everybody.
+        names: of these memories alone, a few hundred at most; None: of all.
 
     Raises:
         BankError: the database refuses.
@@ -45,8 +53,8 @@ def lease(
 
     def act(changing: Change) -> list[Job]:
         now = catalog.database.now(changing.connection)
-        _take_back(changing, now)
-        waiting = _locked(namespace).where(jobs.c.state == "waiting").limit(limit)
+        _end_leases(changing, jobs.c.expires < now)
+        waiting = _locked(namespace, names).where(jobs.c.state == "waiting").limit(limit)
         return [
             _lease(changing, row, owner, now + seconds) for row in changing.connection.execute(waiting).all()
         ]
@@ -84,17 +92,28 @@ def publish(catalog: Catalog, job: Job, trained: Trained, *, key: bytes | None =
         LeaseLostError: as `renew`.
         BankError: the adapter was placed too long ago.
     """
+    return change(catalog, job.owner, lambda changing: _publish(changing, job, trained, key))
 
-    def act(changing: Change) -> Memory:
-        held = _hold(changing, job)
-        take(changing.connection, trained)
-        _name_adapter(changing, held, job, trained_values(trained) | ({} if key is None else {"key": key}))
-        drop_job(changing, held.row)
-        save(changing, held._replace(state="ready", current=held.newest))
-        changing.note("ready", held.row, held.name, held.newest)
-        return find_memory(changing.connection, held.name)
 
-    return change(catalog, job.owner, act)
+def publish_all(
+    catalog: Catalog, results: Sequence[tuple[Job, Trained]], owner: str
+) -> list[Memory | LeaseLostError]:
+    """As `publish`, of several in one transaction; of each, in order, the memory, or that its lease is lost.
+
+    Raises:
+        BankError: as `publish`; then none is published.
+    """
+
+    def act(changing: Change) -> list[Memory | LeaseLostError]:
+        found: dict[MemoryName, Memory | LeaseLostError] = {}
+        for job, trained in sorted(results, key=lambda result: result[0].name):
+            try:
+                found[job.name] = _publish(changing, job, trained, None)
+            except LeaseLostError as error:
+                found[job.name] = error
+        return [found[job.name] for job, _ in results]
+
+    return change(catalog, owner, act)
 
 
 def fail(catalog: Catalog, job: Job, reason: str) -> Memory:
@@ -128,37 +147,64 @@ def give_back(catalog: Catalog, job: Job) -> None:
     change(catalog, job.owner, act)
 
 
-def request(catalog: Catalog, name: MemoryName, who: str) -> Memory:
-    """Have the memory's newest version trained (again), from the first attempt on; what it has still answers.
+def request(catalog: Catalog, names: Iterable[MemoryName], who: str) -> list[Memory]:
+    """Have the newest versions of memories trained (again), from the first attempt on.
 
     Raises:
-        MemoryNotFoundError: no such memory.
+        MemoryNotFoundError: there is no such memory; then none is trained.
     """
-
-    def act(changing: Change) -> Memory:
-        held = require(changing.connection, name)
-        drop_job(changing, held.row)
-        digest = find_version(changing.connection, name, held.newest).text_digest
-        set_state(changing, held.row, queue(changing, held.row, digest).state)
-        changing.note("queued", held.row, name, held.newest)
-        return find_memory(changing.connection, name)
-
-    return change(catalog, who, act)
+    chosen = sorted(set(names))
+    return change(catalog, who, lambda changing: [_request(changing, name) for name in chosen])
 
 
-def _locked(namespace: str | None) -> sa.Select[Any]:
+def take_back(catalog: Catalog, owner: Callable[[str], bool], who: str) -> None:
+    """End the leases of all owners for whom `owner` is true: their processes are known to be dead.
+
+    Raises:
+        BankError: the database refuses.
+    """
+    leased = sa.select(jobs.c.owner).where(jobs.c.state == "leased").distinct()
+    with catalog.database.read() as connection:
+        dead = [found for found in connection.execute(leased).scalars() if owner(found)]
+    if dead:
+        change(catalog, who, lambda changing: _end_leases(changing, jobs.c.owner.in_(dead)))
+
+
+def _publish(changing: Change, job: Job, trained: Trained, key: bytes | None) -> Memory:
+    held = _hold(changing, job)
+    take(changing.connection, trained)
+    _name_adapter(changing, held, job, trained_values(trained) | ({} if key is None else {"key": key}))
+    drop_job(changing, held.row)
+    save(changing, held._replace(state="ready", current=held.newest))
+    changing.note("ready", held.row, held.name, held.newest)
+    return find_memory(changing.connection, held.name)
+
+
+def _request(changing: Change, name: MemoryName) -> Memory:
+    held = require(changing.connection, name)
+    drop_job(changing, held.row)
+    digest = find_version(changing.connection, name, held.newest).text_digest
+    set_state(changing, held.row, queue(changing, held.row, digest).state)
+    changing.note("queued", held.row, name, held.newest)
+    return find_memory(changing.connection, name)
+
+
+def _locked(namespace: str | None, names: Sequence[MemoryName] | None = None) -> sa.Select[Any]:
     """Jobs and their memories that nobody else is changing at this moment."""
     m = memories.c
     query = sa.select(m.row, m.namespace, m.id, m.newest, jobs.c.text_digest, jobs.c.owner, jobs.c.attempts)
     query = query.join(jobs, jobs.c.memory == m.row).order_by(m.row)
-    chosen = query if namespace is None else query.where(m.namespace == namespace)
-    return chosen.with_for_update(skip_locked=True, of=(memories, jobs))
+    if namespace is not None:
+        query = query.where(m.namespace == namespace)
+    if names is not None:
+        query = query.where(among(names))
+    return query.with_for_update(skip_locked=True, of=(memories, jobs))
 
 
-def _take_back(changing: Change, now: float) -> None:
-    """End the leases whose time is over."""
-    over = _locked(None).where(jobs.c.state == "leased", jobs.c.expires < now)
-    for row in changing.connection.execute(over).all():
+def _end_leases(changing: Change, over: sa.ColumnElement[bool]) -> None:
+    """End those leases, as an attempt without a result."""
+    ended = _locked(None).where(jobs.c.state == "leased", over)
+    for row in changing.connection.execute(ended).all():
         reason = f"the trainer {row.owner} had it for attempt {row.attempts} and gave no result in time"
         _end(changing, row.row, MemoryName(row.namespace, row.id), row.newest, row.attempts, reason)
 

@@ -153,6 +153,24 @@ class Job(msgspec.Struct, frozen=True):
         return MemoryName(self.namespace, self.id)
 
 
+class JobStatus(msgspec.Struct, frozen=True):
+    """A job as lists show it."""
+
+    namespace: str
+    id: str
+    version: int
+    """The memory's newest, that wants an adapter."""
+    state: Literal["waiting", "leased", "failed"]
+    owner: str
+    """Who trains it; empty: nobody does."""
+    attempts: int
+    """Leases that it has had."""
+    reason: str
+    """Why the last one ended without a result; empty: none has."""
+    expires: float
+    """When the lease ends, unless it is renewed; 0: nobody has it."""
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """What a reader needs of a memory: the version that answers, with the newest's tags."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -60,6 +61,11 @@ def unknown(name: MemoryName) -> MemoryNotFoundError:
 
 def named(name: MemoryName) -> tuple[sa.ColumnElement[bool], ...]:
     return (memories.c.namespace == name.namespace, memories.c.id == name.id)
+
+
+def among(names: Sequence[MemoryName]) -> sa.ColumnElement[bool]:
+    """Whether a row of `memories` is one of these, a few hundred at most."""
+    return sa.tuple_(memories.c.namespace, memories.c.id).in_([tuple(name) for name in names])
 
 
 def version_values(draft: Draft) -> Values:

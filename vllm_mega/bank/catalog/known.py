@@ -1,0 +1,89 @@
+"""What a bank has of some memories, many at a time: enough to say what is new, and what is to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.records import JobStatus, MemoryName, State
+from vllm_mega.bank.catalog.rows import among
+from vllm_mega.bank.catalog.tables import jobs, memories, versions
+
+_AT_A_TIME = 400
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A memory, without its text."""
+
+    state: State
+    tags: tuple[str, ...]
+    text_digest: str
+    """Of the newest version."""
+    version: int
+    """Number of the version that answers."""
+    answers: str
+    """Text digest of the version that answers."""
+    adapter: str | None
+    """Of the version that answers; None: it has none."""
+    recipe: str
+    """That made the adapter; empty: it was made elsewhere, or there is none."""
+    training: Mapping[str, Any]
+    """How it was trained."""
+    reason: str
+    """Why the last training failed; empty: it did not."""
+
+
+def known(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, Known]:
+    """Those of `names` that the bank has.
+
+    Raises:
+        BankError: the catalog cannot be read.
+    """
+    with catalog.database.read() as connection:
+        return dict(_known(connection, names))
+
+
+def list_jobs(catalog: Catalog, namespace: str | None = None) -> list[JobStatus]:
+    """All jobs, the oldest memories first: those that wait, those that somebody has, those that failed.
+
+    Raises:
+        BankError: the catalog cannot be read.
+    """
+    m, j = memories.c, jobs.c
+    query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason, j.expires)
+    query = query.join(jobs, j.memory == m.row).order_by(m.row)
+    if namespace is not None:
+        query = query.where(m.namespace == namespace)
+    with catalog.database.read() as connection:
+        return [JobStatus(*row) for row in connection.execute(query)]
+
+
+def _known(connection: sa.Connection, names: Sequence[MemoryName]) -> Iterator[tuple[MemoryName, Known]]:
+    query = _select()
+    for start in range(0, len(names), _AT_A_TIME):
+        some = names[start : start + _AT_A_TIME]
+        for row in connection.execute(query.where(among(some))):
+            yield MemoryName(row.namespace, row.id), _of(row)
+
+
+def _select() -> sa.Select[Any]:
+    m, now, newest = memories.c, versions.alias("now"), versions.alias("newest")
+    return (
+        sa.select(m.namespace, m.id, m.state, m.current, newest.c.tags, newest.c.text_digest)
+        .add_columns(now.c.text_digest.label("answers"), now.c.adapter, now.c.recipe, now.c.training)
+        .add_columns(jobs.c.reason)
+        .join(now, (now.c.memory == m.row) & (now.c.number == m.current))
+        .join(newest, (newest.c.memory == m.row) & (newest.c.number == m.newest))
+        .outerjoin(jobs, jobs.c.memory == m.row)
+    )
+
+
+def _of(row: sa.Row[Any]) -> Known:
+    return Known(
+        row.state, tuple(row.tags), row.text_digest, row.current, row.answers, row.adapter, row.recipe,
+        row.training, row.reason or "",
+    )  # fmt: skip
