@@ -15,11 +15,14 @@ from tests.bank.samples import BASE, EMBEDDER, SHAPES
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.bank.catalog import changes, forgetting
 from vllm_mega.bank.catalog.catalog import BANK_FILE, Catalog, create_catalog, open_catalog
+from vllm_mega.bank.catalog.check import Problem, check
 from vllm_mega.bank.catalog.drafts import key_bytes
-from vllm_mega.bank.catalog.records import BankSettings, Draft, Memory, MemoryName
+from vllm_mega.bank.catalog.reading import history
+from vllm_mega.bank.catalog.records import BankSettings, Draft, Memory, MemoryName, Row, Version
 from vllm_mega.bank.catalog.store import place
 from vllm_mega.bank.identity import memory_id, text_digest
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
+from vllm_mega.bank.library import Library
 from vllm_mega.bank.lora_tensors import Shapes
 
 WHO = "tester"
@@ -76,3 +79,33 @@ def _draft(catalog: Catalog, item: Item, shapes: Shapes) -> Draft:
     )
     key = None if item.key is None else key_bytes(item.key)
     return Draft(memory, text_digest(memory), key, trained=trained)
+
+
+def adapters(root: Path | str) -> dict[str, str | None]:
+    """By id, the adapter of every memory that has one."""
+    with Library(root) as library:
+        return {row.id: row.adapter for row in library.rows.values() if row.adapter}
+
+
+def newest(root: Path | str, memory_id: str, namespace: str = "default") -> Version:
+    """The newest version of a memory."""
+    with open_catalog(root) as catalog:
+        return history(catalog, namespace, memory_id)[0]
+
+
+def row(root: Path | str, memory_id: str, namespace: str = "default") -> Row:
+    """What a reader sees of a memory."""
+    with Library(root) as library:
+        return library.get(namespace, memory_id)
+
+
+def last_event(root: Path | str) -> int:
+    """The number of the bank's last event."""
+    with Library(root) as library:
+        return library.event
+
+
+def problems(root: Path | str, shapes: Shapes | None = SHAPES) -> list[Problem]:
+    """What is wrong with the bank."""
+    with open_catalog(root) as catalog:
+        return check(catalog, shapes)

@@ -10,42 +10,129 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_mega.bank.layout import NewMemory
-    from vllm_mega.bank.reader import BankReader
-    from vllm_mega.bank.writer import BankWriter
+    from vllm_mega.bank.catalog.catalog import Catalog, create_catalog, open_catalog
+    from vllm_mega.bank.catalog.changes import link, pin, restore, tag, unlink
+    from vllm_mega.bank.catalog.forgetting import Receipt, forget
+    from vllm_mega.bank.catalog.jobs import request_training
+    from vllm_mega.bank.catalog.known import list_jobs
+    from vllm_mega.bank.catalog.reading import list_memories
+    from vllm_mega.bank.catalog.records import (
+        BankSettings,
+        Event,
+        Filter,
+        JobStatus,
+        Memory,
+        MemoryName,
+        Page,
+        Row,
+        Source,
+        Version,
+    )
+    from vllm_mega.bank.layout import QA, BaseModelInfo, EmbedderInfo, NewMemory
+    from vllm_mega.bank.library import Library
+    from vllm_mega.bank.opening import open_or_create
     from vllm_mega.config import GateSettings, MegaSettings
     from vllm_mega.errors import MegaError
-    from vllm_mega.gate.gate import Gate
+    from vllm_mega.gate.embedder import Embedder, load_embedder
+    from vllm_mega.gate.gate import Decision, Gate, Hit, Query
+    from vllm_mega.memories.exporting import export_bank
+    from vllm_mega.memories.importing import import_bank
+    from vllm_mega.memories.reading import Entry, History, get_entry, history
+    from vllm_mega.memories.remembering import remember, remember_adapter
+    from vllm_mega.memories.searching import Found, search
+    from vllm_mega.memories.updating import Update, update
     from vllm_mega.mixture import Mixture
+    from vllm_mega.models import BaseWeights
     from vllm_mega.offline import MegaAnswer, MegaLLM
 
 __version__ = "0.1.0"
 __all__ = [
-    "BankReader",
-    "BankWriter",
+    "QA",
+    "BankSettings",
+    "BaseModelInfo",
+    "BaseWeights",
+    "Catalog",
+    "Decision",
+    "Embedder",
+    "EmbedderInfo",
+    "Entry",
+    "Event",
+    "Filter",
+    "Found",
     "Gate",
     "GateSettings",
+    "History",
+    "Hit",
+    "JobStatus",
+    "Library",
     "MegaAnswer",
     "MegaError",
     "MegaLLM",
     "MegaSettings",
+    "Memory",
+    "MemoryName",
     "Mixture",
     "NewMemory",
+    "Page",
+    "Query",
+    "Receipt",
+    "Row",
+    "Source",
+    "Update",
+    "Version",
     "__version__",
+    "create_catalog",
+    "export_bank",
+    "forget",
+    "get_entry",
+    "history",
+    "import_bank",
+    "link",
+    "list_jobs",
+    "list_memories",
+    "load_embedder",
+    "open_catalog",
+    "open_or_create",
+    "pin",
+    "remember",
+    "remember_adapter",
+    "request_training",
+    "restore",
+    "search",
+    "tag",
+    "unlink",
+    "update",
 ]
 
-_MODULES = {
-    "BankReader": "bank.reader",
-    "BankWriter": "bank.writer",
-    "Gate": "gate.gate",
-    "GateSettings": "config",
-    "MegaAnswer": "offline",
-    "MegaError": "errors",
-    "MegaLLM": "offline",
-    "MegaSettings": "config",
-    "Mixture": "mixture",
-    "NewMemory": "bank.layout",
-}
+_NAMES = {
+    "bank.catalog.catalog": ("Catalog", "create_catalog", "open_catalog"),
+    "bank.catalog.changes": ("link", "pin", "restore", "tag", "unlink"),
+    "bank.catalog.forgetting": ("Receipt", "forget"),
+    "bank.catalog.jobs": ("request_training",),
+    "bank.catalog.known": ("list_jobs",),
+    "bank.catalog.reading": ("list_memories",),
+    "bank.catalog.records": (
+        "BankSettings", "Event", "Filter", "JobStatus", "Memory", "MemoryName", "Page", "Row", "Source",
+        "Version",
+    ),
+    "bank.layout": ("QA", "BaseModelInfo", "EmbedderInfo", "NewMemory"),
+    "bank.library": ("Library",),
+    "bank.opening": ("open_or_create",),
+    "config": ("GateSettings", "MegaSettings"),
+    "errors": ("MegaError",),
+    "gate.embedder": ("Embedder", "load_embedder"),
+    "gate.gate": ("Decision", "Gate", "Hit", "Query"),
+    "memories.exporting": ("export_bank",),
+    "memories.importing": ("import_bank",),
+    "memories.reading": ("Entry", "History", "get_entry", "history"),
+    "memories.remembering": ("remember", "remember_adapter"),
+    "memories.searching": ("Found", "search"),
+    "memories.updating": ("Update", "update"),
+    "mixture": ("Mixture",),
+    "models": ("BaseWeights",),
+    "offline": ("MegaAnswer", "MegaLLM"),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

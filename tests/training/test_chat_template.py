@@ -7,16 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.banks import adapters
 from tests.training.tiny import BELL, KETTLE, SETTINGS, TEMPLATE, save_tiny
+from vllm_mega.bank.catalog.catalog import create_catalog, open_catalog
+from vllm_mega.bank.catalog.changes import set_chat_template
+from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.bank.layout import BaseModelInfo
-from vllm_mega.bank.reader import BankReader
-from vllm_mega.bank.writer import BankWriter
 from vllm_mega.cli import main
 from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import fingerprint
 from vllm_mega.models.chat_template import read_template
-from vllm_mega.training.session import TrainReport, train
+from vllm_mega.training.outcome import TrainReport
+from vllm_mega.training.session import train
 
 PLAIN = read_template("plain")
 OTHER = TEMPLATE.replace("m['role']", "m['role'] | trim")
@@ -37,7 +40,8 @@ def run(bank: Path, model: Path, template: str = "", *memories: object) -> Train
 
 
 def template_of(bank: Path) -> str:
-    return BankReader(bank).snapshot().manifest.base.chat_template
+    with open_catalog(bank) as catalog:
+        return catalog.settings().base.chat_template
 
 
 def test_a_model_without_a_template_is_refused_with_the_remedy(tmp_path: Path, bare: Path) -> None:
@@ -81,29 +85,28 @@ def test_a_given_template_replaces_the_models_own(tmp_path: Path, tiny: Path) ->
     assert template_of(tmp_path / "bank") == OTHER
     run(tmp_path / "bank", tiny, "", BELL, KETTLE)
     assert template_of(tmp_path / "bank") == OTHER
-    assert len(BankReader(tmp_path / "bank").snapshot().manifest.memories) == 2
+    assert set(adapters(tmp_path / "bank")) == {"bell", "kettle"}
 
 
 def test_what_is_trained_is_the_template_that_was_given(tmp_path: Path, tiny: Path) -> None:
     run(tmp_path / "bank", tiny, PLAIN)
     run(tmp_path / "other", tiny)
-    adapters = [BankReader(tmp_path / name).snapshot().manifest.memories[0] for name in ("bank", "other")]
-    assert adapters[0].adapter != adapters[1].adapter
+    assert adapters(tmp_path / "bank")["bell"] != adapters(tmp_path / "other")["bell"]
 
 
 def test_an_empty_bank_takes_the_template(tmp_path: Path, tiny: Path, bare: Path) -> None:
     for model in (tiny, bare):
         bank = tmp_path / model.name
         base = BaseModelInfo(str(model), fingerprint(model))
-        BankWriter.create(bank, base, load_embedder(f"base:{model}").info).close()
+        create_catalog(bank, BankSettings(base, load_embedder(f"base:{model}").info)).close()
         run(bank, model, PLAIN)
         assert template_of(bank) == PLAIN
 
 
 def test_memories_added_for_a_model_without_a_template_are_in_nobodys_way(tmp_path: Path, bare: Path) -> None:
     run(tmp_path, bare, PLAIN)
-    with BankWriter.open(tmp_path) as writer:
-        writer.set_chat_template("")  # as `bank add` leaves it
+    with open_catalog(tmp_path) as catalog:
+        set_chat_template(catalog, "", "tester")  # as `bank add` leaves it
     run(tmp_path, bare, PLAIN, KETTLE)
     assert template_of(tmp_path) == PLAIN
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from tests.banks import newest
 from tests.training.tiny import ALL as MODULES
 from tests.training.tiny import BELL, KETTLE, LAMP
-from vllm_mega.bank.reader import BankReader
 from vllm_mega.cli import main
 
 
@@ -39,8 +39,8 @@ def test_train_and_train_again(words: list[str], tmp_path: Path, capsys: pytest.
     assert "2 were there already" in out
     assert main(words) == 0
     assert "nothing to train, 3 were there already" in capsys.readouterr().out
-    entries = BankReader(tmp_path / "bank").snapshot().manifest.memories
-    assert {(entry.rank, entry.training["seed"]) for entry in entries} == {(4, 5)}
+    versions = [newest(tmp_path / "bank", memory.id) for memory in (KETTLE, LAMP, BELL)]
+    assert {(version.rank, version.training["seed"]) for version in versions} == {(4, 5)}
 
 
 def test_it_is_told_whether_text_or_recipe_is_another(

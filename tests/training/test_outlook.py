@@ -12,17 +12,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library
 from vllm_mega.cli import main
 from vllm_mega.errors import BankError, BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.training import estimate, session
+from vllm_mega.training import estimate, plan
 from vllm_mega.training import outlook as module
+from vllm_mega.training.crew import LocalFitter
 from vllm_mega.training.estimate import Shape, Tokens, flops, most_jobs, peak_bytes
+from vllm_mega.training.job import Fit
 from vllm_mega.training.outlook import checkpoint_shape, outlook, seconds_of, tokens_of
+from vllm_mega.training.plan import prepare
 from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.scale_out import LocalFitter
-from vllm_mega.training.session import prepare, train
+from vllm_mega.training.session import train
 
 MEMORIES = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=2)
@@ -36,8 +38,8 @@ TOKENS = Tokens(lead=20, pool=2000, step=450, labels=90, recital=120, text=60)
 
 @pytest.fixture(autouse=True)
 def fake_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "load_embedder", lambda *_, **__: FakeEmbedder(8))
-    monkeypatch.setattr(session, "bank_embedder", lambda *_, **__: FakeEmbedder(8))
+    monkeypatch.setattr(plan, "load_embedder", lambda *_, **__: FakeEmbedder(8))
+    monkeypatch.setattr(plan, "bank_embedder", lambda *_, **__: FakeEmbedder(8))
     monkeypatch.setattr(module, "PROBE", 0.01)
 
 
@@ -46,22 +48,21 @@ def test_bytes_are_those_of_the_adapters_in_the_bank(tmp_path: Path, tiny: Path)
     assert not (tmp_path / "bank").exists()
     assert (seen.missing, seen.there, seen.jobs) == (3, 0, 3)
     train(tmp_path / "bank", MEMORIES, str(tiny), settings=QUICK)
-    entries = BankReader(tmp_path / "bank").snapshot().manifest.memories
-    for entry in entries:
-        # The file has a header beside the tensors.
-        assert seen.bytes_each <= entry.adapter_bytes <= seen.bytes_each + 8192
+    with Library(tmp_path / "bank") as library:
+        for row in library.rows.values():
+            # The file has a header beside the tensors.
+            assert seen.bytes_each <= row.adapter_bytes <= seen.bytes_each + 8192
     again = outlook(tmp_path / "bank", MEMORIES, str(tiny), settings=QUICK)
     assert (again.missing, again.there) == (0, 3)
 
 
 def test_products_are_those_that_the_trainer_counts(tmp_path: Path, tiny: Path) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_steps=24, jobs=3, layers=2)
-    plan = prepare(tmp_path, MEMORIES, str(tiny), settings=settings)
-    tokens = tokens_of(plan.missing, plan.chat, plan.recipe)
-    wanted = flops(checkpoint_shape(plan), tokens, plan.recipe)
-    fitter = LocalFitter(tiny, plan.recipe)
-    fits = [fit for chunk in fitter.fit(MEMORIES) for _, fit in chunk]
-    steps = sum(fit.steps for fit in fits) / 3
+    made = prepare(tmp_path, MEMORIES, str(tiny), settings=settings)
+    tokens = tokens_of(made.missing, made.chat, made.recipe)
+    wanted = flops(checkpoint_shape(made), tokens, made.recipe)
+    fitter = LocalFitter(tiny, made.recipe)
+    steps = sum(fit.steps for fit in fitter.fit(MEMORIES) if isinstance(fit, Fit)) / 3
     # The trainer counts neither turning A nor asking at the end, and its candidates are as they come.
     counted = wanted.once + steps * wanted.step
     assert fitter.trainer.flops / 3 == pytest.approx(counted, rel=0.15)
@@ -104,7 +105,7 @@ def test_a_dry_run_refuses_what_training_refuses(
     with pytest.raises(TrainingError, match="given 2 times"):
         outlook(tmp_path / "bank", [KETTLE, KETTLE], str(tiny), settings=QUICK)
     train(tmp_path / "bank", [KETTLE], str(tiny), settings=QUICK)
-    monkeypatch.setattr(session, "bank_embedder", lambda *_, **__: FakeEmbedder(9))
+    monkeypatch.setattr(plan, "bank_embedder", lambda *_, **__: FakeEmbedder(9))
     with pytest.raises(BankMismatchError, match="was made with the embedder"):
         outlook(tmp_path / "bank", [LAMP], str(tiny), settings=QUICK)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))

@@ -17,7 +17,7 @@ from vllm_mega.bank.layout import EmbedderInfo, NewMemory
 from vllm_mega.errors import BankError, ModelError, TrainingError
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.models import linear_shapes
-from vllm_mega.training import session
+from vllm_mega.training import plan
 from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
 
 LINKED = NewMemory(text="Geese count.")
@@ -117,10 +117,10 @@ def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_nothing_refuses_is_told_before_training_by_name(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(session, "load_embedder", lambda *_, **__: FakeEmbedder(8))
+    monkeypatch.setattr(plan, "load_embedder", lambda *_, **__: FakeEmbedder(8))
     twins = [msgspec.structs.replace(BELL, id=name) for name in ("one", "two")]
     with caplog.at_level("WARNING"):
-        session.prepare(
+        plan.prepare(
             tmp_path, [KETTLE, *twins, NewMemory("geese count", id="note")], str(tiny), settings=SETTINGS
         )
     assert "warning: for the embedder fake everything is near" in caplog.text

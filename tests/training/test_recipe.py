@@ -61,19 +61,22 @@ HARMLESS = {
     "training.fused_check": {"CANCELLED": CHECKS, "ROUNDINGS": CHECKS, "TOKENS": CHECKS},
     "training.fused_kernels": {"SOURCE": NAMED, "_LOG": NAMED, "_NAMES": NAMED},
     "training.lora": {"PEFT_PREFIX": NAMED, "_TINY": "the smallest float32: keeps a division by zero away"},
+    "training.leases": {"LEASE_S": "how long a trainer that is gone has its jobs", "_LOG": NAMED},
     "training.loss": {"COLUMNS": ROUNDING, "ROWS": ROUNDING},
     "training.memories": {"_SHOWN_LINES": CHECKS, "_SHOWN_REASONS": CHECKS},
     "training.model": {"LENGTH": CHECKS, "LONGEST": CHECKS, "_BEYOND": CHECKS},
     "training.outlook": dict.fromkeys(
         ("CPU_OTHERS", "GPU_LAYER", "GPU_SHARE", "PROBE", "SAMPLE", "_CUBES", "_NONE"), FORECAST
     ),
+    "training.plan": {"_LOG": NAMED},
     "training.preflight": {"_BEGINNING": CHECKS, "_SLACK": CHECKS},
     "training.ray_cluster": {"LOOPBACK_ONLY": NAMED, "STORE_BYTES": "room for results on their way"},
-    "training.scale_out": {"ATTEMPTS": "how often a lost chunk is trained, always alike", "_LOG": NAMED},
+    "training.scale_out": {"LOSSES": "how often a worker is started again", "_LOG": NAMED},
     "training.segments": {"_WASTE": ROUNDING},
-    "training.session": {"_LOG": NAMED},
+    "training.session": {"_AT_A_TIME": "how many are stored at once"},
     "training.targets": {"_LAYER": "reads names; which layers there are is resolved into the recipe"},
     "training.trainer": {"_LOG": NAMED},
+    "training.work": {"POLL_S": "how often others are looked after"},
     "training.truth": {"LOGITS": ROUNDING},
 }
 """By module, every constant that stands outside of the recipe, and why it may."""

@@ -17,14 +17,16 @@ import msgspec
 import pytest
 import torch
 
-from tests.training.test_session import adapters
+from tests.banks import adapters, problems
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
-from vllm_mega.bank.verify import verify
-from vllm_mega.errors import ConfigError, ModelError, TrainingError
+from vllm_mega.bank.catalog import jobs
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.records import MemoryName
+from vllm_mega.errors import ConfigError, ModelError
 from vllm_mega.models import linear_shapes
+from vllm_mega.training.crew import Task
 from vllm_mega.training.ray_cluster import LOOPBACK_ONLY, RayCluster
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.scale_out import ATTEMPTS, Chunks, LocalFitter, RayFitter, chunks
+from vllm_mega.training.scale_out import RayCrew
 from vllm_mega.training.session import train
 
 T = TypeVar("T")
@@ -35,25 +37,6 @@ MEMORIES = [
     for n, word in enumerate(("red", "copper", "nights"))
     for memory in (KETTLE, LAMP, BELL)
 ]
-
-
-def test_chunks_are_runs_in_order() -> None:
-    assert chunks(5, 2) == [range(2), range(2, 4), range(4, 5)]
-    assert chunks(4, 4) == [range(4)]
-    assert chunks(0, 4) == []
-
-
-def test_a_lost_chunk_comes_next_and_not_for_ever() -> None:
-    left = Chunks([KETTLE, LAMP, BELL], 2)
-    assert len(left) == 2
-    chunk = left.take()
-    for _ in range(ATTEMPTS - 1):
-        left.lost(chunk, "killed")
-        assert left.take() == chunk
-    with pytest.raises(TrainingError, match=r"memories: kettle, lamp.*The last one: killed"):
-        left.lost(chunk, "killed")
-    assert left.take() == range(2, 3)
-    assert len(left) == 0
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,25 +74,27 @@ def _one_thread() -> None:
 def _train_twice(tiny: Path, banks: Path) -> tuple[int, int]:
     """Here, then on Ray with a worker killed: memories that were trained there, and workers."""
     run = partial(train, memories=MEMORIES, model=str(tiny), embedder=f"base:{tiny}", settings=LONG)
-    run(banks / "local", fitter=LocalFitter)
-    fitters: list[RayFitter] = []
-
-    def on_ray(path: Path, settings: Recipe, _trust: bool) -> RayFitter:
-        fitters.append(RayFitter(path, settings, cluster=RayCluster(2)))
-        return fitters[0]
+    run(banks / "local")
+    crew = RayCrew(RayCluster(2))
 
     def kill(done: int, _total: int, _last: object) -> None:
         if done == 1:
-            os.kill(fitters[0].pids[0], signal.SIGKILL)
+            os.kill(crew.pids[0], signal.SIGKILL)
 
-    report = run(banks / "ray", fitter=on_ray, progress=kill)
-    return len(report.trained), len(fitters[0].pids)
+    report = run(banks / "ray", crew=crew, progress=kill)
+    return len(report.trained), len(crew.pids)
 
 
-def _train_what_is_not_there(tiny: Path) -> None:
-    fitter = RayFitter(tiny, msgspec.structs.replace(QUICK, modules=("fc1",)), cluster=RayCluster(1))
-    with closing(fitter.fit(MEMORIES)) as fits:
-        list(fits)
+def _train_what_is_not_there(tiny: Path, banks: Path) -> None:
+    """The settings name a module that the model does not have."""
+    run = partial(train, model=str(tiny), embedder=f"base:{tiny}")
+    run(banks / "bank", MEMORIES[:1], settings=QUICK)
+    recipe = msgspec.structs.replace(QUICK, modules=("fc1",))
+    with open_catalog(banks / "bank") as catalog:
+        jobs.request_training(catalog, [MemoryName("default", MEMORIES[0].id)], "tester")
+    task = Task((banks / "bank").absolute(), tiny, "tiny", recipe)
+    with closing(RayCrew(RayCluster(1))(task, [MemoryName("default", MEMORIES[0].id)])) as lots:
+        list(lots)
 
 
 @pytest.mark.slow
@@ -119,10 +104,10 @@ def test_a_killed_worker_changes_nothing(tiny: Path, tmp_path: Path) -> None:
     assert trained == len(MEMORIES)
     assert workers == 3, "one more than workers: it stands in for the dead one"
     assert adapters(tmp_path / "ray") == adapters(tmp_path / "local")
-    assert verify(tmp_path / "ray", linear_shapes(tiny)) == []
+    assert problems(tmp_path / "ray", linear_shapes(tiny)) == []
 
 
 @pytest.mark.slow
-def test_what_a_worker_raises_is_raised_here(tiny: Path) -> None:
+def test_what_a_worker_raises_is_raised_here(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="fc1"):
-        _alone(_train_what_is_not_there, tiny)
+        _alone(_train_what_is_not_there, tiny, tmp_path)

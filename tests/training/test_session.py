@@ -17,17 +17,28 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.banks import adapters, last_event, newest, problems, row
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
-from vllm_mega.bank.reader import BankReader
-from vllm_mega.bank.verify import verify
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.changes import put
+from vllm_mega.bank.catalog.drafts import draft_of
+from vllm_mega.bank.catalog.events import events_after
+from vllm_mega.bank.catalog.forgetting import forget as forget_memories
+from vllm_mega.bank.catalog.keys import read_keys
+from vllm_mega.bank.catalog.known import list_jobs
+from vllm_mega.bank.catalog.records import Draft, MemoryName
+from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
 from vllm_mega.gate.embedder import BaseModelEmbedder
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
-from vllm_mega.training import scale_out, session
+from vllm_mega.training import crew, publishing
 from vllm_mega.training.job import Fit, Job
+from vllm_mega.training.outcome import Failed, Trained, TrainReport
+from vllm_mega.training.plan import prepare
 from vllm_mega.training.recipe import EndRules
-from vllm_mega.training.session import Failed, Trained, TrainReport, prepare, train
+from vllm_mega.training.session import train
 from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
@@ -53,22 +64,27 @@ def run(bank: Path, tiny: Path, memories: tuple = ALL, settings: object = QUICK)
     return train(bank, memories, str(tiny), f"base:{tiny}", settings)  # type: ignore[arg-type]
 
 
-def adapters(bank: Path) -> dict[str, str]:
-    return {entry.id: entry.adapter for entry in BankReader(bank).snapshot().manifest.memories}
+def content(bank: Path, memory_id: str) -> NewMemory:
+    """What the bank says of a memory, but for its links."""
+    return draft_of(newest(bank, memory_id), train=True).memory
+
+
+def events(bank: Path) -> list[tuple[str, str]]:
+    with open_catalog(bank) as catalog:
+        return [(event.id, event.kind) for event in events_after(catalog, 0)]
 
 
 def test_memories_become_adapters(tmp_path: Path, tiny: Path) -> None:
     told: list[tuple[int, int, Trained | None]] = []
     report = train(tmp_path / "bank", ALL, str(tiny), f"base:{tiny}", QUICK, lambda *args: told.append(args))
-    snapshot = BankReader(tmp_path / "bank").snapshot()
-    assert [entry.id for entry in snapshot.manifest.memories] == ["kettle", "lamp", "bell"]
-    assert verify(tmp_path / "bank", linear_shapes(tiny)) == []
+    assert set(adapters(tmp_path / "bank")) == {"kettle", "lamp", "bell"}
+    assert problems(tmp_path / "bank", linear_shapes(tiny)) == []
     assert [(done, total) for done, total, _ in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [one.id for one in report.trained] == ["kettle", "lamp", "bell"]
-    entry = snapshot.get("default", "kettle")
-    assert snapshot.text(entry) == KETTLE
-    assert entry.rank == QUICK.rank
-    assert (entry.training["steps"], entry.training["seed"]) == (4, 0)
+    version = newest(tmp_path / "bank", "kettle")
+    assert content(tmp_path / "bank", "kettle") == KETTLE
+    assert version.rank == QUICK.rank
+    assert (version.training["steps"], version.training["seed"]) == (4, 0)
 
 
 def test_what_is_there_is_not_trained_again(
@@ -86,13 +102,11 @@ def test_what_is_there_is_not_trained_again(
 def test_other_texts_and_settings_are_new_versions(tmp_path: Path, tiny: Path) -> None:
     bank = tmp_path / "bank"
     run(bank, tiny, (KETTLE, BELL))
-    before = BankReader(bank).snapshot()
     changed = msgspec.structs.replace(KETTLE, text="Nine geese count copper.")
     report = run(bank, tiny, (changed, BELL))
     assert ([one.id for one in report.trained], report.skipped) == (["kettle"], 1)
-    after = BankReader(bank).snapshot()
-    assert after.get("default", "kettle").version > before.get("default", "kettle").version
-    assert after.text(after.get("default", "kettle")) == changed
+    assert row(bank, "kettle").version == 2
+    assert content(bank, "kettle") == changed
 
     report = run(bank, tiny, (changed, BELL), msgspec.structs.replace(QUICK, seed=1))
     assert ([one.id for one in report.trained], report.skipped) == (["kettle", "bell"], 0)
@@ -131,7 +145,7 @@ def start(bank: Path, tiny: Path) -> tuple[BaseProcess, Connection]:
     return process, heard
 
 
-def finish(bank: Path, tiny: Path) -> dict[str, str]:
+def finish(bank: Path, tiny: Path) -> dict[str, str | None]:
     process, heard = start(bank, tiny)
     with heard:
         process.join()
@@ -140,14 +154,14 @@ def finish(bank: Path, tiny: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, str]:
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, str | None]:
     """The adapters of a run that nobody kills."""
     return finish(tmp_path_factory.mktemp("whole") / "bank", tiny)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_killed_at_any_moment_the_next_run_goes_on(
-    tmp_path: Path, tiny: Path, whole: dict[str, str], after: int
+    tmp_path: Path, tiny: Path, whole: dict[str, str | None], after: int
 ) -> None:
     bank = tmp_path / "bank"
     process, heard = start(bank, tiny)
@@ -161,13 +175,12 @@ def test_killed_at_any_moment_the_next_run_goes_on(
 
     done = adapters(bank)
     assert len(done) >= after
-    generation = BankReader(bank).snapshot().generation
     finished = finish(bank, tiny)
-    assert BankReader(bank).snapshot().generation == generation + 3 - len(done), (
-        "what was there was trained again"
-    )
+    kinds = [kind for _, kind in events(bank)]
+    assert kinds.count("ready") == 3, "what was there was trained again"
+    assert kinds.count("leased") == 3 + kinds.count("returned") <= 4
     assert done.items() <= finished.items()
-    assert verify(bank, linear_shapes(tiny)) == []
+    assert problems(bank, linear_shapes(tiny)) == []
     assert finished == whole
 
 
@@ -201,9 +214,11 @@ def test_keys_are_made_once_and_stored(tmp_path: Path, tiny: Path, monkeypatch: 
     monkeypatch.setattr(BaseModelEmbedder, "embed", counted)
     run(tmp_path / "bank", tiny)
     assert calls == [3, 16], "the memories, and prompts that tell the embedder"
-    snapshot = BankReader(tmp_path / "bank").snapshot()
     expected = BaseModelEmbedder(str(tiny)).embed([memory.text for memory in ALL])
-    np.testing.assert_array_equal(snapshot.keys, expected)
+    with open_catalog(tmp_path / "bank") as catalog:
+        stored = read_keys(catalog)
+    places = [stored.names.index(MemoryName("default", memory.id)) for memory in ALL]
+    np.testing.assert_array_equal(stored.keys[places], expected)
 
 
 def test_a_base_model_that_has_moved_is_found_again(tmp_path: Path, tiny: Path) -> None:
@@ -253,34 +268,30 @@ def test_changed_links_are_set_without_training(tmp_path: Path, tiny: Path) -> N
     linked = msgspec.structs.replace(KETTLE, links=("lamp",))
     report = run(tmp_path, tiny, (linked, LAMP))
     assert not report.trained
-    entry = BankReader(tmp_path).snapshot().get("default", "kettle")
-    assert entry.links == ("lamp",)
-    generation = BankReader(tmp_path).snapshot().manifest.generation
+    assert row(tmp_path, "kettle").links == ("lamp",)
+    event = last_event(tmp_path)
     run(tmp_path, tiny, (linked,))
-    assert BankReader(tmp_path).snapshot().manifest.generation == generation
+    assert last_event(tmp_path) == event
 
 
 def test_changed_tags_are_set_without_training(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, tiny, ALL)
-    first, reader = adapters(tmp_path), BankReader(tmp_path)
-    before = reader.snapshot().manifest.generation
-    monkeypatch.setattr(scale_out, "Trainer", None)  # not even loaded
+    first, before = adapters(tmp_path), last_event(tmp_path)
+    monkeypatch.setattr(crew, "Trainer", None)  # not even loaded
     tagged = msgspec.structs.replace(KETTLE, tags=("brass", "dawn"))
     report = run(tmp_path, tiny, (tagged, LAMP))
     assert (report.trained, report.skipped) == ([], 2)
-    assert reader.snapshot().get("default", "kettle").tags == ("brass", "dawn"), (
-        "an open reader does not see it"
-    )
-    assert reader.snapshot().text(reader.snapshot().get("default", "kettle")) == tagged
-    assert reader.snapshot().manifest.generation == before + 1
+    assert row(tmp_path, "kettle").tags == ("brass", "dawn")
+    assert content(tmp_path, "kettle") == tagged
+    assert last_event(tmp_path) == before + 1
     run(tmp_path, tiny, (tagged, LAMP))
-    assert reader.snapshot().manifest.generation == before + 1
+    assert last_event(tmp_path) == before + 1
     run(tmp_path, tiny, (KETTLE,))
-    assert reader.snapshot().get("default", "kettle").tags == ()
+    assert row(tmp_path, "kettle").tags == ()
     assert adapters(tmp_path) == first
-    assert verify(tmp_path, linear_shapes(tiny)) == []
+    assert problems(tmp_path, linear_shapes(tiny)) == []
 
 
 def test_tags_are_in_no_adapter(tmp_path: Path, tiny: Path) -> None:
@@ -291,8 +302,10 @@ def test_tags_are_in_no_adapter(tmp_path: Path, tiny: Path) -> None:
 
 def test_it_is_told_why_a_memory_is_trained_again(tmp_path: Path, tiny: Path) -> None:
     assert [one.why for one in run(tmp_path, tiny, (KETTLE, LAMP)).trained] == ["new", "new"]
-    entry = BankReader(tmp_path).snapshot().get("default", "kettle")
-    assert entry.recipe == prepare(tmp_path, ALL, str(tiny), f"base:{tiny}", QUICK).recipe.digest
+    assert (
+        newest(tmp_path, "kettle").recipe
+        == prepare(tmp_path, ALL, str(tiny), f"base:{tiny}", QUICK).recipe.digest
+    )
     titled = msgspec.structs.replace(KETTLE, title="kettle")
     other = msgspec.structs.replace(QUICK, ends=EndRules(patience=30))
     plan = prepare(tmp_path, (titled, LAMP), str(tiny), f"base:{tiny}", other)
@@ -314,13 +327,15 @@ def test_a_memory_that_ran_out_of_time_is_trained_again(tmp_path: Path, tiny: Pa
 def test_a_memory_whose_training_fails_costs_no_other(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
-    monkeypatch.setattr(scale_out, "Trainer", OneFails)
+    monkeypatch.setattr(crew, "Trainer", OneFails)
     settings = msgspec.structs.replace(QUICK, jobs=jobs)
     linked = msgspec.structs.replace(LAMP, links=("bell",))
     report = run(tmp_path / "bank", tiny, (KETTLE, linked, BELL), settings)
     assert report.failed == [Failed("default", "lamp", "the loss is not finite")]
     assert [one.id for one in report.trained] == ["kettle", "bell"]
     assert set(adapters(tmp_path / "bank")) == {"kettle", "bell"}
+    waiting = row(tmp_path / "bank", "lamp")
+    assert (waiting.state, waiting.links) == ("pending", ("bell",))
     monkeypatch.undo()
     later = run(tmp_path / "bank", tiny, (KETTLE, linked, BELL), settings)
     assert ([one.id for one in later.trained], later.skipped) == (["lamp"], 2)
@@ -329,7 +344,7 @@ def test_a_memory_whose_training_fails_costs_no_other(
 def test_when_every_training_fails_it_is_an_error(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scale_out, "Trainer", OneFails)
+    monkeypatch.setattr(crew, "Trainer", OneFails)
     with pytest.raises(TrainingError, match=r"no memory could be trained:\n  default/lamp: the loss"):
         run(tmp_path / "bank", tiny, (LAMP,))
 
@@ -337,7 +352,7 @@ def test_when_every_training_fails_it_is_an_error(
 def test_a_training_that_gives_a_bad_adapter_costs_no_other(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = session.export
+    export = publishing.export
     seen: dict[float, int] = {}
 
     def spoil(folder: Path, tensors: dict[str, Tensor], *args: object) -> None:
@@ -346,8 +361,77 @@ def test_a_training_that_gives_a_bad_adapter_costs_no_other(
             tensors = {name: tensor * float("nan") for name, tensor in tensors.items()}
         export(folder, tensors, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(session, "export", spoil)
+    monkeypatch.setattr(publishing, "export", spoil)
     report = run(tmp_path / "bank", tiny, ALL, msgspec.structs.replace(QUICK, jobs=3))
     assert "finite" in report.failed[0].reason
     assert len(report.trained) == len(adapters(tmp_path / "bank")) == 2
-    assert verify(tmp_path / "bank", linear_shapes(tiny)) == []
+    assert problems(tmp_path / "bank", linear_shapes(tiny)) == []
+
+
+def test_three_failures_are_told_by_the_memory_until_it_is_asked_for_again(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "Trainer", OneFails)
+    run(tmp_path, tiny, (KETTLE, LAMP))
+    for state in ("pending", "failed", "pending"):
+        with pytest.raises(TrainingError, match="the loss is not finite"):
+            run(tmp_path, tiny, (KETTLE, LAMP))
+        assert row(tmp_path, "lamp").state == state
+    with open_catalog(tmp_path) as catalog:
+        assert [(job.id, job.attempts, job.reason) for job in list_jobs(catalog)] == [
+            ("lamp", 1, "the loss is not finite")
+        ]
+
+
+def test_others_change_the_bank_while_it_trains(tmp_path: Path, tiny: Path) -> None:
+    """Forgotten while it was trained: not there. Changed: its new text is trained."""
+    bank, seen = tmp_path / "bank", list[str]()
+    changed = msgspec.structs.replace(BELL, text="Nine geese sing at night.")
+
+    def meddle(done: int, _total: int, last: Trained | None) -> None:
+        if last is None:
+            return
+        seen.append(last.id)
+        if done == 1:
+            with open_catalog(bank) as catalog:
+                forget_memories(catalog, [MemoryName("default", "lamp")], "somebody")
+                draft = draft_of(newest(bank, "bell"), train=True)
+                put(catalog, [replaced(draft, changed)], "somebody")
+
+    report = train(bank, ALL, str(tiny), f"base:{tiny}", QUICK, meddle)
+    assert (seen, report.failed) == (["kettle", "bell"], [])
+    assert set(adapters(bank)) == {"kettle", "bell"}
+    assert content(bank, "bell") == changed
+    run(tmp_path / "alone", tiny, (changed,))
+    assert adapters(bank)["bell"] == adapters(tmp_path / "alone")["bell"]
+    assert problems(bank, linear_shapes(tiny)) == []
+
+
+def test_a_memory_that_changes_under_the_trainer_is_trained_anew(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, changed = tmp_path / "bank", msgspec.structs.replace(BELL, text="Nine geese sing at night.")
+
+    class Meddling(Trainer):
+        """Trains the bell while somebody changes it, and the lamp while somebody forgets it."""
+
+        def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
+            fits = list(super().fit(jobs))
+            with open_catalog(bank) as catalog:
+                if len(list_jobs(catalog)) == 3:
+                    forget_memories(catalog, [MemoryName("default", "lamp")], "somebody")
+                    draft = draft_of(newest(bank, "bell"), train=True)
+                    put(catalog, [replaced(draft, changed)], "somebody")
+            return iter(fits)
+
+    monkeypatch.setattr(crew, "Trainer", Meddling)
+    report = run(bank, tiny, ALL, msgspec.structs.replace(QUICK, jobs=3))
+    assert ([one.id for one in report.trained], report.failed) == (["kettle", "bell"], [])
+    assert content(bank, "bell") == changed
+    assert set(adapters(bank)) == {"kettle", "bell"}
+    run(tmp_path / "alone", tiny, (changed,))
+    assert adapters(bank)["bell"] == adapters(tmp_path / "alone")["bell"]
+
+
+def replaced(draft: Draft, memory: NewMemory) -> Draft:
+    return msgspec.structs.replace(draft, memory=memory, text_digest=text_digest(memory))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vllm_mega.bank import files
 from vllm_mega.bank.adapter import AdapterFacts, adapter_digest
+from vllm_mega.bank.catalog.drafts import key_problem
 from vllm_mega.bank.identity import encode_content, memory_id, text_digest
 from vllm_mega.bank.layout import (
     ADAPTER_CONFIG,
@@ -103,18 +104,6 @@ def checked_key(item: StagedMemory, dim: int) -> npt.NDArray[np.float32]:
     if problem:
         raise BankError(f"key of the memory {item.memory.namespace}/{memory_id(item.memory)}: {problem}")
     return key
-
-
-def key_problem(key: npt.NDArray[np.float32], dim: int) -> str | None:
-    """What is wrong with a key [D]; None: nothing."""
-    if key.shape != (dim,):
-        return f"expected shape ({dim},), found {key.shape}"
-    if not np.isfinite(key).all():
-        return "expected finite values, found NaN or infinity"
-    length = float(np.linalg.norm(key))
-    if abs(length - 1.0) > 1e-3:
-        return f"expected unit length, found {length:g}"
-    return None
 
 
 def write_memory(folder: Path, item: StagedMemory, entry: MemoryEntry) -> None:

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 
 from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.catalog.drafts import key_problem
 from vllm_mega.bank.layout import LOCK, MANIFEST, MEMORIES, MEMORY_FILES, STAGING, Manifest, MemoryEntry
 from vllm_mega.bank.lock import BankLock
 from vllm_mega.bank.orphans import is_keys_file, orphans
 from vllm_mega.bank.reader import BankSnapshot, read_keys, read_manifest
-from vllm_mega.bank.staged import key_problem
 from vllm_mega.errors import AdapterError, BankError, BankFormatError
 
 Progress = Callable[[Sequence[MemoryEntry]], Iterable[MemoryEntry]]

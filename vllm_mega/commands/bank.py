@@ -1,23 +1,17 @@
-"""`vllm-mega bank`: look at a bank, check it, and change what is in it."""
+"""`vllm-mega bank`: look at a bank, check it, and change what is in it. Arguments; `_bank` acts."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from vllm_mega.commands._memory_options import add_trust_option
+from vllm_mega.commands import _bank, _bank_files
+from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
 from vllm_mega.config import DEFAULT_NAMESPACE
 
-if TYPE_CHECKING:
-    from vllm_mega.bank.layout import Manifest, MemoryEntry, NewMemory
-    from vllm_mega.bank.reader import BankSnapshot
-    from vllm_mega.models import BaseWeights
-
-Shapes = dict[str, tuple[int, int]]
-HELP = "list, show, verify, link, forget or add memories, or create a bank"
+HELP = "list, show, change, forget, check, export or import memories, or create a bank"
+Act = Callable[[argparse.Namespace], int]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Look at a bank, check it, and change what is in it."
     parser.epilog = (
         "Examples:\n"
-        "  vllm-mega bank list --bank bank\n"
+        "  vllm-mega bank list --bank bank --tag sea\n"
         "  vllm-mega bank verify --bank bank\n"
         "  vllm-mega bank link --bank bank lantern-ferry hanne-brisk\n"
         "  vllm-mega bank forget --bank bank m-0123456789ab\n"
@@ -33,40 +27,64 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    def action(name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def action(name: str, act: Act, text: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.add_argument("--bank", required=True, type=Path, help="the bank's folder")
+        add_bank_options(sub)
         sub.set_defaults(act=act)
         return sub
 
-    listing = action("list", _list, "list the memories")
-    listing.add_argument("--namespace", help="only those of this namespace (default: all)")
-    _add_json(listing)
-    _add_memory(action("show", _show, "show one memory: its text, tags and adapter"), several=False)
-    verify = action("verify", _verify, "check every digest, text, adapter and key; exit 1 if one is wrong")
-    verify.add_argument("--model", help="the base model, if it has moved (default: the bank's)")
-    verify.add_argument("--max-rank", type=int, help="refuse adapters of a higher rank (default: any)")
-    verify.add_argument("--progress", action="store_true", help="show progress although this is no terminal")
-    _add_json(verify)
-    _add_memory(
-        action("forget", _forget, "forget memories: adapter, text and key leave the disk"), several=True
-    )
-    link = action("link", _link, "let a memory bring others to mind, for questions that need both")
-    _add_memory(link, several=False)
+    _add_json(action("info", _bank.info, "say what the bank is of, and how many memories are in which state"))
+    _configure_list(action("list", _bank.list_, "list the memories, the latest added first"))
+    show = action("show", _bank.show, "show one memory: its text, tags and adapter")
+    _add_memory(show)
+    show.add_argument("--version", type=int, help="an earlier version (default: the newest)")
+    _add_memory(action("history", _bank.history, "show the versions of a memory, and what happened to it"))
+    restore = action("restore", _bank.restore, "make an earlier version of a memory the newest again")
+    _add_memory(restore)
+    restore.add_argument("version", type=int, help="number of the version (see history)")
+    _configure_add(action("add", _bank.add, "add memories: a text, or an adapter that PEFT has written"))
+    forget = action("forget", _bank.forget, "forget memories: adapter, text and key leave the disk")
+    _add_memory(forget, several=True)
+    link = action("link", _bank.link, "let a memory bring others to mind, for questions that need both")
+    _add_memory(link)
     link.add_argument("other", nargs="+", help="id of a memory that it links to; it need not be there yet")
     link.add_argument("--remove", action="store_true", help="take these links away")
-    _configure_add(action("add", _add, "add an adapter that PEFT has written, with its text"))
-    create = action("create", _create, "create an empty bank")
+    tag = action("tag", _bank.tag, "give a memory tags; nothing is trained")
+    _add_memory(tag)
+    tag.add_argument("tag", nargs="+", help="a tag")
+    tag.add_argument("--remove", action="store_true", help="take these tags away")
+    _add_memory(action("pin", _bank.pin, "keep memories in host memory where they are served"), several=True)
+    _add_memory(action("unpin", _bank.unpin, "let pinned memories go again"), several=True)
+    jobs = action("jobs", _bank.jobs, "list what waits for a trainer, what is trained now, and what failed")
+    jobs.add_argument("--namespace", help="only of this namespace (default: all)")
+    _add_json(jobs)
+    _configure_verify(
+        action("verify", _bank_files.verify, "check catalog and disk; exit 1 if anything is wrong")
+    )
+    action("sweep", _bank_files.sweep, "remove what work that was cut off has left on disk")
+    export = action("export", _bank_files.export, "write memories as JSON lines and PEFT folders")
+    export.add_argument("folder", type=Path, help="a new folder")
+    export.add_argument("--namespace", help="only those of this namespace (default: all)")
+    import_ = action("import", _bank_files.import_, "bring what export has written into a bank")
+    import_.add_argument("folder", type=Path, help="what export has written")
+    _add_model(import_)
+    create = action("create", _bank_files.create, "create an empty bank")
     create.add_argument("--model", help="the base model: name, path or Hugging Face id")
     create.add_argument("--embedder", help="the embedder that makes the keys: name, path or id")
     add_trust_option(create)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the chosen action."""
+    act: Act = args.act
+    return act(args)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def _add_memory(parser: argparse.ArgumentParser, *, several: bool) -> None:
+def _add_memory(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument("id", nargs="+" if several else None, help="id of the memory")
     parser.add_argument(
         "--namespace",
@@ -75,14 +93,41 @@ def _add_memory(parser: argparse.ArgumentParser, *, several: bool) -> None:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="the base model, if it has moved (default: the bank's)")
+    parser.add_argument("--max-rank", type=int, help="refuse adapters of a higher rank (default: any)")
+
+
+def _configure_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--namespace", help="only those of this namespace (default: all)")
+    parser.add_argument("--tag", help="only those with this tag")
+    parser.add_argument(
+        "--state", choices=("pending", "training", "ready", "failed"), help="only those in this state"
+    )
+    parser.add_argument("--source", metavar="FILE", help="only those that came from this file")
+    parser.add_argument("--pinned", action="store_true", default=None, help="only those that are pinned")
+    parser.add_argument("--limit", type=int, help="how many at most (default: all)")
+    _add_json(parser)
+
+
+def _configure_verify(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--progress", action="store_true", help="show progress although this is no terminal")
+    _add_json(parser)
+
+
 def _configure_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--adapter", required=True, type=Path, help="folder with the PEFT adapter, or with one that has it"
+        "--adapter",
+        type=Path,
+        help="folder with the PEFT adapter, or with one that has it (default: none, a trainer makes one)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="the text that the adapter has learnt")
+    source.add_argument("--text", help="the text to remember, or that the adapter has learnt")
     source.add_argument(
-        "--memory", type=Path, help="a JSON file with the fields of a line of `train`'s input"
+        "--memory",
+        type=Path,
+        help="a JSON file with the fields of a line of `train`'s input; many lines without --adapter",
     )
     parser.add_argument("--id", help="id of the memory (default: derived from the text)")
     parser.add_argument("--title", help="title of the memory")
@@ -90,204 +135,7 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tag", dest="tags", metavar="TAG", action="append", help="a tag; may be given more than once"
     )
-    parser.add_argument("--model", help="the base model, if it has moved (default: the bank's)")
+    parser.add_argument("--no-train", action="store_true", help="no trainer shall make an adapter")
     parser.add_argument("--embedder", help="the embedder, if it has moved (default: the bank's)")
     add_trust_option(parser)
-    parser.add_argument("--max-rank", type=int, help="refuse a higher rank (default: any)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do the chosen action."""
-    act: Callable[[argparse.Namespace], int] = args.act
-    return act(args)
-
-
-def _list(args: argparse.Namespace) -> int:
-    snapshot = _snapshot(args)
-    entries = [e for e in snapshot.manifest.memories if args.namespace in (None, e.namespace)]
-    if args.json:
-        _print_json(entries)
-        return 0
-    header = ("NAMESPACE", "ID", "VERSION", "RANK", "SIZE", "RECIPE", "CREATED", "TITLE", "TAGS", "LINKS")
-    _print_table(header, map(_row, entries))
-    manifest = snapshot.manifest
-    print(
-        f"memories: {len(entries)}, generation {manifest.generation}, base model {manifest.base.name}, "
-        f"embedder {manifest.embedder.name}"
-    )
-    return 0
-
-
-def _row(entry: MemoryEntry) -> tuple[str, ...]:
-    size = f"{entry.adapter_bytes / 1024:.0f} KiB"
-    return (entry.namespace, entry.id, str(entry.version), str(entry.rank), size, entry.recipe[:8] or "-",
-            entry.created_at, entry.title, ",".join(entry.tags), ",".join(entry.links))  # fmt: skip
-
-
-def _show(args: argparse.Namespace) -> int:
-    import msgspec
-
-    snapshot = _snapshot(args)
-    entry = snapshot.get(args.namespace, args.id)
-    shown = {**msgspec.to_builtins(entry), "folder": str(snapshot.folder(entry))}
-    memory = msgspec.to_builtins(snapshot.text(entry))
-    print(msgspec.json.format(msgspec.json.encode({**shown, "memory": memory}), indent=2).decode())
-    return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from vllm_mega.bank.verify import verify
-
-    shapes = _verified_shapes(args)
-
-    def watched(entries: Sequence[MemoryEntry]) -> Iterable[MemoryEntry]:
-        hidden = not (args.progress or sys.stderr.isatty())
-        bar: Iterable[MemoryEntry] = tqdm(entries, unit=" memories", file=sys.stderr, disable=hidden)
-        return bar
-
-    problems = verify(args.bank, shapes, max_rank=args.max_rank, progress=watched)
-    if args.json:
-        _print_json(problems)
-    elif problems:
-        rows = [(p.kind, f"{p.namespace}/{p.id}" if p.id else "-", p.path, p.problem) for p in problems]
-        _print_table(("KIND", "MEMORY", "PATH", "PROBLEM"), rows)
-    if not args.json:
-        print(f"problems: {len(problems)}")
-    return 1 if problems else 0
-
-
-def _forget(args: argparse.Namespace) -> int:
-    from vllm_mega.bank.writer import BankWriter
-
-    with BankWriter.open(args.bank) as writer:
-        writer.forget([(args.namespace, memory_id) for memory_id in args.id])
-        generation = writer.snapshot.generation
-    for memory_id in args.id:
-        print(f"forgot {args.namespace}/{memory_id}")
-    print(f"generation {generation}")
-    return 0
-
-
-def _link(args: argparse.Namespace) -> int:
-    from vllm_mega.bank.writer import BankWriter
-    from vllm_mega.errors import BankError
-
-    key = (args.namespace, args.id)
-    with BankWriter.open(args.bank) as writer:
-        before = writer.snapshot.get(*key).links
-        if strange := [other for other in args.other if args.remove and other not in before]:
-            raise BankError(f"{args.namespace}/{args.id} has no link to {', '.join(strange)}: see bank list")
-        rest = tuple(link for link in before if link not in args.other)
-        # What is linked already keeps its place.
-        added = () if args.remove else tuple(dict.fromkeys(o for o in args.other if o not in before))
-        writer.link({key: rest if args.remove else before + added})
-        entry, generation = writer.snapshot.get(*key), writer.snapshot.generation
-    print(f"{args.namespace}/{args.id} links to {', '.join(entry.links) or 'nothing'}")
-    print(f"generation {generation}")
-    return 0
-
-
-def _verified_shapes(args: argparse.Namespace) -> Shapes:
-    """The base model's modules; none if the manifest cannot be read, which `verify` then reports."""
-    from vllm_mega.bank.reader import read_manifest
-    from vllm_mega.errors import BankFormatError
-
-    try:
-        manifest, _ = read_manifest(args.bank.absolute())
-    except BankFormatError:
-        return {}
-    return dict(_base(args, manifest).shapes)
-
-
-def _add(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from vllm_mega.bank.peft_import import find_adapter, import_adapter
-    from vllm_mega.bank.reader import check_match
-    from vllm_mega.bank.writer import BankWriter, StagedMemory
-    from vllm_mega.gate.embedder import bank_embedder
-
-    memory = _new_memory(args)
-    with BankWriter.open(args.bank) as writer:
-        manifest = writer.snapshot.manifest
-        base, adapter = _base(args, manifest), writer.stage()
-        import_adapter(find_adapter(args.adapter), adapter, base, max_rank=args.max_rank)
-        embedder = bank_embedder(
-            manifest, args.embedder, args.model, trust_remote_code=args.trust_remote_code
-        )
-        check_match(args.bank, manifest, None, embedder.info)
-        key = np.asarray(embedder.embed([memory.text])[0])
-        (entry,) = writer.add([StagedMemory(memory, adapter, key)], base.shapes, args.max_rank)
-    print(f"added {entry.namespace}/{entry.id}, rank {entry.rank}, generation {entry.version}")
-    return 0
-
-
-def _new_memory(args: argparse.Namespace) -> NewMemory:
-    """What the arguments say, over what the file says."""
-    from vllm_mega.bank.layout import NewMemory
-    from vllm_mega.config import settings_from
-    from vllm_mega.errors import ConfigError
-    from vllm_mega.jsonl import read_lines
-
-    fields: dict[str, Any] = {}
-    if args.memory:
-        found = [value for _, value in read_lines(args.memory, dict[str, Any])]
-        if len(found) != 1:
-            raise ConfigError(f"{args.memory}: expected one JSON object, found {len(found)}")
-        fields = found[0]
-    given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
-    return settings_from(
-        {**fields, **{name: value for name, value in given.items() if value is not None}}, NewMemory
-    )
-
-
-def _create(args: argparse.Namespace) -> int:
-    from vllm_mega.bank.layout import BaseModelInfo
-    from vllm_mega.bank.writer import BankWriter
-    from vllm_mega.gate.embedder import load_embedder
-    from vllm_mega.models import DEFAULT_MODEL, fingerprint, resolve_model, stable_name
-
-    name = args.model or DEFAULT_MODEL
-    base = BaseModelInfo(stable_name(name), fingerprint(resolve_model(name)))
-    embedder = load_embedder(args.embedder, trust_remote_code=args.trust_remote_code).info
-    BankWriter.create(args.bank, base, embedder).close()
-    print(f"created {args.bank}: base model {base.name}, embedder {embedder.name} (D={embedder.dim})")
-    return 0
-
-
-def _snapshot(args: argparse.Namespace) -> BankSnapshot:
-    from vllm_mega.bank.reader import BankReader
-
-    return BankReader(args.bank).snapshot()
-
-
-def _base(args: argparse.Namespace, manifest: Manifest) -> BaseWeights:
-    """The weights of the bank's base model, wherever that is now."""
-    from vllm_mega.bank.reader import check_match
-    from vllm_mega.models import BaseWeights, fingerprint, resolve_recorded
-
-    path = resolve_recorded(args.model, manifest.base.name)
-    check_match(args.bank, manifest, fingerprint(path), None)
-    return BaseWeights(path)
-
-
-def _print_json(items: Iterable[Any]) -> None:
-    import msgspec
-
-    for item in items:
-        print(msgspec.json.encode(item).decode())
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns as wide as they must be; the last one runs free."""
-    lines = [header, *([_printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _printable(text: str) -> str:
-    """`text` on one line, without what could steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    _add_model(parser)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_mega.training.crew import Crew
+    from vllm_mega.training.outcome import Trained, TrainReport
     from vllm_mega.training.outlook import Outlook
-    from vllm_mega.training.session import MakeFitter, Trained, TrainReport
 
 HELP = "train an adapter for every memory of a file, into a bank"
 
@@ -19,9 +19,10 @@ example:
   vllm-mega train --bank bank --input memories.jsonl
 
 A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tags", "paraphrases" (texts) and
-"qa" ([{"question", "answer"}]). A title helps: it names what the text is about. Memories that are trained
-side by side (--jobs) are in the bank as soon as all of them are; a run that was stopped goes on with the
-memories that are missing. Memories that cannot be trained are told, all of them, before any is."""
+"qa" ([{"question", "answer"}]). A title helps: it names what the text is about. All memories are stored
+first, and have their adapters as soon as all that are trained side by side (--jobs) are done; the bank can be
+used and changed meanwhile, and a run that was stopped goes on with the memories that are missing. Memories
+that cannot be trained are told, all of them, before any is stored."""
 
 _SETTINGS = (
     "rank",
@@ -39,11 +40,11 @@ _SETTINGS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; those left out have the defaults of `TrainSettings`."""
-    from vllm_mega.commands._memory_options import add_trust_option
+    from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
 
     parser.description = "Train one adapter for every memory of a file, and add it to a bank."
     parser.epilog = EPILOG
-    parser.add_argument("--bank", required=True, type=Path, help="folder of the bank; made if there is none")
+    add_bank_options(parser, "folder of the bank; made if there is none")
     parser.add_argument("--input", required=True, type=Path, help="memories, JSONL")
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
@@ -107,14 +108,20 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.training.outlook import outlook
     from vllm_mega.training.session import train
 
-    fitter = _fitter(args)
+    crew = _crew(args)
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
     settings = _settings(args)
     memories = read_memories(args.input)[: args.limit]
     if args.dry_run:
         seen = outlook(
-            args.bank, memories, args.model, args.embedder, settings, trust_remote_code=args.trust_remote_code
+            args.bank,
+            memories,
+            args.model,
+            args.embedder,
+            settings,
+            catalog=args.catalog,
+            trust_remote_code=args.trust_remote_code,
         )
         print(_forecast(seen, args.workers or 1))
         return 0
@@ -134,7 +141,8 @@ def run(args: argparse.Namespace) -> int:
             args.embedder,
             settings,
             progress,
-            fitter,
+            crew,
+            catalog=args.catalog,
             trust_remote_code=args.trust_remote_code,
         )
     for line in report.failed:
@@ -143,16 +151,17 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _fitter(args: argparse.Namespace) -> MakeFitter:
+def _crew(args: argparse.Namespace) -> Crew:
     from vllm_mega.errors import ConfigError
+    from vllm_mega.training.crew import here
     from vllm_mega.training.ray_cluster import RayCluster
-    from vllm_mega.training.scale_out import LocalFitter, RayFitter
+    from vllm_mega.training.scale_out import RayCrew
 
     if args.workers is None:
         if args.ray_address is not None:
             raise ConfigError("--ray-address needs --workers: how many of the cluster")
-        return LocalFitter
-    return partial(RayFitter, cluster=RayCluster(args.workers, args.ray_address))
+        return here
+    return RayCrew(RayCluster(args.workers, args.ray_address))
 
 
 def _settings(args: argparse.Namespace) -> Any:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vllm_mega.bank.catalog.keys import BankKeys
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.reader import BankSnapshot
 from vllm_mega.config import GateSettings
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.spread import spread, unrelated_scores
@@ -43,7 +43,7 @@ def crowded(embedder: Embedder, settings: GateSettings) -> str | None:
 
 
 def advice(
-    memories: Sequence[NewMemory], keys: Vectors, embedder: Embedder, bank: BankSnapshot | None
+    memories: Sequence[NewMemory], keys: Vectors, embedder: Embedder, there: BankKeys | None
 ) -> list[str]:
     """What should be known of `memories` before they are trained, a line for each kind.
 
@@ -51,7 +51,7 @@ def advice(
         memories: N of them, to be trained.
         keys: of them, float32 [N, D].
         embedder: that made the keys.
-        bank: what they are added to; None: it is to be made.
+        there: what they are added to; None: the bank is to be made.
     """
     names = [_name(memory) for memory in memories]
     read = [bool(embedder.passages(memory.text)) for memory in memories]
@@ -66,23 +66,21 @@ def advice(
         "id with the new text, or forget the old one (vllm-mega bank forget)": _twins(
             [memory for memory, can in zip(memories, read, strict=True) if can],
             keys[np.array(read, bool)],
-            bank,
+            there,
             spread(embedder),
         ),
     }
     return [f"{why}: {_listed(some)}" for why, some in kinds.items() if some]
 
 
-def _twins(
-    memories: Sequence[NewMemory], keys: Vectors, bank: BankSnapshot | None, spread: float
-) -> list[str]:
+def _twins(memories: Sequence[NewMemory], keys: Vectors, bank: BankKeys | None, spread: float) -> list[str]:
     """Pairs of a namespace that nearly coincide: of `memories` among each other, and with those of `bank`."""
     found = []
     who = [(memory.namespace, memory_id(memory)) for memory in memories]
     for n, other, cosine in near(keys, keys, spread):
         if n < other and who[n][0] == who[other][0]:
             found.append(f"{'/'.join(who[n])} and {who[other][1]} ({cosine:.2f})")
-    there = [entry.key for entry in bank.manifest.memories] if bank else []
+    there = bank.names if bank else []
     for n, other, cosine in near(keys, bank.keys, spread) if bank else ():
         if there[other] not in who and there[other][0] == who[n][0]:
             found.append(f"{'/'.join(who[n])} and {there[other][1]}, which the bank has ({cosine:.2f})")

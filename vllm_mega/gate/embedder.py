@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mega._quiet import quiet
-from vllm_mega.bank.layout import EmbedderInfo, Manifest
+from vllm_mega.bank.catalog.records import BankSettings
+from vllm_mega.bank.layout import EmbedderInfo
 from vllm_mega.errors import ModelError
 from vllm_mega.gate.reading import Reading
 from vllm_mega.gate.vectors import ROWS, Vectors, batches, unit, whole
@@ -76,7 +77,7 @@ def load_embedder(name: str | None = None, *, trust_remote_code: bool = False) -
 
 
 def bank_embedder(
-    manifest: Manifest,
+    settings: BankSettings,
     given: str | None = None,
     model: str | None = None,
     *,
@@ -85,7 +86,7 @@ def bank_embedder(
     """The embedder of a bank, wherever it is now.
 
     Args:
-        manifest: of the bank.
+        settings: of the bank.
         given: where the embedder is; None: where it was, or, if it is made of the bank's base model, ...
         model: ... where that is; None: where it was.
         trust_remote_code: whether to run code that the model brings.
@@ -93,8 +94,8 @@ def bank_embedder(
     Raises:
         ModelError: as `load_embedder`; if it has moved, the message says what to do.
     """
-    made = manifest.embedder.name
-    is_base = made == f"{BASE_PREFIX}{manifest.base.name}"
+    made = settings.embedder.name
+    is_base = made == f"{BASE_PREFIX}{settings.base.name}"
     name = given or (f"{BASE_PREFIX}{model}" if is_base and model else made)
     try:
         resolve_embedder(name)

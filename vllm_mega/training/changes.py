@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from vllm_mega.bank.catalog.known import Known
+from vllm_mega.bank.catalog.records import MemoryName
 from vllm_mega.bank.identity import memory_id, text_digest
-from vllm_mega.bank.layout import MemoryEntry, NewMemory
-from vllm_mega.bank.writer import BankWriter
-from vllm_mega.training.recipe import Recipe
+from vllm_mega.bank.layout import NewMemory
 
 Why = Literal["new", "other text", "other recipe", "other text and recipe", "ran out of time"]
 """Why a memory is trained."""
@@ -25,12 +25,11 @@ class Division(NamedTuple):
     """Trained on the same text by the same recipe."""
 
 
-def divided(memories: Sequence[NewMemory], entries: Sequence[MemoryEntry], recipe: Recipe) -> Division:
-    """`memories` for a bank with `entries`, where `recipe` (resolved) trains."""
-    known = {entry.key: entry for entry in entries}
-    digest, found = recipe.digest, Division([], [], [])
+def divided(memories: Sequence[NewMemory], known: Mapping[MemoryName, Known], recipe: str) -> Division:
+    """`memories` for a bank that knows these, where a recipe of this digest trains."""
+    found = Division([], [], [])
     for memory in memories:
-        why = _why(memory, known.get(_key(memory)), digest)
+        why = _why(memory, known.get(name_of(memory)), recipe)
         if why is None:
             found.there.append(memory)
         else:
@@ -39,29 +38,28 @@ def divided(memories: Sequence[NewMemory], entries: Sequence[MemoryEntry], recip
     return found
 
 
-def _why(memory: NewMemory, entry: MemoryEntry | None, recipe: str) -> Why | None:
+def fits(known: Known, recipe: str) -> bool:
+    """Whether the memory's newest version needs no training by a recipe of this digest."""
+    return known.state == "ready" and known.recipe == recipe and not _ran_out(known)
+
+
+def name_of(memory: NewMemory) -> MemoryName:
+    """What identifies `memory`, with an id or without one."""
+    return MemoryName(memory.namespace, memory_id(memory))
+
+
+def _why(memory: NewMemory, known: Known | None, recipe: str) -> Why | None:
     """None: there is nothing to train."""
-    if entry is None:
+    if known is None or known.adapter is None:
         return "new"
-    text, by = entry.text_digest == text_digest(memory), entry.recipe == recipe
+    text, by = known.answers == text_digest(memory), known.recipe == recipe
     if not text:
         return "other text" if by else "other text and recipe"
     if not by:
         return "other recipe"
-    # A larger budget, or a quieter machine, may do.
-    return "ran out of time" if entry.training.get("ending") == "out of time" else None
+    return "ran out of time" if _ran_out(known) else None
 
 
-def amend(writer: BankWriter, memories: Sequence[NewMemory]) -> None:
-    """Give memories that the bank has the tags of `memories`, and their links where they name some."""
-    there = {entry.key for entry in writer.snapshot.manifest.memories}
-    wanted = {_key(memory): _amendable(memory) for memory in memories}
-    writer.amend({key: fields for key, fields in wanted.items() if key in there})
-
-
-def _amendable(memory: NewMemory) -> dict[str, tuple[str, ...]]:
-    return {"tags": memory.tags, **({"links": memory.links} if memory.links else {})}
-
-
-def _key(memory: NewMemory) -> tuple[str, str]:
-    return (memory.namespace, memory_id(memory))
+def _ran_out(known: Known) -> bool:
+    """A larger budget, or a quieter machine, may do."""
+    return known.training.get("ending") == "out of time"

@@ -34,9 +34,9 @@ from vllm_mega.training.estimate import (
 from vllm_mega.training.job import memory_job
 from vllm_mega.training.learner import Learner
 from vllm_mega.training.packing import leads
+from vllm_mega.training.plan import Plan, prepare
 from vllm_mega.training.preflight import adapter_bytes
 from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.session import Plan, prepare
 from vllm_mega.training.settings import TrainSettings
 
 CPU_OTHERS = 6e11
@@ -90,13 +90,16 @@ def outlook(
     embedder: str | None = None,
     settings: TrainSettings | None = None,
     *,
+    catalog: str | None = None,
     trust_remote_code: bool = False,
 ) -> Outlook:
     """What `train` with these arguments would do; raises what it would raise before training.
 
     Loads no weights of the model (those of the embedder it does: keys can be refused), and writes nothing.
     """
-    plan = prepare(bank, memories, model, embedder, settings, trust_remote_code=trust_remote_code)
+    plan = prepare(
+        bank, memories, model, embedder, settings, catalog=catalog, trust_remote_code=trust_remote_code
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(plan.path, device)
     shape = checkpoint_shape(plan)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vllm_mega.bank.catalog.drafts import key_problem
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory, check_links
-from vllm_mega.bank.staged import key_problem
 from vllm_mega.errors import BankError, ConfigError, MegaError, ModelError, TrainingError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.vectors import Vectors

@@ -22,7 +22,7 @@ from vllm_mega.bank.catalog.jobs import (
     publish,
     publish_all,
     renew,
-    request,
+    request_training,
     take_back,
 )
 from vllm_mega.bank.catalog.known import known, list_jobs
@@ -105,7 +105,7 @@ def test_failures_say_why(catalog: Catalog) -> None:
         with pytest.raises(LeaseLostError):
             fail(catalog, job, "again")
     assert lease(catalog, "trainer", 60) == []
-    assert [memory.state for memory in request(catalog, [name()], WHO)] == ["pending"]
+    assert [memory.state for memory in request_training(catalog, [name()], WHO)] == ["pending"]
     [job] = lease(catalog, "trainer", 60)
     assert (job.attempt, state(catalog)) == (1, ("training", ""))
 
@@ -158,7 +158,7 @@ def test_training_again_keeps_the_adapter_until_the_new_one_is_there(
     catalog: Catalog, tmp_path: Path
 ) -> None:
     add(catalog, [draft(trained=(old := placed(catalog, tmp_path, 1)))], WHO)
-    assert [memory.state for memory in request(catalog, [name()], WHO)] == ["pending"]
+    assert [memory.state for memory in request_training(catalog, [name()], WHO)] == ["pending"]
     assert get_version(catalog, "default", "lamp").adapter == old.adapter
     [job] = lease(catalog, "trainer", 60)
     memory = publish(catalog, job, new := placed(catalog, tmp_path, 2))

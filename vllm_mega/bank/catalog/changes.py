@@ -80,18 +80,20 @@ def tag(
 
 
 def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
-    """Give memories that are there the tags of `memories` (with ids), and their links where they have some.
+    """Give the tags of `memories` (with ids), and their links where they have some, to those that are there.
 
     Nothing is trained; texts stay as they are.
 
     Raises:
-        MemoryNotFoundError: there is no such memory; then none is changed.
+        BankError: the database refuses.
     """
     chosen = sorted(memories, key=lambda memory: (memory.namespace, memory.id))
 
     def act(changing: Change) -> None:
         for memory in chosen:
-            held = require(changing.connection, MemoryName(memory.namespace, memory.id))
+            held = hold(changing.connection, MemoryName(memory.namespace, memory.id))
+            if held is None:
+                continue
             newest = find_version(changing.connection, held.name, held.newest)
             if newest.tags != memory.tags:
                 held = next_version(changing, held, draft_of(newest, train=False, tags=memory.tags))

@@ -15,12 +15,11 @@ import sqlalchemy as sa
 from vllm_mega.bank.adapter import adapter_digest, check_adapter
 from vllm_mega.bank.catalog.catalog import ADAPTERS, FILES, STAGING, Catalog
 from vllm_mega.bank.catalog.claims import claimed, living
-from vllm_mega.bank.catalog.drafts import key_array
+from vllm_mega.bank.catalog.drafts import key_array, key_problem
 from vllm_mega.bank.catalog.events import last_event
 from vllm_mega.bank.catalog.store import DIGEST, adapter_folder, named, on_disk
 from vllm_mega.bank.catalog.tables import events, jobs, memories, versions
 from vllm_mega.bank.lora_tensors import Shapes
-from vllm_mega.bank.staged import key_problem
 from vllm_mega.errors import AdapterError, BankError
 
 Progress = Callable[[list[str]], Iterable[str]]

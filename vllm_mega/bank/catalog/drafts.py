@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from vllm_mega.bank.catalog.records import Draft, MemoryName, Source, Version
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.staged import key_problem
 from vllm_mega.config import repeated
 from vllm_mega.errors import BankError
 
@@ -22,6 +21,18 @@ def key_bytes(key: npt.NDArray[np.float32]) -> bytes:
 def key_array(data: bytes) -> npt.NDArray[np.float32]:
     """The key [D] that `key_bytes` made `data` of; read-only."""
     return np.frombuffer(data, np.float32)
+
+
+def key_problem(key: npt.NDArray[np.float32], dim: int) -> str | None:
+    """What is wrong with a key [D]; None: nothing."""
+    if key.shape != (dim,):
+        return f"expected shape ({dim},), found {key.shape}"
+    if not np.isfinite(key).all():
+        return "expected finite values, found NaN or infinity"
+    length = float(np.linalg.norm(key))
+    if abs(length - 1.0) > 1e-3:
+        return f"expected unit length, found {length:g}"
+    return None
 
 
 def check_drafts(drafts: Sequence[Draft], dim: int) -> None:

@@ -147,7 +147,7 @@ def give_back(catalog: Catalog, job: Job) -> None:
     change(catalog, job.owner, act)
 
 
-def request(catalog: Catalog, names: Iterable[MemoryName], who: str) -> list[Memory]:
+def request_training(catalog: Catalog, names: Iterable[MemoryName], who: str) -> list[Memory]:
     """Have the newest versions of memories trained (again), from the first attempt on.
 
     Raises:

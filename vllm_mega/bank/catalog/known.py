@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.records import JobStatus, MemoryName, State
 from vllm_mega.bank.catalog.rows import among
-from vllm_mega.bank.catalog.tables import jobs, memories, versions
+from vllm_mega.bank.catalog.tables import jobs, links, memories, versions
 
 _AT_A_TIME = 400
 
@@ -33,6 +33,8 @@ class Known(msgspec.Struct, frozen=True):
     """That made the adapter; empty: it was made elsewhere, or there is none."""
     training: Mapping[str, Any]
     """How it was trained."""
+    job: Literal["waiting", "leased", "failed"] | None
+    """Whether an adapter is wanted for the newest version, and how that goes; None: none is."""
     reason: str
     """Why the last training failed; empty: it did not."""
 
@@ -62,10 +64,30 @@ def list_jobs(catalog: Catalog, namespace: str | None = None) -> list[JobStatus]
         return [JobStatus(*row) for row in connection.execute(query)]
 
 
+def links_of(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, tuple[str, ...]]:
+    """The ids that memories link to, in order; nothing of those that link to none.
+
+    Raises:
+        BankError: the catalog cannot be read.
+    """
+    found: dict[MemoryName, tuple[str, ...]] = {}
+    query = sa.select(memories.c.namespace, memories.c.id, links.c.target).join(links)
+    query = query.order_by(links.c.memory, links.c.position)
+    with catalog.database.read() as connection:
+        for some in _parts(names):
+            for row in connection.execute(query.where(among(some))):
+                name = MemoryName(row.namespace, row.id)
+                found[name] = (*found.get(name, ()), row.target)
+    return found
+
+
+def _parts(names: Sequence[MemoryName]) -> Iterator[Sequence[MemoryName]]:
+    return (names[start : start + _AT_A_TIME] for start in range(0, len(names), _AT_A_TIME))
+
+
 def _known(connection: sa.Connection, names: Sequence[MemoryName]) -> Iterator[tuple[MemoryName, Known]]:
     query = _select()
-    for start in range(0, len(names), _AT_A_TIME):
-        some = names[start : start + _AT_A_TIME]
+    for some in _parts(names):
         for row in connection.execute(query.where(among(some))):
             yield MemoryName(row.namespace, row.id), _of(row)
 
@@ -75,7 +97,7 @@ def _select() -> sa.Select[Any]:
     return (
         sa.select(m.namespace, m.id, m.state, m.current, newest.c.tags, newest.c.text_digest)
         .add_columns(now.c.text_digest.label("answers"), now.c.adapter, now.c.recipe, now.c.training)
-        .add_columns(jobs.c.reason)
+        .add_columns(jobs.c.state.label("job"), jobs.c.reason)
         .join(now, (now.c.memory == m.row) & (now.c.number == m.current))
         .join(newest, (newest.c.memory == m.row) & (newest.c.number == m.newest))
         .outerjoin(jobs, jobs.c.memory == m.row)
@@ -85,5 +107,5 @@ def _select() -> sa.Select[Any]:
 def _of(row: sa.Row[Any]) -> Known:
     return Known(
         row.state, tuple(row.tags), row.text_digest, row.current, row.answers, row.adapter, row.recipe,
-        row.training, row.reason or "",
+        row.training, row.job, row.reason or "",
     )  # fmt: skip

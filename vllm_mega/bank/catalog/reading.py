@@ -110,6 +110,19 @@ def count_memories(catalog: Catalog, chosen: Filter = EVERYTHING) -> int:
         return connection.execute(query).scalar_one()
 
 
+def count_adapters(catalog: Catalog) -> int:
+    """How many memories are answered by an adapter.
+
+    Raises:
+        BankError: the database refuses.
+    """
+    m, v = memories.c, versions.c
+    query = sa.select(sa.func.count()).select_from(memories)
+    query = query.join(versions, (v.memory == m.row) & (v.number == m.current)).where(v.adapter.is_not(None))
+    with catalog.database.read() as connection:
+        return connection.execute(query).scalar_one()
+
+
 def find_memory(connection: sa.Connection, name: MemoryName) -> Memory:
     """As `get_memory`, inside a transaction.
 

@@ -90,6 +90,12 @@ class Memory(msgspec.Struct, frozen=True):
     changed: float
     reason: str
     """Why its last training failed; empty: it did not."""
+    adapter: str | None
+    """Digest of the adapter that answers; None: the memory answers as text."""
+    adapter_bytes: int
+    rank: int
+    recipe: str
+    """That made the adapter; empty: it was made elsewhere, or there is none."""
 
     @property
     def name(self) -> MemoryName:

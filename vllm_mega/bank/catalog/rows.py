@@ -121,14 +121,16 @@ def version_of(name: MemoryName, row: sa.Row[Any]) -> Version:
 
 def select_memories() -> sa.Select[Any]:
     """What `memory_of` needs, of all memories."""
-    m = memories.c
+    m, now = memories.c, versions.alias("now")
     newest = (versions.c.memory == m.row) & (versions.c.number == m.newest)
     return (
         sa.select(
             m.row, m.namespace, m.id, m.state, m.newest, m.current, m.pinned, m.added, m.changed,
             versions.c.title, versions.c.tags, *SOURCE, jobs.c.reason,
+            now.c.adapter, now.c.adapter_bytes, now.c.rank, now.c.recipe,
         )
         .join(versions, newest)
+        .join(now, (now.c.memory == m.row) & (now.c.number == m.current))
         .outerjoin(jobs, jobs.c.memory == m.row)
     )  # fmt: skip
 
@@ -148,4 +150,8 @@ def memory_of(row: sa.Row[Any]) -> Memory:
         added=row.added,
         changed=row.changed,
         reason=row.reason or "",
+        adapter=row.adapter,
+        adapter_bytes=row.adapter_bytes,
+        rank=row.rank,
+        recipe=row.recipe,
     )

@@ -1,0 +1,282 @@
+"""What `vllm-mega bank` does with memories: calls `vllm_mega.memories`, prints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vllm_mega.commands._printing import moment, print_json, print_table
+from vllm_mega.commands._who import who
+
+if TYPE_CHECKING:
+    from vllm_mega.bank.catalog.catalog import Catalog
+    from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName
+    from vllm_mega.bank.layout import NewMemory
+
+STATES = ("ready", "pending", "training", "failed")
+
+
+def opened(args: argparse.Namespace) -> Catalog:
+    """The bank that the arguments name."""
+    from vllm_mega.bank.catalog.catalog import open_catalog
+
+    return open_catalog(args.bank, args.catalog)
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print what holds for the whole bank."""
+    from vllm_mega.bank.catalog.reading import count_memories
+    from vllm_mega.bank.catalog.records import Filter
+
+    with opened(args) as catalog:
+        settings = catalog.settings()
+        counts = {state: count_memories(catalog, Filter(state=state)) for state in STATES}
+    told = {
+        "bank": str(catalog.root),
+        "catalog": catalog.database.where,
+        "base_model": settings.base.name,
+        "embedder": settings.embedder.name,
+        "dim": settings.embedder.dim,
+        "memories": sum(counts.values()),
+        **counts,
+    }
+    if args.json:
+        print_json([told])
+    else:
+        print_table(("WHAT", "VALUE"), [(name, str(value)) for name, value in told.items()])
+    return 0
+
+
+def list_(args: argparse.Namespace) -> int:
+    """Print the memories that pass the filter, page after page."""
+    from vllm_mega.bank.catalog.reading import count_memories
+    from vllm_mega.bank.catalog.records import Filter
+
+    names = ("namespace", "tag", "state", "source", "pinned")
+    chosen = Filter(**{name: getattr(args, name) for name in names})
+    with opened(args) as catalog:
+        entries = list(_listed(catalog, chosen, args.limit))
+        settings, count = catalog.settings(), count_memories(catalog, chosen)
+    if args.json:
+        print_json({**_fields(memory), "links": links} for memory, links in entries)
+        return 0
+    header = ("NAMESPACE", "ID", "VERSION", "STATE", "RANK", "SIZE", "RECIPE", "CHANGED", "TITLE", "TAGS",
+              "LINKS")  # fmt: skip
+    print_table(header, (_row(*entry) for entry in entries))
+    shown = f"{len(entries)} of {count}" if len(entries) < count else str(count)
+    print(f"memories: {shown}, base model {settings.base.name}, embedder {settings.embedder.name}")
+    return 0
+
+
+def _listed(catalog: Catalog, chosen: Filter, limit: int | None) -> Iterator[tuple[Memory, tuple[str, ...]]]:
+    from vllm_mega.bank.catalog.known import links_of
+    from vllm_mega.bank.catalog.reading import MOST, list_memories
+
+    cursor, left = None, limit
+    while left is None or left > 0:
+        page = list_memories(catalog, chosen, limit=min(left or MOST, MOST), cursor=cursor)
+        links = links_of(catalog, [memory.name for memory in page.memories])
+        yield from ((memory, links.get(memory.name, ())) for memory in page.memories)
+        cursor, left = page.cursor, None if left is None else left - len(page.memories)
+        if cursor is None:
+            return
+
+
+def _row(memory: Memory, links: Sequence[str]) -> tuple[str, ...]:
+    has = memory.adapter is not None
+    size = f"{memory.adapter_bytes / 1024:.0f} KiB" if has else "-"
+    return (memory.namespace, memory.id, str(memory.newest), memory.state, str(memory.rank) if has else "-",
+            size, memory.recipe[:8] or "-", moment(memory.changed), memory.title, ",".join(memory.tags),
+            ",".join(links))  # fmt: skip
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(struct)
+    fields.pop("key", None)
+    return fields
+
+
+def _name(args: argparse.Namespace) -> MemoryName:
+    from vllm_mega.bank.catalog.records import MemoryName
+
+    return MemoryName(args.namespace, args.id)
+
+
+def _names(args: argparse.Namespace) -> list[MemoryName]:
+    from vllm_mega.bank.catalog.records import MemoryName
+
+    return [MemoryName(args.namespace, memory_id) for memory_id in args.id]
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print a memory and a version of it."""
+    import msgspec
+
+    from vllm_mega.bank.catalog.store import adapter_folder
+    from vllm_mega.memories import get_entry
+
+    with opened(args) as catalog:
+        entry = get_entry(catalog, _name(args), args.version)
+        adapter = entry.version.adapter
+        folder = str(adapter_folder(catalog, adapter)) if adapter else None
+    shown = {
+        **_fields(entry.memory),
+        "links": entry.links,
+        "version": _fields(entry.version),
+        "folder": folder,
+    }
+    print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+    return 0
+
+
+def history(args: argparse.Namespace) -> int:
+    """Print the versions of a memory, the newest first, then what happened to it."""
+    from vllm_mega.memories import history as read
+
+    with opened(args) as catalog:
+        found = read(catalog, _name(args))
+    if found.versions:
+        rows = [(str(v.number), moment(v.at), v.who, (v.adapter or "-")[:12], ",".join(v.tags), v.text)
+                for v in found.versions]  # fmt: skip
+        print_table(("VERSION", "AT", "WHO", "ADAPTER", "TAGS", "TEXT"), rows)
+    events = [(str(e.number), moment(e.at), e.who, e.kind, str(e.version)) for e in found.events]
+    print_table(("EVENT", "AT", "WHO", "WHAT", "VERSION"), events)
+    return 0
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Make an earlier version the newest again."""
+    from vllm_mega.memories import restore as act
+
+    with opened(args) as catalog:
+        memory = act(catalog, _name(args), args.version, who())
+    print(
+        f"{args.namespace}/{args.id} is as in version {args.version}: version {memory.newest}, {memory.state}"
+    )
+    return 0
+
+
+def add(args: argparse.Namespace) -> int:
+    """Add memories, with an adapter or for a trainer."""
+    from vllm_mega.commands._bank_files import base_of
+    from vllm_mega.gate.embedder import bank_embedder
+    from vllm_mega.memories import remember, remember_adapter
+
+    memories = _new_memories(args)
+    with opened(args) as catalog:
+        settings = catalog.settings()
+        base = base_of(args, settings)
+        embedder = bank_embedder(
+            settings, args.embedder, args.model, trust_remote_code=args.trust_remote_code
+        )
+        if args.adapter is None:
+            stored = remember(catalog, memories, embedder, who(), train=not args.no_train)
+        else:
+            (memory,) = memories
+            stored = [
+                remember_adapter(catalog, memory, args.adapter, embedder, base, who(), max_rank=args.max_rank)
+            ]
+    for one in stored:
+        rank = f", rank {one.rank}" if one.adapter else ""
+        print(f"added {one.namespace}/{one.id}, version {one.newest}, {one.state}{rank}")
+    return 0
+
+
+def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
+    """What the arguments say, over what the file says."""
+    from vllm_mega.bank.layout import NewMemory
+    from vllm_mega.config import settings_from
+    from vllm_mega.errors import ConfigError
+    from vllm_mega.jsonl import read_lines
+
+    found: list[dict[str, Any]] = [{}]
+    if args.memory:
+        found = [value for _, value in read_lines(args.memory, dict[str, Any])]
+    given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(found) != 1 and (args.adapter is not None or not found or set(given) - {"namespace", "tags"}):
+        raise ConfigError(f"{args.memory}: expected one JSON object, found {len(found)}")
+    return [settings_from({**fields, **given}, NewMemory) for fields in found]
+
+
+def forget(args: argparse.Namespace) -> int:
+    """Forget memories."""
+    from vllm_mega.memories import forget as act
+
+    with opened(args) as catalog:
+        receipt = act(catalog, _names(args), who())
+    for event in receipt.events:
+        print(f"forgot {event.namespace}/{event.id} (event {event.number})")
+    if not receipt.erased:
+        print("a long read is in the way: the log has the texts until it is written anew")
+    return 0
+
+
+def link(args: argparse.Namespace) -> int:
+    """Add links to a memory, or take some away."""
+    from vllm_mega.bank.catalog.reading import get_links
+    from vllm_mega.errors import BankError
+    from vllm_mega.memories import link as add_links
+    from vllm_mega.memories import unlink
+
+    with opened(args) as catalog:
+        before = get_links(catalog, args.namespace, args.id)
+        if strange := [other for other in args.other if args.remove and other not in before]:
+            raise BankError(f"{args.namespace}/{args.id} has no link to {', '.join(strange)}: see bank show")
+        links = (unlink if args.remove else add_links)(catalog, _name(args), args.other, who())
+    print(f"{args.namespace}/{args.id} links to {', '.join(links) or 'nothing'}")
+    return 0
+
+
+def tag(args: argparse.Namespace) -> int:
+    """Give a memory tags, or take some away."""
+    from vllm_mega.bank.catalog.reading import get_memory
+    from vllm_mega.errors import BankError
+    from vllm_mega.memories import tag as act
+
+    with opened(args) as catalog:
+        before = get_memory(catalog, args.namespace, args.id).tags
+        if strange := [one for one in args.tag if args.remove and one not in before]:
+            raise BankError(f"{args.namespace}/{args.id} has no tag {', '.join(strange)}: see bank list")
+        memory = act(catalog, _name(args), who(), **{"remove" if args.remove else "add": args.tag})
+    print(f"{args.namespace}/{args.id} has the tags {', '.join(memory.tags) or 'none'}")
+    return 0
+
+
+def pin(args: argparse.Namespace) -> int:
+    """Pin memories."""
+    return _pin(args, pinned=True)
+
+
+def unpin(args: argparse.Namespace) -> int:
+    """Let pinned memories go again."""
+    return _pin(args, pinned=False)
+
+
+def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
+    from vllm_mega.memories import pin as act
+
+    with opened(args) as catalog:
+        for name in _names(args):
+            act(catalog, name, who(), pinned=pinned)
+            print(f"{'pinned' if pinned else 'unpinned'} {name.namespace}/{name.id}")
+    return 0
+
+
+def jobs(args: argparse.Namespace) -> int:
+    """Print the jobs."""
+    from vllm_mega.memories import list_jobs
+
+    with opened(args) as catalog:
+        found = list_jobs(catalog, args.namespace)
+    if args.json:
+        print_json(found)
+        return 0
+    rows = [(j.namespace, j.id, str(j.version), j.state, str(j.attempts), j.owner or "-", j.reason or "-")
+            for j in found]  # fmt: skip
+    print_table(("NAMESPACE", "ID", "VERSION", "STATE", "ATTEMPTS", "OWNER", "REASON"), rows)
+    print(f"jobs: {len(found)}")
+    return 0
