@@ -112,22 +112,20 @@ def _names(args: argparse.Namespace) -> list[MemoryName]:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Print a memory and a version of it."""
+    """Print a memory, and what a version of it says."""
     import msgspec
 
+    from vllm_mega.bank.catalog.drafts import draft_of
     from vllm_mega.bank.catalog.store import adapter_folder
     from vllm_mega.memories import get_entry
 
     with opened(args) as catalog:
         entry = get_entry(catalog, _name(args), args.version)
-        adapter = entry.version.adapter
-        folder = str(adapter_folder(catalog, adapter)) if adapter else None
-    shown = {
-        **_fields(entry.memory),
-        "links": entry.links,
-        "version": _fields(entry.version),
-        "folder": folder,
-    }
+        version = entry.version
+        folder = str(adapter_folder(catalog, version.adapter)) if version.adapter else None
+    written = {name: getattr(version, name) for name in ("number", "who", "at", "recipe", "training")}
+    said = msgspec.structs.replace(draft_of(version, train=False).memory, links=entry.links)
+    shown = {**_fields(entry.memory), "folder": folder, "version": written, "memory": said}
     print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     return 0
 
