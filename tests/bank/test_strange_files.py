@@ -1,4 +1,4 @@
-"""A bank that somebody else has made: whatever its files are, the reader answers at once, with our error."""
+"""A bank that somebody else has made: whatever its files are, it answers at once, with our error."""
 
 from __future__ import annotations
 
@@ -9,38 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.bank.samples import BASE, EMBEDDER, SHAPES, staged
+from tests.bank.samples import SHAPES, write_adapter
 from tests.bank.unreadable import NO_JSON, UNREADABLE
+from tests.banks import make_bank
 from vllm_mega.bank.adapter import check_adapter
-from vllm_mega.bank.lock import BankLock
-from vllm_mega.bank.reader import BankReader
-from vllm_mega.bank.staged import write_memory
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.store import place
+from vllm_mega.bank.library import Library
 from vllm_mega.bank.tensors import read_header
-from vllm_mega.bank.verify import verify
-from vllm_mega.bank.writer import BankWriter
 from vllm_mega.errors import AdapterError, BankError, BankFormatError, MegaError
+from vllm_mega.memories.importing import import_bank
 from vllm_mega.models.checkpoint import read_json, tensors
 from vllm_mega.regular_file import read_regular
-
-FOLDER = "memories/default/a/1"
-FILES = ["manifest.json", "keys-1.safetensors", f"{FOLDER}/memory.json", "lock"]
 
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Path:
-    with BankWriter.create(tmp_path / "bank", BASE, EMBEDDER) as writer:
-        writer.add([staged(writer.stage(), "a")], SHAPES)
+    make_bank(tmp_path / "bank")
     return tmp_path / "bank"
-
-
-def _read(bank: Path) -> None:
-    snapshot = BankReader(bank).snapshot()
-    snapshot.text(snapshot.get("default", "a"))
-
-
-def _write(bank: Path) -> None:
-    with BankWriter.open(bank) as writer:
-        assert writer.snapshot.keys.shape == (1, 8)
 
 
 def _told(act: Callable[[], object]) -> str:
@@ -52,58 +38,46 @@ def _told(act: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["bank.json", "catalog.sqlite"])
 def test_it_neither_waits_nor_fills_up(bank: Path, name: str, kind: str) -> None:
-    (bank / name).unlink()
+    for path in bank.glob(f"{name}*"):
+        path.unlink()
     UNREADABLE[kind](bank / name)
     started = time.monotonic()
-    for act in (_read, _write):
-        if name == "lock" and (act is _read or kind == "terabytes"):
-            continue  # readers take no lock, and nobody reads what is in it
-        if name.endswith("memory.json") and act is _write:
-            continue
-        if kind == "device" and name != "lock":
-            with pytest.raises(BankFormatError, match="leads out of the bank"):
-                act(bank)
-            continue
-        with pytest.raises(BankError, match=os.path.basename(name)) as caught:  # noqa: PTH119
-            act(bank)
-        assert len(str(caught.value)) < 1000
-    assert name in _told(lambda: verify(bank, SHAPES)) or name == "lock"
+    with pytest.raises(BankError, match=name) as caught:
+        Library(bank)
+    assert len(str(caught.value)) < 1000
     assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("case", NO_JSON)
-def test_a_manifest_that_is_none(bank: Path, case: str) -> None:
-    (bank / "manifest.json").write_bytes(NO_JSON[case])
-    for act in (_read, _write):
-        with pytest.raises(BankFormatError, match=r"manifest\.json: not a manifest"):
-            act(bank)
-    assert [problem.kind for problem in verify(bank, SHAPES)] == ["manifest"]
+def test_a_bank_file_that_is_none(bank: Path, case: str) -> None:
+    (bank / "bank.json").write_bytes(NO_JSON[case][:900])
+    with pytest.raises(BankFormatError, match=r"bank\.json: not what we write"):
+        Library(bank)
 
 
-def test_keys_of_absurd_length(bank: Path) -> None:
-    manifest = (bank / "manifest.json").read_text()
-    for dim in ("0", "-8", str(10**15)):
-        (bank / "manifest.json").write_text(manifest.replace('"dim": 8', f'"dim": {dim}'))
-        with pytest.raises(BankFormatError, match="numbers, found"):
-            BankReader(bank).snapshot()
-
-
-def test_a_shared_lock_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "lock")
-    with pytest.raises(BankError, match="no regular file"):
-        BankLock(tmp_path, shared=True)
-
-
-def test_what_became_a_pipe_while_it_was_added(tmp_path: Path) -> None:
-    item = staged(tmp_path / "adapter", "a")
-    facts = check_adapter(item.adapter, SHAPES)
-    (item.adapter / "adapter_config.json").unlink()
-    os.mkfifo(item.adapter / "adapter_config.json")
+@pytest.mark.parametrize("name", ["settings.json", "memories.jsonl"])
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_export_of_somebody_else(tmp_path: Path, bank: Path, name: str, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text("{}")
+    (tmp_path / "out" / name).unlink(missing_ok=True)
+    UNREADABLE[kind](tmp_path / "out" / name)
     started = time.monotonic()
-    with pytest.raises(OSError, match="no regular file"):
-        write_memory(tmp_path / "new", item, facts)  # type: ignore[arg-type]
+    with pytest.raises(BankFormatError):
+        import_bank(tmp_path / "out", bank, SHAPES, "tester")
+    assert time.monotonic() - started < 20
+
+
+def test_what_became_a_pipe_while_it_was_added(bank: Path, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter")
+    facts = check_adapter(folder, SHAPES)
+    (folder / "adapter_config.json").unlink()
+    os.mkfifo(folder / "adapter_config.json")
+    started = time.monotonic()
+    with open_catalog(bank) as catalog, pytest.raises(BankError, match="no regular file"):
+        place(catalog, folder, facts)
     assert time.monotonic() - started < 20
 
 

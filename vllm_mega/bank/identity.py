@@ -20,10 +20,10 @@ def content(memory: NewMemory) -> Content:
 
 
 def encode_content(memory: NewMemory) -> bytes:
-    """The bytes of `memory.json`."""
+    """What of `memory` trains it, as the bytes whose digest tells it apart."""
     return msgspec.json.encode(content(memory))
 
 
 def text_digest(memory: NewMemory) -> str:
-    """SHA-256 of `memory.json`: of what trains the memory, and of nothing else."""
+    """SHA-256 of what trains the memory, and of nothing else."""
     return hashlib.sha256(encode_content(memory)).hexdigest()

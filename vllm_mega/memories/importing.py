@@ -15,13 +15,17 @@ from vllm_mega.bank.catalog.known import known
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Trained
 from vllm_mega.bank.catalog.store import DIGEST, place
 from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.layout import MAX_TEXT
 from vllm_mega.bank.lora_tensors import Shapes
 from vllm_mega.bank.opening import open_or_create
 from vllm_mega.errors import BankFormatError
 from vllm_mega.jsonl import JsonError, decode
 from vllm_mega.memories.drafting import draft
 from vllm_mega.memories.exchange import MEMORIES, SETTINGS, Line, adapter_path
+from vllm_mega.regular_file import open_regular, read_regular
 
+_MOST = 1 << 40
+"""Bytes of all lines; each is read by itself."""
 Progress = Callable[[Iterator[MemoryName]], Iterable[MemoryName]]
 
 
@@ -33,7 +37,7 @@ def read_export_settings(folder: Path) -> BankSettings:
     """
     path = folder / SETTINGS
     try:
-        return decode(path.read_bytes(), BankSettings)
+        return decode(read_regular(path, MAX_TEXT), BankSettings)
     except (OSError, JsonError) as error:
         raise BankFormatError(f"{folder} is no exported bank: {path} cannot be read: {error}") from error
 
@@ -80,8 +84,8 @@ def import_bank(
 def _read(folder: Path) -> Iterator[Line]:
     path = folder / MEMORIES
     try:
-        with path.open("rb") as file:
-            for number, data in enumerate(file, 1):
+        with open_regular(path, _MOST) as file:
+            for number, data in enumerate(iter(lambda: file.readline(MAX_TEXT), b""), 1):
                 yield _line(path, number, data)
     except OSError as error:
         raise BankFormatError(f"{folder} is no exported bank, or not a whole one: {error}") from error

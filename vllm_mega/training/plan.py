@@ -115,7 +115,7 @@ class _There(NamedTuple):
     """A bank that is there already."""
 
     settings: BankSettings
-    count: int
+    adapters: int
     """Of memories with an adapter."""
     known: dict[MemoryName, Known]
     """Those of the run."""
@@ -145,7 +145,7 @@ def _chat_format(
     chat = load_chat_format(path, template or banks, trust_remote_code=trust_remote_code)
     # Memories that were added to the bank of a model without a template were trained who knows how.
     certain = bool(banks or chat.tokenizer.chat_template)
-    if made and made.count and certain and chat.template != banks:
+    if made and made.adapters and certain and chat.template != banks:
         raise BankMismatchError(
             f"{bank}: its memories are trained in the chat template {template_name(banks)}, not in "
             f"{template_name(chat.template)}: leave --chat-template out, or choose another bank"

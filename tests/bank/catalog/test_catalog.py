@@ -108,7 +108,7 @@ def test_a_folder_and_the_catalog_of_another_are_refused(postgres: Server, tmp_p
     ("url", "reason"),
     [
         ("mysql://host/db", "not mysql://"),
-        ("nonsense", "is no URL"),
+        ("nonsense", "URL cannot be read"),
         ("sqlite:///bank.db", "leave the catalog's URL out"),
         ("postgresql://host/db", "not postgresql://"),
     ],

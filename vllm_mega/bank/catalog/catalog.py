@@ -171,7 +171,7 @@ def _url(root: Path, url: str | None) -> sa.URL:
         made = sa.make_url(url)
     except sa.exc.ArgumentError as error:
         raise ConfigError(
-            f"{url!r} is no URL of a database: postgresql+psycopg://user@host/database"
+            "the catalog's URL cannot be read: expected postgresql+psycopg://user@host/database"
         ) from error
     if is_sqlite(made):
         raise ConfigError("SQLite's catalog is in the bank's folder: leave the catalog's URL out")
@@ -206,6 +206,8 @@ def _require_bank(root: Path, url: str | None) -> None:
         raise BankNotFoundError(
             f"{root} has no {CATALOG_FILE}: if its catalog is in PostgreSQL, give its URL"
         )
+    if url is None and not (root / CATALOG_FILE).is_file():
+        raise BankFormatError(f"{root / CATALOG_FILE} is a folder, a pipe or a device, no regular file")
 
 
 def _make_folders(root: Path) -> None:
