@@ -26,10 +26,10 @@ from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.forgetting import forget as forget_memories
 from vllm_mega.bank.catalog.keys import read_keys
 from vllm_mega.bank.catalog.known import list_jobs
-from vllm_mega.bank.catalog.records import Draft, MemoryName
+from vllm_mega.bank.catalog.records import Draft, MemoryName, Source
 from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
+from vllm_mega.errors import BankMismatchError, BankNotFoundError, ModelError, TrainingError
 from vllm_mega.gate.embedder import BaseModelEmbedder
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
@@ -38,7 +38,7 @@ from vllm_mega.training.job import Fit, Job
 from vllm_mega.training.outcome import Failed, Trained, TrainReport
 from vllm_mega.training.plan import prepare
 from vllm_mega.training.recipe import EndRules
-from vllm_mega.training.session import train
+from vllm_mega.training.session import train, train_waiting
 from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
@@ -435,3 +435,25 @@ def test_a_memory_that_changes_under_the_trainer_is_trained_anew(
 
 def replaced(draft: Draft, memory: NewMemory) -> Draft:
     return msgspec.structs.replace(draft, memory=memory, text_digest=text_digest(memory))
+
+
+def test_what_waits_is_trained_whoever_stored_it(tmp_path: Path, tiny: Path) -> None:
+    """A text that is too long for the model was never looked at: it fails, and costs no other."""
+    bank = tmp_path / "bank"
+    run(bank, tiny, (KETTLE,))
+    long = NewMemory("nine geese count copper bells " * 60, id="long")
+    with open_catalog(bank) as catalog:
+        drafts = [Draft(one, text_digest(one), source=Source("book.md")) for one in (LAMP, long, BELL)]
+        put(catalog, drafts, "somebody")
+        put(catalog, [Draft(msgspec.structs.replace(LAMP, id="still"), "d", train=False)], "somebody")
+    report = train_waiting(bank, str(tiny), msgspec.structs.replace(QUICK, jobs=3))
+    assert [(one.id, one.why) for one in report.trained] == [("bell", "new"), ("lamp", "new")]
+    assert [(one.id, one.reason[:38]) for one in report.failed] == [
+        ("long", "with its prompt and a question it has ")
+    ]
+    assert set(adapters(bank)) == {"kettle", "lamp", "bell"}
+    assert newest(bank, "lamp").source == Source("book.md")
+    with pytest.raises(TrainingError, match="the model reads 256"):
+        train_waiting(bank, str(tiny), QUICK)
+    with pytest.raises(BankNotFoundError):
+        train_waiting(tmp_path / "none", str(tiny), QUICK)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vllm_mega.training.outcome import Trained, TrainReport
     from vllm_mega.training.outlook import Outlook
 
-HELP = "train an adapter for every memory of a file, into a bank"
+HELP = "train an adapter for every memory of a file, or that waits in a bank"
 
 EPILOG = """\
 example:
@@ -42,10 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; those left out have the defaults of `TrainSettings`."""
     from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
 
-    parser.description = "Train one adapter for every memory of a file, and add it to a bank."
+    parser.description = "Train one adapter for every memory of a file, or for those that wait in a bank."
     parser.epilog = EPILOG
     add_bank_options(parser, "folder of the bank; made if there is none")
-    parser.add_argument("--input", required=True, type=Path, help="memories, JSONL")
+    parser.add_argument(
+        "--input", type=Path, help="memories, JSONL (default: those that wait in the bank for a trainer)"
+    )
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
     add_trust_option(parser)
@@ -101,30 +103,48 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing; tell about each memory and about all. 1 if the training of one failed."""
-    from tqdm import tqdm
-
     from vllm_mega.errors import ConfigError
-    from vllm_mega.training.memories import read_memories
-    from vllm_mega.training.outlook import outlook
-    from vllm_mega.training.session import train
 
-    crew = _crew(args)
+    crew, settings = _crew(args), _settings(args)
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
-    settings = _settings(args)
-    memories = read_memories(args.input)[: args.limit]
+    if args.input is None and (args.dry_run or args.limit or args.embedder):
+        raise ConfigError("--dry-run, --limit and --embedder need --input: what waits has its keys already")
     if args.dry_run:
-        seen = outlook(
-            args.bank,
-            memories,
-            args.model,
-            args.embedder,
-            settings,
-            catalog=args.catalog,
-            trust_remote_code=args.trust_remote_code,
-        )
-        print(_forecast(seen, args.workers or 1))
-        return 0
+        return _dry_run(args, settings)
+    report = _train(args, settings, crew)
+    for line in report.failed:
+        print(f"NOT trained: {line}", file=sys.stderr)
+    print(_summary(report, args.bank))
+    return 1 if report.failed else 0
+
+
+def _dry_run(args: argparse.Namespace, settings: Any) -> int:
+    from vllm_mega.training.memories import read_memories
+    from vllm_mega.training.outlook import outlook
+
+    memories = read_memories(args.input)[: args.limit]
+    seen = outlook(
+        args.bank,
+        memories,
+        args.model,
+        args.embedder,
+        settings,
+        catalog=args.catalog,
+        trust_remote_code=args.trust_remote_code,
+    )
+    print(_forecast(seen, args.workers or 1))
+    return 0
+
+
+def _train(args: argparse.Namespace, settings: Any, crew: Crew) -> TrainReport:
+    from tqdm import tqdm
+
+    from vllm_mega.training.memories import read_memories
+    from vllm_mega.training.session import train, train_waiting
+
+    memories = None if args.input is None else read_memories(args.input)[: args.limit]
+    how: dict[str, Any] = {"catalog": args.catalog, "trust_remote_code": args.trust_remote_code}
     with tqdm(unit=" memories", disable=not (args.progress or sys.stderr.isatty())) as bar:
 
         def progress(done: int, total: int, last: Trained | None) -> None:
@@ -134,21 +154,9 @@ def run(args: argparse.Namespace) -> int:
                 with bar.external_write_mode():
                     print(_line(last), flush=True)
 
-        report = train(
-            args.bank,
-            memories,
-            args.model,
-            args.embedder,
-            settings,
-            progress,
-            crew,
-            catalog=args.catalog,
-            trust_remote_code=args.trust_remote_code,
-        )
-    for line in report.failed:
-        print(f"NOT trained: {line}", file=sys.stderr)
-    print(_summary(report, args.bank))
-    return 1 if report.failed else 0
+        if memories is None:
+            return train_waiting(args.bank, args.model, settings, progress, crew, **how)
+        return train(args.bank, memories, args.model, args.embedder, settings, progress, crew, **how)
 
 
 def _crew(args: argparse.Namespace) -> Crew:

@@ -43,6 +43,13 @@ def fits(known: Known, recipe: str) -> bool:
     return known.state == "ready" and known.recipe == recipe and not _ran_out(known)
 
 
+def why_waiting(known: Known) -> Why:
+    """Why a memory whose adapter is wanted is trained."""
+    if known.adapter is None:
+        return "new"
+    return "other recipe" if known.answers == known.text_digest else "other text"
+
+
 def name_of(memory: NewMemory) -> MemoryName:
     """What identifies `memory`, with an id or without one."""
     return MemoryName(memory.namespace, memory_id(memory))

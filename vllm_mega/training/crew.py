@@ -10,9 +10,11 @@ import msgspec
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.records import MemoryName
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.errors import TrainingError
+from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.isolation import isolated
 from vllm_mega.models import linear_shapes
+from vllm_mega.models.checkpoint import context_length
+from vllm_mega.training.encoding import longest, too_long
 from vllm_mega.training.job import Fit, Job, memory_job
 from vllm_mega.training.leases import owner
 from vllm_mega.training.outcome import Failed, Trained
@@ -71,14 +73,27 @@ class LocalFitter:
         """
         self.recipe = recipe
         self.trainer = Trainer(path, recipe, trust_remote_code=trust_remote_code)
+        self._context = context_length(path)
 
     def fit(self, memories: Sequence[NewMemory]) -> Fitted:
         """Train side by side: of each memory, in order, its adapter, or the reason why there is none.
 
-        A memory whose training fails costs the others nothing but time: they are trained again without it.
+        A memory that cannot be trained costs the others nothing. One whose training fails costs them time:
+        they are trained again without it.
         """
-        jobs = [memory_job(memory, self.recipe) for memory in memories]
-        return isolated(self._together, jobs, TrainingError)
+        problems = [self._problem(memory) for memory in memories]
+        good = zip(memories, problems, strict=True)
+        jobs = [memory_job(memory, self.recipe) for memory, problem in good if problem is None]
+        fits = iter(isolated(self._together, jobs, TrainingError) if jobs else ())
+        return [problem or next(fits) for problem in problems]
+
+    def _problem(self, memory: NewMemory) -> TrainingError | None:
+        """Why the memory cannot be trained, whatever was asked before it was stored, or never was."""
+        try:
+            problem = too_long(longest(self.trainer.chat, self.recipe, memory), self._context)
+        except (ModelError, TrainingError) as error:
+            return TrainingError(str(error))
+        return TrainingError(problem) if problem else None
 
     def _together(self, jobs: Sequence[Job]) -> list[Fit]:
         fits = dict(self.trainer.fit(jobs))

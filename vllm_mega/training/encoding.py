@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vllm_mega.bank.layout import NewMemory
+from vllm_mega.errors import TrainingError
 from vllm_mega.models.chat_format import ChatFormat
 from vllm_mega.text import ends_sentence
-from vllm_mega.training.job import Job
-from vllm_mega.training.recipe import EncodingRules
+from vllm_mega.training.job import Job, memory_job
+from vllm_mega.training.recipe import EncodingRules, Recipe
 from vllm_mega.training.texts import Example
 
 
@@ -64,6 +65,33 @@ def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:
         *(("an answer", chat.unfit_text(qa.answer)) for qa in memory.qa),
     ]
     return next((f"{name} {why}" for name, why in fields if why), None)
+
+
+def longest(chat: ChatFormat, recipe: Recipe, memory: NewMemory) -> int:
+    """Tokens of the longest conversation that `memory` is trained on.
+
+    Raises:
+        TrainingError: it cannot be trained in the format `chat`; says which field, and why.
+    """
+    if why := unfit(chat, memory):
+        raise TrainingError(why)
+    encoded = encode_job(chat, memory_job(memory, recipe), recipe.encoding)
+    return max(len(example.prompt) + len(example.answer) for example in encoded)
+
+
+def too_long(tokens: int, context: int) -> str | None:
+    """Why a memory whose longest conversation has so many tokens cannot be trained; None: it can.
+
+    Args:
+        tokens: see `longest`.
+        context: tokens that the model reads at most, here and in vLLM.
+    """
+    if tokens <= context:
+        return None
+    return (
+        f"with its prompt and a question it has {tokens} tokens, and the model reads {context}: divide the "
+        "text into several memories"
+    )
 
 
 def _weights(pieces: Sequence[str], rules: EncodingRules) -> list[float]:

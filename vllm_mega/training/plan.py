@@ -18,7 +18,7 @@ from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
 from vllm_mega.bank.library import check_match
 from vllm_mega.bank.opening import open_if_there
 from vllm_mega.config import GateSettings
-from vllm_mega.errors import BankMismatchError, TrainingError
+from vllm_mega.errors import BankMismatchError
 from vllm_mega.gate.advice import advice, crowded
 from vllm_mega.gate.embedder import bank_embedder, load_embedder
 from vllm_mega.gate.vectors import Vectors
@@ -36,8 +36,7 @@ from vllm_mega.models.chat_template import template_name
 from vllm_mega.models.checkpoint import context_length
 from vllm_mega.models.refusals import check_trainable
 from vllm_mega.training.changes import Why, divided, name_of
-from vllm_mega.training.encoding import encode_job, unfit
-from vllm_mega.training.job import memory_job
+from vllm_mega.training.encoding import longest
 from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
 from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.settings import TrainSettings
@@ -98,8 +97,7 @@ def prepare(
     if made:
         check_match(bank, made.settings, base.fingerprint, keys.info)
     missing, why, there = divided(memories, made.known if made else {}, recipe.digest)
-    longest = partial(_longest, chat, recipe)
-    vectors = preflight(missing, there, keys, longest, context_length(path))
+    vectors = preflight(missing, there, keys, partial(longest, chat, recipe), context_length(path))
     shapes = linear_shapes(path)
     if missing:
         for line in [
@@ -151,11 +149,3 @@ def _chat_format(
             f"{template_name(chat.template)}: leave --chat-template out, or choose another bank"
         )
     return chat
-
-
-def _longest(chat: ChatFormat, recipe: Recipe, memory: NewMemory) -> int:
-    """See `preflight.Longest`: the trainer's own encoding, without its model."""
-    if why := unfit(chat, memory):
-        raise TrainingError(why)
-    encoded = encode_job(chat, memory_job(memory, recipe), recipe.encoding)
-    return max(len(example.prompt) + len(example.answer) for example in encoded)

@@ -19,6 +19,7 @@ from vllm_mega.bank.layout import NewMemory, check_links
 from vllm_mega.errors import BankError, ConfigError, MegaError, ModelError, TrainingError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.vectors import Vectors
+from vllm_mega.training.encoding import too_long
 from vllm_mega.training.settings import TrainSettings
 from vllm_mega.training.targets import selected
 
@@ -134,12 +135,8 @@ def _length_problems(memory: NewMemory, longest: Longest, context: int) -> list[
         raise
     except MegaError as error:
         return [str(error)]
-    if tokens <= context:
-        return []
-    return [
-        f"with its prompt and a question it has {tokens} tokens, and the model reads {context}: divide the "
-        "text into several memories"
-    ]
+    problem = too_long(tokens, context)
+    return [problem] if problem else []
 
 
 def _key_problems(key: Vectors, dim: int) -> list[str]:

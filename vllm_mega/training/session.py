@@ -16,9 +16,9 @@ from typing import TypeVar
 import msgspec
 
 from vllm_mega.bank.catalog import changes, jobs
-from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.drafts import key_bytes
-from vllm_mega.bank.catalog.known import Known, known
+from vllm_mega.bank.catalog.known import Known, known, list_jobs
 from vllm_mega.bank.catalog.records import BankSettings, Draft, MemoryName
 from vllm_mega.bank.catalog.store import sweep
 from vllm_mega.bank.identity import text_digest
@@ -26,7 +26,7 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.opening import open_or_create
 from vllm_mega.errors import TrainingError
 from vllm_mega.gate.vectors import Vectors
-from vllm_mega.training.changes import Why, fits, name_of
+from vllm_mega.training.changes import Why, fits, name_of, why_waiting
 from vllm_mega.training.crew import Crew, Task, here
 from vllm_mega.training.leases import owner
 from vllm_mega.training.outcome import Failed, Trained, TrainReport
@@ -83,19 +83,67 @@ def train(  # noqa: PLR0913
     plan = prepare(
         bank, memories, model, embedder, settings, catalog=catalog, trust_remote_code=trust_remote_code
     )
-    report = TrainReport(skipped=len(plan.there))
     with open_or_create(bank, BankSettings(plan.base, plan.embedder), catalog) as opened:
         why = _store(opened, plan, owner())
         task = Task(opened.root, plan.path, plan.base.name, plan.recipe, catalog, trust_remote_code)
-        if why:
-            progress(0, len(why), None)
-            for one in _outcomes(opened, task, why, crew):
-                report.note(one)
-                progress(len(report.trained), len(why), one if isinstance(one, Trained) else None)
-        report.skipped += len(plan.missing) - len(report.trained) - len(report.failed)
+        report = _run(opened, task, why, progress, crew)
+    report.skipped = len(memories) - len(report.trained) - len(report.failed)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def train_waiting(
+    bank: Path,
+    model: str | None = None,
+    settings: TrainSettings | None = None,
+    progress: Progress = lambda _done, _total, _last: None,
+    crew: Crew = here,
+    *,
+    catalog: str | None = None,
+    trust_remote_code: bool = False,
+) -> TrainReport:
+    """Train all memories of `bank` that wait for an adapter, whoever has stored them, the oldest first.
+
+    Args:
+        bank: folder of the bank.
+        model: see `train`; so are the others.
+        settings: None: the defaults.
+        progress: is told after each memory.
+        crew: who trains.
+        catalog: URL of the bank's catalog, if it is not in the folder.
+        trust_remote_code: whether to run code that the base model brings.
+
+    Raises:
+        BankNotFoundError: no bank there.
+        BankError, ModelError: as `train`.
+        TrainingError: not one whose training succeeded.
+    """
+    started = time.perf_counter()
+    with open_catalog(bank, catalog) as opened:
+        plan = prepare(bank, (), model, None, settings, catalog=catalog, trust_remote_code=trust_remote_code)
+        changes.set_chat_template(opened, plan.recipe.chat_template, owner())
+        wanted = [MemoryName(job.namespace, job.id) for job in list_jobs(opened) if job.state != "failed"]
+        found = known(opened, wanted)
+        why = {name: why_waiting(found[name]) for name in wanted if name in found}
+        task = Task(opened.root, plan.path, plan.base.name, plan.recipe, catalog, trust_remote_code)
+        report = _run(opened, task, why, progress, crew)
+    report.skipped = len(why) - len(report.trained) - len(report.failed)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _run(
+    catalog: Catalog, task: Task, why: dict[MemoryName, Why], progress: Progress, crew: Crew
+) -> TrainReport:
+    """Train these memories, that wait in the catalog."""
+    report = TrainReport()
+    if why:
+        progress(0, len(why), None)
+        for one in _outcomes(catalog, task, why, crew):
+            report.note(one)
+            progress(len(report.trained), len(why), one if isinstance(one, Trained) else None)
     if report.failed and not report.trained:
         raise TrainingError("\n  ".join(["no memory could be trained:", *map(str, report.failed)]))
-    report.seconds = time.perf_counter() - started
     return report
 
 
