@@ -4,13 +4,13 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TypeVar
 
 import msgspec
@@ -22,10 +22,11 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.catalog import jobs
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.records import MemoryName
-from vllm_mega.errors import ConfigError, ModelError
+from vllm_mega.errors import ConfigError, ModelError, TrainingError
 from vllm_mega.models import linear_shapes
 from vllm_mega.training.crew import Task
-from vllm_mega.training.ray_cluster import LOOPBACK_ONLY, RayCluster
+from vllm_mega.training.outcome import Failed
+from vllm_mega.training.ray_cluster import LOOPBACK_ONLY, RayCluster, WorkerLostError
 from vllm_mega.training.scale_out import RayCrew
 from vllm_mega.training.session import train
 
@@ -59,6 +60,57 @@ def test_a_ray_that_would_listen_to_others_is_refused(monkeypatch: pytest.Monkey
 def test_no_workers_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1 worker, got 0"):
         RayCluster(0)
+
+
+class FakeCluster:
+    """Workers in this process; those of `dying` numbers are lost when they are asked the first time."""
+
+    def __init__(self, lots: int, dying: range = range(0), hosts: int = 1) -> None:
+        self.workers, self.hosts = 2, hosts
+        self.started = 0
+        self._left, self._dying = lots, dying
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        yield
+
+    def start(self, *_: object) -> SimpleNamespace:
+        number, self.started = self.started, self.started + 1
+        return SimpleNamespace(lot=SimpleNamespace(remote=lambda: (number, object())))
+
+    def first(self, references: list[tuple[int, object]]) -> tuple[int, object]:
+        return references[0]
+
+    def answer(self, reference: tuple[int, object]) -> tuple[int, list[Failed] | None]:
+        number, _ = reference
+        if number in self._dying:
+            raise WorkerLostError("out of memory")
+        self._left -= 1
+        return 100 + number, [Failed("default", f"m-{self._left}", "no")] if self._left >= 0 else None
+
+
+NAMES = [MemoryName("default", f"m-{n}") for n in range(5)]
+TASK = Task(Path("/bank"), Path("/model"), "tiny", msgspec.structs.replace(SETTINGS, jobs=2))
+
+
+def test_workers_are_asked_until_nothing_is_left_and_the_dead_are_replaced() -> None:
+    cluster = FakeCluster(4, dying=range(2))
+    crew = RayCrew(cluster)  # type: ignore[arg-type]
+    assert [one.id for lot in crew(TASK, NAMES) for one in lot] == ["m-3", "m-2", "m-1", "m-0"]
+    assert (cluster.started, crew.pids) == (4, [102, 103])
+
+
+def test_workers_that_die_again_and_again_are_told() -> None:
+    with pytest.raises(TrainingError, match=r"4 workers died .* try fewer.*: out of memory"):
+        list(RayCrew(FakeCluster(4, dying=range(99)))(TASK, NAMES))  # type: ignore[arg-type]
+
+
+def test_several_hosts_need_a_catalog_that_all_reach() -> None:
+    crew = RayCrew(FakeCluster(1, hosts=2))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"has 2 hosts.*--catalog"):
+        list(crew(TASK, NAMES))
+    url = msgspec.structs.replace(TASK, catalog="postgresql+psycopg://host/bank")
+    assert len(list(crew(url, NAMES))) == 1
 
 
 def _alone(function: Callable[..., T], *args: Path) -> T:

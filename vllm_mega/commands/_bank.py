@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vllm_mega.bank.catalog.catalog import Catalog
     from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName
     from vllm_mega.bank.layout import NewMemory
+    from vllm_mega.gate.embedder import Embedder
 
 STATES = ("ready", "pending", "training", "failed")
 
@@ -159,28 +160,30 @@ def restore(args: argparse.Namespace) -> int:
 
 def add(args: argparse.Namespace) -> int:
     """Add memories, with an adapter or for a trainer."""
-    from vllm_mega.commands._bank_files import base_of
     from vllm_mega.gate.embedder import bank_embedder
-    from vllm_mega.memories import remember, remember_adapter
+    from vllm_mega.memories import remember
 
     memories = _new_memories(args)
     with opened(args) as catalog:
-        settings = catalog.settings()
-        base = base_of(args, settings)
         embedder = bank_embedder(
-            settings, args.embedder, args.model, trust_remote_code=args.trust_remote_code
+            catalog.settings(), args.embedder, args.model, trust_remote_code=args.trust_remote_code
         )
         if args.adapter is None:
             stored = remember(catalog, memories, embedder, who(), train=not args.no_train)
         else:
-            (memory,) = memories
-            stored = [
-                remember_adapter(catalog, memory, args.adapter, embedder, base, who(), max_rank=args.max_rank)
-            ]
+            stored = [_add_adapter(args, catalog, memories[0], embedder)]
     for one in stored:
         rank = f", rank {one.rank}" if one.adapter else ""
         print(f"added {one.namespace}/{one.id}, version {one.newest}, {one.state}{rank}")
     return 0
+
+
+def _add_adapter(args: argparse.Namespace, catalog: Catalog, memory: NewMemory, embedder: Embedder) -> Memory:
+    from vllm_mega.commands._bank_files import base_of
+    from vllm_mega.memories import remember_adapter
+
+    base = base_of(args, catalog.settings())
+    return remember_adapter(catalog, memory, args.adapter, embedder, base, who(), max_rank=args.max_rank)
 
 
 def _new_memories(args: argparse.Namespace) -> list[NewMemory]:

@@ -117,7 +117,8 @@ class _There(NamedTuple):
     """Of memories with an adapter."""
     known: dict[MemoryName, Known]
     """Those of the run."""
-    keys: BankKeys
+    keys: BankKeys | None
+    """None: nobody compares with them."""
 
 
 def _there(bank: Path, url: str | None, names: Sequence[MemoryName]) -> _There | None:
@@ -125,7 +126,12 @@ def _there(bank: Path, url: str | None, names: Sequence[MemoryName]) -> _There |
     if catalog is None:
         return None
     with catalog:
-        return _There(catalog.settings(), count_adapters(catalog), known(catalog, names), read_keys(catalog))
+        return _There(
+            catalog.settings(),
+            count_adapters(catalog),
+            known(catalog, names),
+            read_keys(catalog) if names else None,
+        )
 
 
 def _model_path(model: str | None, made: _There | None) -> Path:

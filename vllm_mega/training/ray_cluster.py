@@ -85,6 +85,11 @@ class RayCluster:
     def _cores(self) -> int:
         return int(self._ray.cluster_resources()["CPU"])
 
+    @property
+    def hosts(self) -> int:
+        """Of the cluster that is connected."""
+        return len({node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]})
+
     def start(self, kind: type, *args: Any) -> Any:
         """A new worker `kind(*args, threads)`; dead ones are not started again."""
         threads = self._cores // self.workers

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vllm_mega.bank.catalog.records import MemoryName
-from vllm_mega.errors import TrainingError
+from vllm_mega.errors import ConfigError, TrainingError
 from vllm_mega.training.crew import Outcomes, Task, here
 from vllm_mega.training.outcome import Failed, Trained
 from vllm_mega.training.ray_cluster import RayCluster, WorkerLostError
@@ -42,11 +42,13 @@ class RayCrew:
         """See `crew.Crew`. Closing the generator ends the workers.
 
         Raises:
+            ConfigError: workers on several hosts, and a catalog that serves one.
             MegaError: what a worker raised.
             TrainingError: workers die again and again, and train nothing.
         """
         cluster, losses = self._cluster, 0
         with cluster.connected():
+            _require_reach(task, cluster.hosts)
             lots = -(-len(names) // task.recipe.jobs)
             crew = [cluster.start(_Worker, task, list(names)) for _ in range(min(cluster.workers, lots))]
             running = {worker.lot.remote(): worker for worker in crew}
@@ -66,6 +68,14 @@ class RayCrew:
                 if outcomes is not None:
                     running[worker.lot.remote()] = worker
                     yield outcomes
+
+
+def _require_reach(task: Task, hosts: int) -> None:
+    if task.catalog is None and hosts > 1:
+        raise ConfigError(
+            f"the Ray cluster has {hosts} hosts, and a catalog in the bank's folder serves one: put it into "
+            "PostgreSQL (--catalog), and the folder on a file system that all of them see"
+        )
 
 
 def _require_life(losses: int, error: WorkerLostError) -> None:
