@@ -11,7 +11,8 @@ import pytest
 
 from tests.bank.catalog.invented import WHO, draft, name, placed
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.changes import add, put
+from vllm_mega.bank.catalog.changes import add, put, tag
+from vllm_mega.bank.catalog.check import check
 from vllm_mega.bank.catalog.database import Database
 from vllm_mega.bank.catalog.events import events_of, last_event
 from vllm_mega.bank.catalog.forgetting import forget
@@ -236,6 +237,18 @@ def test_what_is_known_of_many_at_once(catalog: Catalog, tmp_path: Path) -> None
     assert (seven.adapter, seven.recipe, seven.training) == (
         trained.adapter, "c" * 64, {"ending": "learnt"},
     )  # fmt: skip
+
+
+def test_a_tag_does_not_end_the_wish_to_train_again(catalog: Catalog, tmp_path: Path) -> None:
+    add(catalog, [draft(trained=placed(catalog, tmp_path))], WHO)
+    request_training(catalog, [name()], WHO)
+    [job] = lease(catalog, "one", 60)
+    tagged = tag(catalog, name(), WHO, add=["sea"])
+    assert (tagged.state, tagged.newest, tagged.current) == ("training", 2, 2)
+    other = placed(catalog, tmp_path, 2)
+    assert publish(catalog, job, other).state == "ready"
+    assert get_version(catalog, "default", "lamp").adapter == other.adapter
+    assert check(catalog) == []
 
 
 def last(catalog: Catalog) -> int:

@@ -51,13 +51,22 @@ def _write(change: Change, held: Held, draft: Draft, kind: EventKind) -> Held:
     write_tags(change, held.row, draft.memory.tags)
     if draft.memory.links:
         write_links(change, held.row, draft.memory.links)
-    state = "ready" if adapter else queue(change, held.row, draft.text_digest, draft.train).state
-    if adapter:
-        drop_job(change, held.row)
+    state = _state(change, held.row, draft, has_adapter=adapter is not None)
     held = held._replace(state=state, current=held.current if answers else held.newest)
     save(change, held)
     change.note(kind, held.row, held.name, held.newest)
     return held
+
+
+def _state(change: Change, row: int, draft: Draft, *, has_adapter: bool) -> State:
+    """Of a memory whose newest version is `draft`'s, when what is to be trained has its job.
+
+    Who has asked that a text with an adapter is trained again still wants it when a tag changes.
+    """
+    if has_adapter and (draft.trained is not None or _job(change, row, draft.text_digest) is None):
+        drop_job(change, row)
+        return "ready"
+    return queue(change, row, draft.text_digest, draft.train).state
 
 
 def save(change: Change, held: Held) -> None:
@@ -101,15 +110,20 @@ class Queued(NamedTuple):
 
 def queue(change: Change, row: int, text_digest: str, train: bool = True) -> Queued:
     """Leave one job for the newest version, if it shall be trained; a job for the same text stays."""
-    mine = sa.select(jobs.c.text_digest, jobs.c.state).where(jobs.c.memory == row)
-    job = change.connection.execute(mine).one_or_none()
-    if job is not None and job.text_digest == text_digest:
-        return Queued(_STATES[job.state], False)
+    job = _job(change, row, text_digest)
+    if job is not None:
+        return Queued(_STATES[job], False)
     drop_job(change, row)
     if train:
         blank = {"state": "waiting", "token": None, "owner": "", "expires": 0.0, "attempts": 0, "reason": ""}
         change.connection.execute(sa.insert(jobs).values(memory=row, text_digest=text_digest, **blank))
     return Queued("pending", train)
+
+
+def _job(change: Change, row: int, text_digest: str) -> str | None:
+    """The state of the memory's job for this text; None: there is none."""
+    mine = (jobs.c.memory == row, jobs.c.text_digest == text_digest)
+    return change.connection.execute(sa.select(jobs.c.state).where(*mine)).scalar()
 
 
 def drop_job(change: Change, row: int) -> None:
