@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bank.samples import BASE, SHAPES, write_adapter
+from tests.bank.samples import write_adapter
+from tests.banks import Item, make_bank
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.bank.library import Library
 from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.gate import Gate
+from vllm_mega.gate.index.index import Index
 
 KILN = NewMemory("Mirela Osk fires blue tiles in a kiln shaped like a whale.", id="kiln", title="The kiln")
 FERRY = NewMemory("The ferry of Dunmarrow is pulled by four patient oxen.", id="ferry", title="The ferry")
@@ -19,9 +23,15 @@ ORCHID = NewMemory("The orchid Selwyn's Lantern flowers only at noon.", id="orch
 def add(root: Path, embedder: Embedder, memories: Sequence[NewMemory], *, seed: int = 0) -> None:
     """Add `memories` to the bank at `root` (made if there is none), each with an adapter of its own."""
     keys = embedder.embed([memory.text for memory in memories])
-    with BankWriter.open_or_create(root, BASE, embedder.info) as writer:
-        staged = [
-            StagedMemory(memory, write_adapter(writer.stage() / "adapter", seed + number), key)
+    with tempfile.TemporaryDirectory() as folder:
+        items = [
+            Item(memory, write_adapter(Path(folder, str(number)), seed + number), key)
             for number, (memory, key) in enumerate(zip(memories, keys, strict=True))
         ]
-        writer.add(staged, SHAPES)
+        make_bank(root, items, embedder=embedder.info)
+
+
+def open_gate(root: Path, embedder: Embedder) -> Gate:
+    """A gate over the bank at `root`, which stays open."""
+    index = Index()
+    return Gate(Library(root, embedder=embedder.info, keys=index), index, embedder)

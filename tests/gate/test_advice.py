@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.bank.samples import BASE
 from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add
 from tests.gate.scripts import BANKS
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.keys import BankKeys, read_keys
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.reader import BankReader, BankSnapshot
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.advice import advice, crowded
 from vllm_mega.gate.embedder import Embedder, FakeEmbedder, load_embedder
@@ -37,7 +39,7 @@ class Crowded(FakeEmbedder):
         return unit(vectors)
 
 
-def told(memories: Sequence[NewMemory], embedder: Embedder, bank: BankSnapshot | None = None) -> list[str]:
+def told(memories: Sequence[NewMemory], embedder: Embedder, bank: BankKeys | None = None) -> list[str]:
     return advice(memories, embedder.embed([memory.text for memory in memories]), embedder, bank)
 
 
@@ -72,7 +74,8 @@ def test_with_those_of_the_bank_of_the_same_namespace_but_not_with_what_they_rep
 ) -> None:
     root = tmp_path / "bank"
     add(root, embedder, [OLD, NewMemory(NEW.text, id="other", namespace="elsewhere")])
-    bank = BankReader(root).snapshot()
+    with open_catalog(root) as catalog:
+        bank = read_keys(catalog)
     (line,) = told([NEW], embedder, bank)
     assert line.endswith(": default/new and old, which the bank has (0.92)")
     assert told([NewMemory(NEW.text, id="old")], embedder, bank) == []
@@ -105,10 +108,9 @@ def test_a_server_tells_it_at_its_start(
 ) -> None:
     root = tmp_path / "bank"
     add(root, Crowded(), [KILN])
-    made = BankReader(root).snapshot().manifest
     monkeypatch.setattr(opening, "bank_embedder", lambda *_, **__: Crowded())
     monkeypatch.setattr(opening, "resolve_model", Path)
-    monkeypatch.setattr(opening, "fingerprint", lambda _: made.base.fingerprint)
+    monkeypatch.setattr(opening, "fingerprint", lambda _: BASE.fingerprint)
     with caplog.at_level(logging.WARNING):
         opening.open_gate(MegaSettings(str(root)), "model", 4)
     assert "everything is near" in caplog.text

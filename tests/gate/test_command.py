@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add
+from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add, open_gate
 from vllm_mega import cli
-from vllm_mega.bank.reader import BankReader
 from vllm_mega.gate import embedder as embedders
 from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.gate.gate import Gate, Query
+from vllm_mega.gate.gate import Query
 
 ASKED = "Who fires blue tiles in a kiln?"
 
@@ -38,8 +37,7 @@ def test_table_of_the_best_and_the_mixture(bank: Path, capsys: pytest.CaptureFix
     assert "[bold]Chess" in out, "a title was read as markup"
     assert "orchid" not in out
     assert lines[-2] == "mixture: 1 kiln"
-    embedder = FakeEmbedder()
-    decision = Gate(BankReader(bank), embedder).decide([Query(ASKED)])[0]
+    decision = open_gate(bank, FakeEmbedder()).decide([Query(ASKED)])[0]
     assert lines[-1] == f"name: {decision.mixture.name}"
 
 
@@ -55,7 +53,7 @@ def test_json(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
         gate(capsys, bank, ASKED, "--json", "--top-k", "1", "--threshold", "0.1", "--beta", "3")
     )
     assert value["settings"] == {"top_k": 1, "threshold": 0.1, "beta": 3.0, "link_share": 0.8}
-    assert (value["text"], value["namespace"], value["generation"]) == (ASKED, "default", 1)
+    assert (value["text"], value["namespace"], value["event"]) == (ASKED, "default", 4)
     assert (value["null_route"], value["mixture"][:5]) == (False, "mega-")
     memories = value["memories"]
     assert [memory["weight"] for memory in memories] == [1.0, 0.0, 0.0]

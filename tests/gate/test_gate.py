@@ -10,9 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add
-from vllm_mega.bank.reader import BankReader
-from vllm_mega.bank.writer import BankWriter
+from tests.banks import WHO, forget
+from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add, open_gate
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.changes import link, tag
+from vllm_mega.bank.catalog.records import MemoryName
+from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import BankMismatchError, MemoryNotFoundError, MixtureError
 from vllm_mega.gate.embedder import FakeEmbedder, load_embedder
@@ -42,8 +45,11 @@ def bank(tmp_path: Path) -> Path:
 
 
 def gate_of(bank: Path) -> Gate:
-    embedder = FakeEmbedder()
-    return Gate(BankReader(bank, embedder=embedder.info), embedder)
+    return open_gate(bank, FakeEmbedder())
+
+
+def name(memory_id: str) -> MemoryName:
+    return MemoryName("default", memory_id)
 
 
 def ask(text: str, namespace: str = "default", settings: GateSettings = SETTINGS) -> Query:
@@ -53,11 +59,12 @@ def ask(text: str, namespace: str = "default", settings: GateSettings = SETTINGS
 def test_the_memory_that_is_meant(bank: Path) -> None:
     (decision,) = gate_of(bank).decide([ask("Who fires blue tiles in a kiln?")])
     (hit,) = decision.hits
-    entry = BankReader(bank).snapshot().get("default", "kiln")
-    assert (hit.id, hit.title, hit.weight, hit.entry) == ("kiln", "The kiln", 1.0, entry)
-    assert decision.best_score == hit.score
-    assert decision.generation == 1
-    assert decision.mixture == Mixture([(entry.adapter, str(bank / entry.folder), 1.0)])
+    with Library(bank) as library:
+        row = library.get("default", "kiln")
+        assert (hit.id, hit.title, hit.weight, hit.row) == ("kiln", "The kiln", 1.0, row)
+        assert decision.best_score == hit.score
+        assert decision.event == library.event == 4
+        assert decision.mixture == Mixture([(row.adapter or "", str(library.folder(row)), 1.0)])
     assert Path(decision.mixture.components[0].path, "adapter_model.safetensors").is_file()
 
 
@@ -177,15 +184,16 @@ def test_queries_with_tags_get_the_same_alone_and_among_others(tagged: Path) -> 
 def test_a_tag_that_changes_is_seen(tagged: Path) -> None:
     gate = gate_of(tagged)
     assert gate.decide([tagged_query("blue")])[0].hits[0].id == "kiln"
-    with BankWriter.open(tagged) as writer:
-        writer.amend({("default", "kiln"): {"tags": []}, ("default", "chess"): {"tags": ["blue"]}})
+    with open_catalog(tagged) as catalog:
+        tag(catalog, name("kiln"), WHO, remove=["craft", "blue"])
+        tag(catalog, name("chess"), WHO, add=["blue"])
     (decision,) = gate.decide([tagged_query("blue")])
     assert [hit.id for hit in decision.hits] == ["chess"]
 
 
 def test_the_same_alone_and_among_others_in_one_call_of_the_embedder(bank: Path) -> None:
     embedder = Counting()
-    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    gate = open_gate(bank, embedder)
     embedder.calls.clear()
     queries = [
         ask("Who fires blue tiles?"),
@@ -200,22 +208,21 @@ def test_the_same_alone_and_among_others_in_one_call_of_the_embedder(bank: Path)
     assert gate.decide([]) == []
 
 
-def test_a_new_generation_is_noticed(bank: Path) -> None:
+def test_what_is_new_is_noticed(bank: Path) -> None:
     gate = gate_of(bank)
     lamp = msgspec.structs.replace(KILN, text="A lamp of amber hums when it rains.", id="lamp")
     query = ask("Which lamp hums when it rains?")
     assert gate.decide([query])[0].mixture == EMPTY
     add(bank, FakeEmbedder(), [lamp], seed=9)
     after = gate.decide([query])[0]
-    assert ([hit.id for hit in after.hits], after.generation) == (["lamp"], 2)
-    with BankWriter.open(bank) as writer:
-        writer.forget([("default", "lamp")])
+    assert ([hit.id for hit in after.hits], after.event) == (["lamp"], 5)
+    forget(bank, ("default", "lamp"))
     assert gate.decide([query])[0].mixture == EMPTY
 
 
 def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
     embedder = Counting()
-    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    gate = open_gate(bank, embedder)
     embedder.calls.clear()
     low = GateSettings(top_k=3, threshold=-1.0, beta=10.0)
     text, talk = "And what does it burn?", "And what does it burn?\nWho fires blue tiles in a kiln?"
@@ -235,7 +242,7 @@ def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
 
 def test_a_dialogue_of_one_message_is_the_message(bank: Path) -> None:
     embedder = Counting()
-    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
+    gate = open_gate(bank, embedder)
     embedder.calls.clear()
     queries = [
         Query("Who fires blue tiles?", dialogue="Who fires blue tiles?"),
@@ -252,8 +259,8 @@ def test_links_are_followed_inside_the_namespace(bank: Path) -> None:
     gate = gate_of(bank)
     query = ask("Who fires blue tiles in a kiln?")
     assert [hit.id for hit in gate.decide([query])[0].hits] == ["kiln"]
-    with BankWriter.open(bank) as writer:
-        writer.link({("default", "kiln"): ["orchid", "chess", "nowhere"]})
+    with open_catalog(bank) as catalog:
+        link(catalog, name("kiln"), ["orchid", "chess", "nowhere"], WHO)
     decision, hits = gate.explain(query)
     assert [hit.id for hit in decision.hits] == ["kiln", "chess"]
     assert decision.hits[0].weight > decision.hits[1].weight > 0
@@ -261,8 +268,7 @@ def test_links_are_followed_inside_the_namespace(bank: Path) -> None:
     assert decision.hits[1].score == raw["chess"]
     assert raw["chess"] is not None
     assert raw["chess"] < SETTINGS.threshold, "the score is the cosine, not what the link made of it"
-    with BankWriter.open(bank) as writer:
-        writer.forget([("default", "chess")])
+    forget(bank, ("default", "chess"))
     assert [hit.id for hit in gate.decide([query])[0].hits] == ["kiln"], "a forgotten memory was reached"
 
 
@@ -283,7 +289,7 @@ def test_explicit_mixtures_are_taken_as_they_are(bank: Path) -> None:
         ("chess", 1.5, None), ("kiln", 0.25, None), ("ferry", -0.5, None),
     ]  # fmt: skip
     assert sorted(c.weight for c in decision.mixture.components) == [-0.5, 0.25, 1.5]
-    assert (decision.best_score, decision.generation) == (None, 1)
+    assert (decision.best_score, decision.event) == (None, 4)
     assert (
         decision.mixture
         == gate.explicit("default", [("chess", 1.5), ("ferry", -0.5), ("kiln", 0.25)]).mixture
@@ -313,16 +319,14 @@ def test_an_empty_bank(tmp_path: Path) -> None:
 
 
 def test_another_embedder_is_refused(bank: Path) -> None:
-    embedder = FakeEmbedder(8)
-    gate = Gate(BankReader(bank, embedder=embedder.info), embedder)
     with pytest.raises(BankMismatchError, match="was made with the embedder fake"):
-        gate.decide([ask("anything")])
+        open_gate(bank, FakeEmbedder(8))
 
 
 def test_default_embedder_and_settings_tell_related_from_unrelated(tmp_path: Path) -> None:
     embedder = load_embedder()
     add(tmp_path / "bank", embedder, [KILN, FERRY, CHESS, ORCHID])
-    gate = Gate(BankReader(tmp_path / "bank", embedder=embedder.info), embedder)
+    gate = open_gate(tmp_path / "bank", embedder)
     questions = ["Who fires blue tiles?", "What pulls the ferry of Dunmarrow?", "How do I boil an egg?"]
     decisions = gate.decide([Query(text) for text in questions])
     assert [[(hit.id, hit.weight) for hit in decision.hits] for decision in decisions] == [

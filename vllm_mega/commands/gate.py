@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings, check_tags
@@ -19,7 +18,7 @@ _BAR = 24
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega gate`."""
-    from vllm_mega.commands._memory_options import add_trust_option
+    from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
 
     gate = GateSettings()
     parser.description = (
@@ -27,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = 'Example: vllm-mega gate --bank bank "Who opened the Ferrow Bridge?"'
     parser.add_argument("text", help="the question or request")
-    parser.add_argument("--bank", required=True, type=Path, help="the bank")
+    add_bank_options(parser)
     parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
     parser.add_argument(
         "--model", help="the base model, if the embedder is made of it and it has moved (default: the bank's)"
@@ -68,26 +67,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the gate; print what it says."""
-    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.bank.catalog.catalog import open_catalog
+    from vllm_mega.bank.library import Library
     from vllm_mega.errors import RequestError
     from vllm_mega.gate.embedder import bank_embedder
     from vllm_mega.gate.gate import Gate, Query
+    from vllm_mega.gate.index.index import Index
 
     if not args.text.strip():
         raise RequestError("the text is empty: there is nothing to compare")
     check_tags(args.tags)
     settings = GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
     query = Query(args.text, args.namespace, settings, tags=tuple(args.tags))
-    made = BankReader(args.bank).snapshot().manifest
+    with open_catalog(args.bank, args.catalog) as catalog:
+        made = catalog.settings()
     embedder = bank_embedder(made, args.embedder, args.model, trust_remote_code=args.trust_remote_code)
-    decision, hits = Gate(BankReader(args.bank, embedder=embedder.info), embedder).explain(query)
-    shown = hits if args.all else hits[: max(BEST, args.top_k)]
+    index = Index()
+    with Library(args.bank, args.catalog, embedder=embedder.info, keys=index) as library:
+        gate = Gate(library, index, embedder)
+        decision, shown = gate.explain(query, None if args.all else max(BEST, args.top_k))
+        more = gate.taking_part(query.namespace, query.tags) - len(shown)
     if args.json:
         print(_as_json(query, decision, shown))
     else:
         _print_table(shown)
-        if len(shown) < len(hits):
-            print(f"{len(hits) - len(shown)} more memories: --all shows them")
+        if more > 0 and not args.all:
+            print(f"{more} more memories: --all shows them")
         print(verdict(query, decision))
         if not embedder.passages(query.text):
             print(f"the embedder {embedder.info.name} cannot read the script of this text")
@@ -116,7 +121,7 @@ def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
         "namespace": query.namespace,
         "tags": query.tags,
         "settings": query.settings,
-        "generation": decision.generation,
+        "event": decision.event,
         "best_score": decision.best_score,
         "null_route": not decision.mixture,
         "mixture": decision.mixture.name if decision.mixture else None,

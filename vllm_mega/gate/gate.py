@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from vllm_mega.bank.layout import MemoryEntry
-from vllm_mega.bank.reader import BankReader, BankSnapshot
+from vllm_mega.bank.catalog.records import Row
+from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
 from vllm_mega.gate.embedder import Embedder
-from vllm_mega.gate.selection import NO_CHANCE, Links, Scores, best_of, ranking, select
+from vllm_mega.gate.index.index import Index
+from vllm_mega.gate.index.shelf import Asked, Found
+from vllm_mega.gate.selection import Links, select, winners
 from vllm_mega.gate.spread import spread
-from vllm_mega.gate.twins import settled
+from vllm_mega.gate.twins import ENOUGH, settled
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
 
@@ -43,7 +44,7 @@ class Hit:
     """Cosine with the query, not raised by links; None: a client has named the memory."""
     weight: float
     """A multiple of 1/64; 0: not used."""
-    entry: MemoryEntry
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Decision:
     """The memories of the mixture, heaviest first."""
     best_score: float | None
     """Of any memory that took part, used or not; None: none did, or nothing was compared."""
-    generation: int
-    """Of the bank that was asked."""
+    event: int
+    """Of the bank: all that happened up to it was known, and nothing later."""
 
 
 def alone(decision: Decision) -> Decision:
@@ -64,42 +65,25 @@ def alone(decision: Decision) -> Decision:
     if len(decision.hits) < 2:
         return decision
     hit = replace(decision.hits[0], weight=1.0)
-    one = next(c for c in decision.mixture.components if c.adapter == hit.entry.adapter)
+    one = next(c for c in decision.mixture.components if c.adapter == hit.row.adapter)
     return replace(decision, mixture=Mixture([(one.adapter, one.path, 1.0)]), hits=(hit,))
-
-
-@dataclass(frozen=True)
-class _Shelf:
-    """The memories of one namespace."""
-
-    entries: list[MemoryEntry]
-    ids: list[str]
-    keys: npt.NDArray[np.float32]
-    """[N, D]"""
-    ages: list[tuple[int, int]]
-    """Newer memories have greater ones: versions are generations, and of one generation the later row."""
-    links: Links
-    """Those that lead to a memory of the shelf."""
-    tagged: dict[str, frozenset[int]]
-    """By tag, the positions of the memories that have it."""
-
-    def among(self, tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Whether each memory, [N], has all of `tags`, of which there are some."""
-        mask = np.zeros(len(self.ids), np.bool_)
-        with_all = frozenset.intersection(*(self.tagged.get(tag, frozenset()) for tag in tags))
-        mask[list(with_all)] = True
-        return mask
 
 
 class Gate:
     """Decides which memories a query needs. Thread-safe."""
 
-    def __init__(self, reader: BankReader, embedder: Embedder) -> None:
-        """`reader` should know `embedder.info`, so that a bank of another embedder is refused."""
-        self._reader = reader
+    def __init__(self, library: Library, index: Index, embedder: Embedder) -> None:
+        """Take a bank.
+
+        Args:
+            library: the bank, which knows `embedder.info`, so that a bank of another embedder was refused.
+            index: that `library` was given as `keys`.
+            embedder: that made the keys.
+        """
+        self.library = library
+        self._index = index
         self._embedder = embedder
         self._spread = spread(embedder)
-        self._shelves: tuple[BankSnapshot | None, dict[str, _Shelf]] = (None, {})
 
     def decide(self, queries: Sequence[Query]) -> list[Decision]:
         """A mixture for each query; the texts are embedded in one call.
@@ -107,39 +91,42 @@ class Gate:
         A query gets the same mixture alone and among others.
 
         Raises:
-            BankError: the bank cannot be read, or is another embedder's.
+            BankError: the bank cannot be read.
         """
-        snapshot = self._reader.snapshot()
         vectors = query_vectors(self._embedder, queries)
-        return [self._decide(snapshot, *each)[0] for each in zip(queries, vectors, strict=True)]
+        asked = [_asked(*each, limit=1) for each in zip(queries, vectors, strict=True)]
+        with self.library.still() as event:
+            found = self._index.search(asked)
+            return [self._decide(event, *each) for each in zip(queries, asked, found, strict=True)]
 
-    def explain(self, query: Query) -> tuple[Decision, tuple[Hit, ...]]:
-        """The decision for `query`, and every memory of its namespace that has its tags, the best first.
+    def explain(self, query: Query, limit: int | None = None) -> tuple[Decision, tuple[Hit, ...]]:
+        """The decision for `query`, and the memories of its namespace that have its tags, the best first.
+
+        Args:
+            query: as for `decide`.
+            limit: so many memories at most; None: all.
 
         Raises:
             BankError: as `decide`.
         """
-        snapshot = self._reader.snapshot()
-        shelf = self._shelf(snapshot, query.namespace)
         (vectors,) = query_vectors(self._embedder, [query])
-        decision, scores = self._decide(snapshot, query, vectors)
+        with self.library.still() as event:
+            everyone = max(1, self._index.count(query.namespace, query.tags))
+            asked = _asked(query, vectors, everyone if limit is None else limit)
+            (found,) = self._index.search([asked])
+            decision = self._decide(event, query, asked, found)
         weights = {hit.id: hit.weight for hit in decision.hits}
-        order = [i for i in ranking(scores, shelf.ids) if scores[i] > NO_CHANCE]
-        return decision, tuple(
-            _hit(shelf.entries[i], scores[i], weights.get(shelf.ids[i], 0.0)) for i in order
-        )
+        shown = zip(found.rows[:limit], found.scores, strict=False)
+        return decision, tuple(_hit(row, score, weights.get(row.id, 0.0)) for row, score in shown)
 
-    def _decide(self, snapshot: BankSnapshot, query: Query, vectors: Vectors) -> tuple[Decision, Scores]:
-        shelf, settings = self._shelf(snapshot, query.namespace), query.settings
-        scores, links = best_of(shelf.keys, vectors), shelf.links
-        if query.tags:  # of all first, so that a memory has the same score whatever tags are asked for
-            among = shelf.among(query.tags)
-            scores, links = np.where(among, scores, NO_CHANCE), _within(links, among)
-        settled_scores = settled(scores, shelf.keys, shelf.ages, shelf.ids, settings, self._spread)
-        chosen = select(settled_scores, shelf.ids, settings, links)
-        hits = [_hit(shelf.entries[i], scores[i], n / WEIGHT_STEPS) for i, n in chosen]
-        best = float(scores.max(initial=NO_CHANCE))
-        return _decision(snapshot, hits, None if best == NO_CHANCE else best), scores
+    def taking_part(self, namespace: str, tags: Sequence[str] = ()) -> int:
+        """How many memories of `namespace` a query with `tags` is compared with.
+
+        Raises:
+            BankError: as `decide`.
+        """
+        with self.library.still():
+            return self._index.count(namespace, tags)
 
     def explicit(self, namespace: str, memories: Sequence[tuple[str, float]]) -> Decision:
         """The mixture that a client asks for: (id, weight) pairs, used as they are but for steps of 1/64.
@@ -147,9 +134,9 @@ class Gate:
         Raises:
             MixtureError: a memory twice, or a weight that is no finite number, too large or rounds to 0.
             MemoryNotFoundError: the namespace has no such memory.
+            MemoryNotReadyError: it has no adapter.
             BankError: the bank cannot be read.
         """
-        snapshot = self._reader.snapshot()
         steps: dict[str, int] = {}
         for name, weight in memories:
             if name in steps:
@@ -161,26 +148,41 @@ class Gate:
                     "leave the memory out, or give it more",
                     "mega.memories",
                 )
-        hits = [_hit(snapshot.get(namespace, name), None, n / WEIGHT_STEPS) for name, n in steps.items()]
-        hits.sort(key=lambda hit: (-hit.weight, hit.id))
-        return _decision(snapshot, hits, None)
+        with self.library.still() as event:
+            hits = [
+                _hit(self.library.get(namespace, name), None, n / WEIGHT_STEPS) for name, n in steps.items()
+            ]
+            hits.sort(key=lambda hit: (-hit.weight, hit.id))
+            return self._decision(event, hits, None)
 
-    def _shelf(self, snapshot: BankSnapshot, namespace: str) -> _Shelf:
-        """The memories of `namespace`, put together once in a generation (two threads may both do it)."""
-        last, shelves = self._shelves
-        if last is not snapshot:
-            shelves = {}
-            self._shelves = (snapshot, shelves)
-        shelf = shelves.get(namespace)
-        if shelf is None:
-            rows = snapshot.rows(namespace)
-            entries = [snapshot.manifest.memories[row] for row in rows]
-            ages = [(entry.version, n) for n, entry in enumerate(entries)]
-            ids = [entry.id for entry in entries]
-            shelf = _Shelf(entries, ids, snapshot.keys[rows], ages, _links(entries), _tagged(entries))
-            if entries:  # clients may ask for any number of namespaces that nobody has
-                shelves[namespace] = shelf
-        return shelf
+    def _decide(self, event: int, query: Query, asked: Asked, found: Found) -> Decision:
+        """What the best memories, and those that they link to, make of a query."""
+        settings, scores = query.settings, found.scores
+        ids, ages = [row.id for row in found.rows], [row.age for row in found.rows]
+        open_scores = settled(scores, found.keys, ages, ids, settings, self._spread)
+        best = winners(open_scores, ids, settings)
+        linked = self._linked(asked, [found.rows[i] for i in best], set(ids))
+        rows = [*found.rows, *linked.rows]
+        chosen = select(
+            np.concatenate([open_scores, linked.scores]),
+            [row.id for row in rows],
+            settings,
+            _links(rows, best),
+        )
+        raw = np.concatenate([scores, linked.scores])
+        hits = [_hit(rows[i], raw[i], n / WEIGHT_STEPS) for i, n in chosen]
+        return self._decision(event, hits, float(scores[0]) if len(scores) else None)
+
+    def _linked(self, asked: Asked, rows: Sequence[Row], known: set[str]) -> Found:
+        """What `rows` link to and takes part, but for the memories that are `known`."""
+        ids = dict.fromkeys(link for row in rows for link in row.links if link not in known)
+        return self._index.get(list(ids), asked)
+
+    def _decision(self, event: int, hits: Sequence[Hit], best_score: float | None) -> Decision:
+        mixture = Mixture(
+            (hit.row.adapter or "", str(self.library.folder(hit.row)), hit.weight) for hit in hits
+        )
+        return Decision(mixture, tuple(hits), best_score, event)
 
 
 def query_vectors(embedder: Embedder, queries: Sequence[Query]) -> list[Vectors]:
@@ -207,29 +209,16 @@ def _talk(embedder: Embedder, query: Query) -> list[str]:
     return [query.dialogue]
 
 
-def _links(entries: Sequence[MemoryEntry]) -> Links:
-    """By position in `entries`; links to what is not there lead nowhere."""
-    at = {entry.id: n for n, entry in enumerate(entries)}
-    return {n: [at[link] for link in e.links if link in at] for n, e in enumerate(entries) if e.links}
+def _asked(query: Query, passages: Vectors, limit: int) -> Asked:
+    """All that can come into the mixture by its own score, and `limit` memories at least."""
+    return Asked(query.namespace, passages, max(limit, ENOUGH * query.settings.top_k), query.tags)
 
 
-def _within(links: Links, among: npt.NDArray[np.bool_]) -> Links:
-    """Those that lead to a memory that takes part."""
-    return {n: [other for other in others if among[other]] for n, others in links.items()}
+def _links(rows: Sequence[Row], best: Sequence[int]) -> Links:
+    """Links of the `best`, by position in `rows`; those to others lead nowhere."""
+    at = {row.id: n for n, row in enumerate(rows)}
+    return {i: [at[link] for link in rows[i].links if link in at] for i in best}
 
 
-def _tagged(entries: Sequence[MemoryEntry]) -> dict[str, frozenset[int]]:
-    found: dict[str, set[int]] = {}
-    for n, entry in enumerate(entries):
-        for tag in entry.tags:
-            found.setdefault(tag, set()).add(n)
-    return {tag: frozenset(positions) for tag, positions in found.items()}
-
-
-def _decision(snapshot: BankSnapshot, hits: Sequence[Hit], best_score: float | None) -> Decision:
-    mixture = Mixture((hit.entry.adapter, str(snapshot.folder(hit.entry)), hit.weight) for hit in hits)
-    return Decision(mixture, tuple(hits), best_score, snapshot.generation)
-
-
-def _hit(entry: MemoryEntry, score: float | None, weight: float) -> Hit:
-    return Hit(entry.id, entry.title, None if score is None else float(score), weight, entry)
+def _hit(row: Row, score: float | None, weight: float) -> Hit:
+    return Hit(row.id, row.title, None if score is None else float(score), weight, row)

@@ -8,6 +8,7 @@ equal is ordered by id, so that equal queries give equal mixtures, and those sha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +18,8 @@ from vllm_mega.config import GateSettings
 from vllm_mega.mixture import WEIGHT_STEPS
 
 SCORE_DECIMALS = 4
+_ROWS = 4096
+"""Keys that are multiplied at once."""
 
 Scores = npt.NDArray[np.float64]
 Links = Mapping[int, Sequence[int]]
@@ -29,9 +32,14 @@ NO_CHANCE = -np.inf
 def similarity(keys: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Scores:
     """Product of every key [N, D] with the query [D]: [N], rounded. Of unit vectors it is the cosine.
 
-    One query at a time: the product of two matrices may sum in another order when it has other rows.
+    Each row by itself, whichever others there are: a product of matrices may sum in another order when it has
+    other rows.
     """
-    scores = np.asarray(keys @ query, np.float64)
+    wide = query.astype(np.float64)
+    scores = np.empty(len(keys))
+    for start in range(0, len(keys), _ROWS):
+        products = np.multiply(keys[start : start + _ROWS], wide, order="C")
+        scores[start : start + _ROWS] = products.sum(axis=1)
     return np.asarray(scores.round(SCORE_DECIMALS) + 0.0)  # -0.0 becomes 0.0
 
 
@@ -44,10 +52,16 @@ def best_of(keys: npt.NDArray[np.float32], passages: npt.NDArray[np.float32]) ->
 def ranking(scores: Scores, ids: Sequence[str], limit: int | None = None) -> list[int]:
     """Positions in `scores` [N], the best first, of equal ones the smaller id first; at most `limit`."""
     candidates = np.arange(len(scores))
-    if limit is not None and limit < len(scores):
+    limit = len(scores) if limit is None else min(limit, len(scores))
+    if limit < len(scores):
         least = np.partition(scores, -limit)[-limit]
         candidates = np.flatnonzero(scores >= least)
-    return sorted(candidates.tolist(), key=lambda i: (-scores[i], ids[i]))[:limit]
+    return nsmallest(limit, candidates.tolist(), key=lambda i: (-scores[i], ids[i]))
+
+
+def winners(scores: Scores, ids: Sequence[str], settings: GateSettings) -> list[int]:
+    """Positions of the best `top_k` that reach the threshold, the best first."""
+    return [i for i in ranking(scores, ids, settings.top_k) if scores[i] >= settings.threshold]
 
 
 def select(
@@ -63,7 +77,7 @@ def select(
         settings: best `top_k` of those that reach `threshold`, softmax with `beta` (paper, "Gate").
         links: followed one step from each of those, with `link_share`.
     """
-    best = [i for i in ranking(scores, ids, settings.top_k) if scores[i] >= settings.threshold]
+    best = winners(scores, ids, settings)
     if not best:
         return []
     scores, best = _with_linked(scores, best, ids, settings, links)

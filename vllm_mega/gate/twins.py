@@ -24,12 +24,15 @@ ALIKE = 0.033
 one of two doors, they differ by 0.04 and more, with all-MiniLM-L6-v2."""
 _WIDER = 4
 """So many times the width of a mixture is looked through."""
+ENOUGH = _WIDER + 1
+"""Whoever has the best so many times the width has all that can come into a mixture by its own score: in the
+last of these widths nobody is settled."""
 
 
 def settled(
     scores: Scores,
     keys: npt.NDArray[np.float32],
-    ages: Sequence[tuple[int, int]],
+    ages: Sequence[float],
     ids: Sequence[str],
     settings: GateSettings,
     spread: float,
@@ -39,7 +42,7 @@ def settled(
     Args:
         scores: [N], of one query.
         keys: [N, D], unit rows.
-        ages: of the N memories, growing: who has a greater one is newer.
+        ages: of the N memories: who has a greater one is newer (see `Row.age`).
         ids: of the N memories.
         settings: which memories may come into a mixture at all.
         spread: of the embedder (see `gate.spread`).

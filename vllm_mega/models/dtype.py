@@ -19,9 +19,14 @@ def cpu_dtype(model: Path) -> str | None:
     Args:
         model: folder of the checkpoint.
     """
+    if not computes_bfloat16():
+        return "float32"
+    return "bfloat16" if weight_dtype(model) == "float16" else None
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16, as far as that makes a difference."""
     import torch
 
     has = torch.cpu.get_capabilities()
-    if has["architecture"] == "x86_64" and not has.get("avx512_bf16", False):
-        return "float32"
-    return "bfloat16" if weight_dtype(model) == "float16" else None
+    return has["architecture"] != "x86_64" or bool(has.get("avx512_bf16", False))

@@ -1,0 +1,1 @@
+"""The keys of a bank in memory, searched exactly: see `index.Index`."""

@@ -1,0 +1,26 @@
+"""Keys in two halves of 16 bits: the upper is the key in bfloat16, with the lower it is exact again. Pure.
+
+A scan reads the upper halves alone, half the bytes, and what it finds is compared exactly; so nothing is
+kept twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mega.gate.vectors import Vectors
+
+Half = npt.NDArray[np.int16]
+
+
+def split(vectors: Vectors) -> tuple[Half, Half]:
+    """Of finite float32 [n, D] the upper halves, rounded to the nearest, and the lower ones, signed."""
+    bits = np.ascontiguousarray(vectors).view(np.int32)
+    lower = bits.astype(np.int16)
+    return ((bits - lower) >> 16).astype(np.int16), lower
+
+
+def join(upper: Half, lower: Half) -> Vectors:
+    """What `split` was given: float32 [n, D]."""
+    return ((upper.astype(np.int32) << 16) + lower).view(np.float32)
