@@ -57,7 +57,6 @@ HARMLESS = {
         ("CANDIDATES", "LOGITS", "REST", "ROWS", "RUNTIME", "STEPS", "THIN", "TURNS"), FORECAST
     ),
     "training.frozen": {"_TEXT": CHECKS},
-    "training.fused": {"_ROTARY": NAMED},
     "training.fused_check": {"CANCELLED": CHECKS, "ROUNDINGS": CHECKS, "TOKENS": CHECKS},
     "training.fused_kernels": {"SOURCE": NAMED, "_LOG": NAMED, "_NAMES": NAMED},
     "training.lora": {"PEFT_PREFIX": NAMED, "_TINY": "the smallest float32: keeps a division by zero away"},

@@ -33,7 +33,7 @@ from vllm_mega.training.outcome import Failed, Trained, TrainReport
 from vllm_mega.training.plan import Plan, prepare
 from vllm_mega.training.settings import TrainSettings
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 Progress = Callable[[int, int, Trained | None], None]
 """Called with (memories done, memories to train, the last one): once before the first, then after each."""
 _AT_A_TIME = 200
@@ -203,5 +203,5 @@ def _named(memory: NewMemory) -> NewMemory:
     return msgspec.structs.replace(memory, id=name_of(memory).id)
 
 
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def _parts(items: Sequence[Part]) -> Iterator[Sequence[Part]]:
     return (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
