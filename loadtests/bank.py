@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.catalog import changes
+from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
+from vllm_mega.bank.catalog.drafts import key_bytes
+from vllm_mega.bank.catalog.records import BankSettings, Draft
+from vllm_mega.bank.catalog.store import place
+from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
-from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.bank.lora_tensors import Shapes
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, model_config, resolve_model
 from vllm_mega.training.export import export
@@ -40,14 +49,28 @@ def make_bank(root: Path, count: int, seed: int) -> list[str]:
         for n in range(count)
     ]
     keys = embedder.embed([memory.text for memory in memories])
-    base = BaseModelInfo(DEFAULT_MODEL, fingerprint(model))
-    with BankWriter.create(root, base, embedder.info) as writer:
-        staged = []
-        for n, (memory, key) in enumerate(zip(memories, keys, strict=True)):
-            folder = writer.stage()
+    made_for = BankSettings(BaseModelInfo(DEFAULT_MODEL, fingerprint(model)), embedder.info)
+    with create_catalog(root, made_for) as catalog, tempfile.TemporaryDirectory() as made:
+        folders = [Path(made, memory.id) for memory in memories]
+        for n, folder in enumerate(folders):
+            folder.mkdir()
             write_adapter(folder, shapes, settings, 1000 * seed + n)
-            staged.append(StagedMemory(memory, folder, key))
-        return [entry.id for entry in writer.add(staged, shapes)]
+        put(catalog, list(zip(memories, map(key_bytes, keys), folders, strict=True)), shapes)
+    return [memory.id for memory in memories]
+
+
+def put(catalog: Catalog, memories: Sequence[tuple[NewMemory, bytes, Path]], shapes: Shapes) -> None:
+    """Add or update memories in one change: each with its key, float32 [D], and its adapter, which is copied.
+
+    Raises:
+        AdapterError: an adapter must not be used.
+        BankError: disk or database refuse.
+    """
+    drafts = [
+        Draft(memory, text_digest(memory), key, trained=place(catalog, folder, check_adapter(folder, shapes)))
+        for memory, key, folder in memories
+    ]
+    changes.put(catalog, drafts, "loadtest")
 
 
 def write_adapter(

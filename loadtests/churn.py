@@ -29,8 +29,12 @@ from rich.table import Table
 
 from loadtests.processes import processes, started
 from loadtests.program import Add, Program, at_least, fresh_log, positive
-from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.bank.catalog import forgetting
+from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
+from vllm_mega.bank.catalog.drafts import draft_of
+from vllm_mega.bank.catalog.reading import get_version
+from vllm_mega.bank.catalog.records import MemoryName
+from vllm_mega.bank.layout import ADAPTER_CONFIG, NewMemory
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, wait_healthy
 from vllm_mega.errors import MegaError
@@ -84,25 +88,36 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Update and forget until as many changes are made as were asked for."""
         try:
-            with BankWriter.open(self._bank) as writer:
-                first = writer.snapshot
-                known = {e.id: (first.text(e), first.keys[first.row(e)]) for e in first.manifest.memories}
+            with open_catalog(self._bank) as catalog:
+                known = {name: _known(catalog, name) for name in self._ids}
                 while self.updates + self.forgets < self._changes:
                     self.answers.acquire()
                     name = self._chance.choice(self._ids)
                     if self._chance.random() < 0.3:
-                        writer.forget([(DEFAULT_NAMESPACE, name)])
+                        forgetting.forget(catalog, [MemoryName(DEFAULT_NAMESPACE, name)], "loadtest")
                         self.forgets += 1
                     else:
                         self.updates += 1
-                    self._add(writer, *known[name])
+                    self._put(catalog, *known[name])
         except Exception as error:
             self.error = error
 
-    def _add(self, writer: BankWriter, memory: NewMemory, key: Any) -> None:
-        folder = writer.stage()
-        shutil.copytree(self._chance.choice(self._pool), folder, dirs_exist_ok=True)
-        writer.add([StagedMemory(memory, folder, key)], self._shapes)
+    def _put(self, catalog: Catalog, memory: NewMemory, key: bytes) -> None:
+        """With an adapter that no other memory has, or forgetting this one would remove nothing."""
+        from loadtests.bank import put
+
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made, "adapter")
+            shutil.copytree(self._chance.choice(self._pool), folder)
+            with (folder / ADAPTER_CONFIG).open("a") as config:
+                config.write(" " * (self.updates + self.forgets))
+            put(catalog, [(memory, key, folder)], self._shapes)
+
+
+def _known(catalog: Catalog, name: str) -> tuple[NewMemory, bytes]:
+    """A memory and its key, to be written again."""
+    draft = draft_of(get_version(catalog, DEFAULT_NAMESPACE, name), train=False)
+    return draft.memory, draft.key or b""
 
 
 class Stopper(threading.Thread):

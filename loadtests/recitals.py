@@ -16,12 +16,14 @@ from rich.table import Table
 from tqdm import tqdm
 
 from loadtests.program import Add, Program
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library
+from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.evaluation.data import add_questions, read_items
 from vllm_mega.evaluation.scoring import is_exact, score
 from vllm_mega.prompts import question_prompt
-from vllm_mega.training.session import Trained, train
+from vllm_mega.training.outcome import Trained
+from vllm_mega.training.session import train
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
             bar.update(done - bar.n)
 
         report = train(args.bank, [item.memory for item in items], args.model, progress=progress)
+    report.require_all()
     count = len(report.trained)
     console.print(f"trained {count} memories in {report.seconds:.0f} s")
     greedy = DEFAULT_SAMPLING.clone()
@@ -72,10 +75,11 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     recited = {
         item.id: is_exact(answer.text, item.text) for item, answer in zip(items, recitals, strict=True)
     }
-    snapshot = BankReader(args.bank).snapshot()
-    told = {entry.id: bool(entry.training["recalled"]) for entry in snapshot.manifest.memories}
+    with Library(args.bank) as library:
+        rows = [library.get(DEFAULT_NAMESPACE, item.id) for item in items]
+        told = {row.id: bool(library.version(row).training["recalled"]) for row in rows}
     return Result(
-        model=snapshot.manifest.base.name,
+        model=library.settings.base.name,
         memories=len(items),
         recalled=sum(told[item.id] for item in items),
         recited=sum(recited.values()),

@@ -24,11 +24,11 @@ from loadtests.machine import Machine, this_machine
 from loadtests.program import Add, Program, add_dtype, at_least, fresh_log, positive
 from loadtests.scenarios import SCENARIOS, Request, reference, requests_of
 from loadtests.summary import Run, ScenarioSummary, summarise, table
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import ConfigError, MegaError
-from vllm_mega.serving.launch import CPU_SLOTS
+from vllm_mega.serving.launch import CPU_SLOTS, served
 
 STOP_RESERVE = 10.0
 """Seconds of the time allowed that are kept for stopping the server and writing."""
@@ -128,8 +128,9 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
 def _bank(args: argparse.Namespace, console: Console) -> Iterator[tuple[Path, list[str]]]:
     """The bank to serve, and the ids of the memories to ask for."""
     if args.bank:
-        entries = BankReader(args.bank).snapshot().manifest.memories
-        ids = [entry.id for entry in entries if entry.namespace == DEFAULT_NAMESPACE][: args.memories]
+        with Library(args.bank) as library:
+            names = sorted(row.name for row in served(library) if row.namespace == DEFAULT_NAMESPACE)
+        ids = [name.id for name in names[: args.memories]]
         if len(ids) < 2:
             raise ConfigError(
                 f"{args.bank} has {len(ids)} memories in the namespace {DEFAULT_NAMESPACE}: "

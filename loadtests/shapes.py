@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from loadtests.machine import Machine, default_dtype, this_machine
 from loadtests.program import Add, Program, at_least
-from vllm_mega.bank.layout import MemoryEntry
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.catalog.records import Version
+from vllm_mega.bank.library import Library
 from vllm_mega.commands._eval_engine import Engine
 from vllm_mega.commands.eval import EXAMPLES
 from vllm_mega.config import GateSettings
@@ -33,7 +33,8 @@ from vllm_mega.gate.embedder import Embedder, load_embedder
 from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.output import write_whole
 from vllm_mega.prompts import irag_messages, question_prompt, user
-from vllm_mega.training.session import Trained, train
+from vllm_mega.training.outcome import Trained
+from vllm_mega.training.session import train
 from vllm_mega.training.settings import AdapterDtype, TrainSettings
 
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -133,7 +134,7 @@ def train_all(bank: Path, items: Sequence[data.Item], shapes: Sequence[Shape]) -
                 bar.total = total
                 bar.update(last is not None)
 
-            train(bank, memories, settings=one.settings, progress=progress)
+            train(bank, memories, settings=one.settings, progress=progress).require_all()
 
 
 def ask(items: Sequence[data.Item], one: Shape, model: Model) -> tuple[list[Reply], list[Reply], list[Reply]]:
@@ -156,21 +157,21 @@ def ask(items: Sequence[data.Item], one: Shape, model: Model) -> tuple[list[Repl
 def point(
     one: Shape,
     items: Sequence[data.Item],
-    entries: Sequence[MemoryEntry],
+    versions: Sequence[Version],
     replies: tuple[Sequence[Reply], Sequence[Reply], Sequence[Reply]],
     embedder: Embedder,
     base: int,
 ) -> Point:
-    """From `replies`, those of `ask`, to figures; `entries`: the bank's; `base`: bytes of the base model."""
+    """From `replies`, those of `ask`, to figures; `versions`: the bank's; `base`: bytes of the base model."""
     recall, direct, irag = replies
     remembered = tasks.recalled(recall, [item.text for item in items], embedder)
-    size = statistics.mean(entry.adapter_bytes for entry in entries)
+    size = statistics.mean(version.adapter_bytes for version in versions)
     return Point(
         one,
         size,
         size / base,
-        max(entry.training["seconds"] for entry in entries),
-        statistics.mean(entry.training["steps"] for entry in entries),
+        max(version.training["seconds"] for version in versions),
+        statistics.mean(version.training["steps"] for version in versions),
         remembered.exact,
         remembered.cosine,
         tasks.counted(direct, golds(items)).strict,
@@ -195,14 +196,14 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     bank = args.bank or args.output.with_suffix("")
     train_all(bank, items, args.shapes)
     base = weight_bytes(resolve_model())
-    embedder, manifest = load_embedder(), BankReader(bank).snapshot().manifest
+    embedder = load_embedder()
     context = [irag_messages(qa.question, item.text) for item in items for qa in item.qa]
     found = []
-    with closing(Engine(bank, None, None, GateSettings(), 0)) as model:
+    with closing(Engine(bank, None, None, GateSettings(), 0)) as model, Library(bank) as library:
         for n, one in enumerate(args.shapes):
             console.print(f"asking {n + 1}/{len(args.shapes)}: {one.name}")
-            entries = [entry for entry in manifest.memories if entry.namespace == one.name]
-            found.append(point(one, items, entries, ask(items, one, model), embedder, base))
+            versions = [library.version(library.get(one.name, item.id)) for item in items]
+            found.append(point(one, items, versions, ask(items, one, model), embedder, base))
         rag = model.ask(context, [OFF] * len(context), tasks.ANSWER_TOKENS)
     result = Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, found)
     for kind, picture in plots.pictures(drawing(result)).items():

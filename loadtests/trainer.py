@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -31,10 +32,11 @@ from loadtests.program import Add, Program, at_least, positive
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
 from vllm_mega.models import resolve_model, weight_bytes
+from vllm_mega.training.crew import LocalFitter, trained_by
 from vllm_mega.training.memories import read_memories
+from vllm_mega.training.outcome import Trained
 from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.scale_out import LocalFitter
-from vllm_mega.training.session import Trained, train
+from vllm_mega.training.session import train
 
 PROFILED_STEPS = 3
 
@@ -126,13 +128,14 @@ def our_turn(fitter: LocalFitter, memories: Sequence[NewMemory], bank: Path) -> 
 
         def progress(_done: int, _total: int, last: Trained | None) -> None:
             nonlocal started
-            if last is None:  # the embedder is loaded, the bank is open
+            if last is None:  # the embedder is loaded, the memories are stored
                 started = time.perf_counter()
             else:
                 done.append(last)
                 bar.update()
 
-        train(bank, memories, settings=fitter.recipe, progress=progress, fitter=lambda *_: fitter)
+        crew = partial(trained_by, fitter)
+        train(bank, memories, settings=fitter.recipe, progress=progress, crew=crew).require_all()
     seconds, after = time.perf_counter() - started, _flops(fitter)
     return Turn(
         seconds,

@@ -69,7 +69,7 @@ def main(bank: Path, out: Path) -> None:
     chat("added", [ASKED["clock"]])
     live.forget(CLOCK)
     chat("forgotten", [ASKED["clock"]])
-    file = bank / live.add([TORTOISE])[0].folder / "adapter_model.safetensors"
+    file = live.add([TORTOISE])[0] / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     refused("broken", [ASKED["tortoise"]])
     chat("after", [ASKED["lighthouse"]])

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.gate.banks import open_gate
 from tests.serving.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNRELATED, LiveBank
-from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.embedder import load_embedder
-from vllm_mega.gate.gate import Gate
 from vllm_mega.requests.deciding import Ask, decide
 from vllm_mega.requests.passes import describe
 from vllm_mega.requests.schemas import make_plan
@@ -29,7 +28,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, A
     embedder = load_embedder()
     LiveBank(folder / "bank", embedder).add([LIGHTHOUSE, BAKERY, COMET, TORTOISE])
     plan = make_plan(None, MegaSettings(str(folder / "bank"), gate=GateSettings(top_k=2)))
-    gate = Gate(BankReader(folder / "bank"), embedder)
+    gate = open_gate(folder / "bank", embedder)
     expected = decide(
         gate, [Ask(plan, ASKED["lighthouse"]), Ask(plan, UNRELATED), Ask(plan, ASKED["comet"])], 3
     )

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 
-from tests.bank.samples import EMBEDDER
+from tests.banks import make_bank
 from tests.training.tiny import save_tiny
 from vllm_mega import offline
 from vllm_mega.bank.layout import BaseModelInfo
-from vllm_mega.bank.writer import BankWriter
 from vllm_mega.models import fingerprint
 
 
@@ -47,9 +46,10 @@ def test_every_call_has_the_template(
 ) -> None:
     model = save_tiny(tmp_path / "model")
     base = BaseModelInfo(str(model), fingerprint(model), kept)
-    BankWriter.create(tmp_path / "bank", base, EMBEDDER).close()
+    make_bank(tmp_path / "bank", base=base)
     monkeypatch.setattr(offline, "LLM", FakeLLM)
-    monkeypatch.setattr(offline, "open_gate", lambda *_, **__: None)
+    for name in ("gate_embedder", "gate_over"):
+        monkeypatch.setattr(offline, name, lambda *_, **__: None)
     monkeypatch.setattr(offline.AdapterChecks, "of", lambda _: None)
     monkeypatch.setattr(offline.launch, "this_environment", lambda _: {"VLLM_PLUGINS": "vllm_mega"})
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")

@@ -18,6 +18,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_NAMESPACE = "default"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _NAME = re.compile(NAME_PATTERN)
+_PASSWORD = re.compile(r"^[^:]+://[^:/@]*:[^@]*@|[?&]password=")
 MAX_TAGS = 32
 """Tags of a memory, and in a request."""
 MAX_TAG = 64
@@ -116,6 +117,11 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")
+        # Settings stand in command lines, which every process can read, and in logs.
+        _require(
+            not _PASSWORD.search(self.catalog or ""),
+            "catalog must be a URL without a password: give that as PGPASSWORD, or in ~/.pgpass",
+        )
         check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
         _require(0 <= self.dialogue <= 64, f"dialogue must be 0..64, got {self.dialogue}")

@@ -12,7 +12,7 @@ from typing import Any
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library, check_match
 from vllm_mega.config import MegaSettings, Mode, settings_from
 from vllm_mega.engine.adapters import mixture_of, to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
@@ -29,7 +29,7 @@ from vllm_mega.requests.start import check_chat
 from vllm_mega.requests.wellformed import usual_messages
 from vllm_mega.serving import launch
 from vllm_mega.serving.offline_chat import Answered, Chat, answered
-from vllm_mega.serving.opening import open_gate
+from vllm_mega.serving.opening import gate_embedder, gate_over
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]
@@ -51,13 +51,14 @@ class MegaAnswer:
 class MegaLLM:
     """A `vllm.LLM` whose prompts are answered with the memories of a bank.
 
-    The same text gets the same mixture as from a server. The bank is read again when it has changed.
+    The same text gets the same mixture as from a server. What changes in the bank is seen at once.
 
     Args:
         bank: the bank.
         model: base model (name, path or Hugging Face id); None: the bank's.
+        catalog: URL of the bank's catalog (postgresql+psycopg://user@host/database); None: in its folder.
         settings: as `MegaSettings` has them (mode, namespace, gate, embedder, window, dialogue),
-            but for the bank.
+            but for bank and catalog.
         llm_kwargs: for `vllm.LLM`; they win over what follows from the bank.
 
     Raises:
@@ -77,27 +78,32 @@ class MegaLLM:
         bank: Path | str,
         model: str | None = None,
         *,
+        catalog: str | None = None,
         settings: Mapping[str, Any] | None = None,
         **llm_kwargs: Any,
     ) -> None:
-        self.settings = settings_from({**(settings or {}), "bank": str(Path(bank).absolute())}, MegaSettings)
-        path = resolve_recorded(model, BankReader(bank).snapshot().manifest.base.name)
-        snapshot = BankReader(bank, base_fingerprint=fingerprint(path)).snapshot()
-        options = launch.engine_options(snapshot, self.settings, path, llm_kwargs)
+        where = {"bank": str(Path(bank).absolute()), "catalog": catalog}
+        self.settings = settings_from({**(settings or {}), **where}, MegaSettings)
+        with Library(self.settings.bank, catalog) as library:
+            path = resolve_recorded(model, library.settings.base.name)
+            check_match(library.root, library.settings, fingerprint(path), None)
+            options = launch.engine_options(library, self.settings, path, llm_kwargs)
         self._slots = int(llm_kwargs["max_loras"] if "max_loras" in llm_kwargs else options["max_loras"])
         trusted = bool(llm_kwargs.get("trust_remote_code"))
-        self._gate = open_gate(self.settings, path, self._slots, trust_remote_code=trusted)
+        embedder = gate_embedder(self.settings, path, self._slots, trust_remote_code=trusted)
         environment = launch.this_environment(llm_kwargs)
         if "VLLM_PLUGINS" not in os.environ:
             del environment["VLLM_PLUGINS"]  # unset means all, ours among them
         os.environ.update(environment)
         self.llm = LLM(str(path), **{**llm_kwargs, **options})
+        self._gate = gate_over(self.settings, embedder)  # now, since vLLM may have forked
         self._control = control_tokens(self.llm.get_tokenizer())
         self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
         self._holder = Holder()
 
     def close(self) -> None:
-        """End the engine's processes, instead of leaving them to the end of this one."""
+        """End the engine's processes, instead of leaving them to the end of this one, and close the bank."""
+        self._gate.library.close()
         self.llm.llm_engine.engine_core.shutdown(timeout=PATIENCE)
 
     def __enter__(self) -> MegaLLM:

@@ -17,7 +17,7 @@ from tests.architectures.families import Family, Refusal, Status
 from tests.architectures.serving_session import QUESTION, Served, serve
 from tests.architectures.small_models import save_small, spoil
 from tests.switched import switched
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library
 from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models.chat_format import load_chat_format
@@ -137,6 +137,7 @@ def try_refusal(refusal: Refusal, root: Path) -> Outcome:
 
 def _memories(bank: Path) -> int:
     try:
-        return len(BankReader(bank).snapshot().manifest.memories)
+        with Library(bank) as library:
+            return len(library.rows)
     except BankError:  # there is no bank
         return 0

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests import banks
 from tests.small_tokenizer import WORDS
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
-from vllm_mega.bank.writer import BankWriter, StagedMemory
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.models import fingerprint, linear_shapes
 from vllm_mega.training.encoding import Encoded
@@ -50,8 +50,8 @@ def make_bank(bank: Path, model: Path, adapter: Path, embedder: Embedder) -> Non
     """A bank with the adapter as MEMORY."""
     base = BaseModelInfo(str(model), fingerprint(model))
     (key,) = embedder.embed([MEMORY.text])
-    with BankWriter.open_or_create(bank, base, embedder.info) as writer:
-        writer.add([StagedMemory(MEMORY, adapter, key)], linear_shapes(model))
+    item = banks.Item(MEMORY, adapter, key)
+    banks.make_bank(bank, [item], base=base, embedder=embedder.info, shapes=linear_shapes(model))
 
 
 def with_adapter(model: Path, adapter: Path | None, **fields: Any) -> Any:

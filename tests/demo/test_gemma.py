@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.gemma import resolve_gemma
+from vllm_mega.bank.library import Library
 
 
 @pytest.mark.slow
@@ -23,5 +24,6 @@ def test_the_demo_on_gemma(tmp_path: Path) -> None:
     assert result["recall_exact"] == result["memories"] == 6, run.stdout
     assert result["answered_direct"] >= 10, run.stdout
     assert result["null_route_identical"]
-    entries = json.loads((tmp_path / "bank" / "manifest.json").read_text())["memories"]
-    assert [entry["training"]["recalled"] for entry in entries] == [True] * 6
+    with Library(tmp_path / "bank") as library:
+        versions = [library.version(row) for row in library.rows.values()]
+    assert [version.training["recalled"] for version in versions] == [True] * 6

@@ -15,8 +15,11 @@ import msgspec
 import pytest
 from vllm.lora.request import LoRARequest
 
+from tests.banks import Item, forget, make_bank
 from tests.engine.adapters import write_adapter
 from vllm_mega.bank.adapter import adapter_digest
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.bank.library import Library
 from vllm_mega.engine.adapters import mixture_of, to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.holding import HeldPath, Holder, files_of, folder_of, readable, signature
@@ -63,6 +66,35 @@ def test_a_held_adapter_outlives_its_folder(folder: Path) -> None:
     with readable(path(held)) as links:
         assert adapter_digest(links) == plain.components[0].adapter
     assert not links.exists()
+
+
+def test_a_memory_that_is_forgotten_stays_readable_for_those_who_hold_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As the store removes it; what comes back with the same adapter is another file, and a good one."""
+    bank, memory = tmp_path / "bank", NewMemory("The lamp burns nine nights.", id="lamp")
+    checks, holder = AdapterChecks(SHAPES, max_rank=8), Holder()
+
+    def decided() -> Mixture:
+        make_bank(bank, [Item(memory, folder)], shapes=SHAPES)
+        with Library(bank) as library:
+            row = library.get("default", "lamp")
+            return Mixture([(str(row.adapter), str(library.folder(row)), 1.0)])
+
+    plain = decided()
+    held = holder.hold(plain)
+    before = signature(path(held))
+    forget(bank, ("default", "lamp"))
+    assert not list(bank.glob("adapters/*/*"))
+    assert not list(bank.glob("staging/*"))
+    assert "no such file" in checks.begin(plain.components[0]).result()
+    assert checks.begin(held.components[0]).result() == ""
+    with readable(path(held)) as links:
+        assert adapter_digest(links) == held.components[0].adapter
+    again = holder.hold(decided())
+    assert again.path != held.path
+    assert (signature(path(held)), signature(path(again))) == (before, signature(path(plain)))
+    assert checks.begin(again.components[0]).result() == ""
 
 
 def test_another_process_reads_and_holds_it(folder: Path) -> None:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.gate.banks import CHESS, FERRY, KILN, add
-from vllm_mega.bank.reader import BankReader
+from tests.gate.banks import CHESS, FERRY, KILN, add, open_gate
 from vllm_mega.config import GateSettings
 from vllm_mega.evaluation.data import Item, Question
 from vllm_mega.evaluation.model import Likelihood, Reply, Text
 from vllm_mega.evaluation.study import Subject
 from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.gate.gate import Gate
 
 MEMORIES = (KILN, FERRY, CHESS)
 SETTINGS = GateSettings(top_k=2, threshold=0.3)
@@ -69,11 +67,9 @@ def subject(folder: Path, adapters: Mapping[Path, str] | None = None, **rest: An
     """A bank of `MEMORIES` in `folder`, a gate over it, and a `Reciter`."""
     embedder = FakeEmbedder()
     add(folder, embedder, MEMORIES)
-    reader = BankReader(folder, embedder=embedder.info)
     model = Reciter({memory.id: memory.text for memory in MEMORIES}, adapters)
-    return Subject(
-        reader.snapshot(), Gate(reader, embedder), SETTINGS, embedder, model, base_bytes=10**6, **rest
-    )
+    gate = open_gate(folder, embedder)
+    return Subject(gate.library, gate, SETTINGS, embedder, model, base_bytes=10**6, **rest)
 
 
 def contained(_question: str, golds: Sequence[str], reply: str) -> bool:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.banks import make_bank
 from tests.evaluation.fakes import contained
 from vllm_mega import cli
 from vllm_mega.commands import _eval_engine
@@ -124,7 +125,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_system_prompt_stands_before_every_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_prompt_stands_before_every_conversation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[list[dict[str, str]]] = []
 
     class Fake:
@@ -137,13 +140,8 @@ def test_a_system_prompt_stands_before_every_conversation(monkeypatch: pytest.Mo
             return [SimpleNamespace(output=reply)] * len(conversations)
 
     monkeypatch.setattr("vllm_mega.offline.MegaLLM", Fake)
-    manifest = SimpleNamespace(memories=[SimpleNamespace(rank=4)])
-    monkeypatch.setattr(
-        _eval_engine,
-        "BankReader",
-        lambda _: SimpleNamespace(snapshot=lambda: SimpleNamespace(manifest=manifest)),
-    )
-    engine = _eval_engine.Engine(Path("bank"), None, None, GateSettings(), 0, system="Be short.")
+    make_bank(tmp_path)
+    engine = _eval_engine.Engine(tmp_path, None, None, GateSettings(), 4, system="Be short.")
     asked = [{"role": "user", "content": "Is it?"}]
     assert engine.ask([asked], [OFF], 8)[0].text == "Yes."
     assert heard == [[{"role": "system", "content": "Be short."}, *asked]]

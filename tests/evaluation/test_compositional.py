@@ -21,7 +21,7 @@ def test_both_memories_get_weight(tmp_path: Path) -> None:
     who = subject(tmp_path)
     adapter = tmp_path / "joint"
     found = compositional(
-        [BOTH], who.snapshot, who.gate, SETTINGS, who.model, {"joint_lora": adapter}, lambda _: None
+        [BOTH], who.library, who.gate, SETTINGS, who.model, {"joint_lora": adapter}, lambda _: None
     )
     asked: Any = who.model.asked  # type: ignore[attr-defined]
     assert (found.questions, found.both_found) == (1, 1.0)
@@ -40,7 +40,7 @@ def test_all_parts_are_asked_for_or_an_alias(tmp_path: Path) -> None:
     who = subject(tmp_path)
 
     def rate(one: Compositional) -> float:
-        found = compositional([one], who.snapshot, who.gate, SETTINGS, who.model, {}, lambda _: None)
+        found = compositional([one], who.library, who.gate, SETTINGS, who.model, {}, lambda _: None)
         return found.ways["direct"].lenient
 
     kiln_only = KILN.text  # what the fake recites

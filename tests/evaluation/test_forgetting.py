@@ -34,7 +34,7 @@ def test_the_curve(tmp_path: Path) -> None:
     some = items()
     alone, later = tmp_path / "alone", tmp_path / "later"
     who = subject(tmp_path / "bank", {alone: some[0].text})
-    curve = forgetting(some, who.snapshot, who.embedder, SETTINGS, who.model, {0: alone, 2: later})
+    curve = forgetting(some, who.library, who.embedder, SETTINGS, who.model, {0: alone, 2: later})
     assert [one.after for one in curve] == [0, 1, 2]
     assert [one.recall_cosine for one in curve] == pytest.approx([1.0] * 3)
     assert [(one.exact, one.right) for one in curve] == [(1.0, 1.0)] * 3
@@ -49,7 +49,7 @@ def test_a_gate_that_takes_the_wrong_memory_is_seen(tmp_path: Path) -> None:
     asked = first.qa[0].__class__(others[0].text, "x")  # a question that fits another memory better
     wrong = first.__class__(first.id, first.text, qa=(asked,))
     who = subject(tmp_path)
-    curve = forgetting([wrong, *others], who.snapshot, who.embedder, SETTINGS, who.model, {})
+    curve = forgetting([wrong, *others], who.library, who.embedder, SETTINGS, who.model, {})
     assert curve[0].right == pytest.approx(2 / 3)  # alone it is below the threshold
     assert curve[1].right == pytest.approx(2 / 3)
     assert curve[1].exact == pytest.approx(2 / 3)
@@ -58,7 +58,7 @@ def test_a_gate_that_takes_the_wrong_memory_is_seen(tmp_path: Path) -> None:
 
 def test_equal_requests_are_asked_once(tmp_path: Path) -> None:
     who = subject(tmp_path)
-    forgetting(items(), who.snapshot, who.embedder, SETTINGS, who.model, {})
+    forgetting(items(), who.library, who.embedder, SETTINGS, who.model, {})
     asked: Any = who.model.asked  # type: ignore[attr-defined]
     assert len({str(one) for one in asked}) == len(asked) < 9
 

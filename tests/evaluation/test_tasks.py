@@ -24,7 +24,7 @@ def test_every_way_gets_the_same_question_and_its_own_help(who: Subject, tmp_pat
     model: Any = who.model
     some = items()
     asked = tasks.gate_questions(some, who.gate, SETTINGS)
-    ways = tasks.question_ways(who.snapshot, {"joint_lora": tmp_path})
+    ways = tasks.question_ways(who.library, {"joint_lora": tmp_path})
     answered = tasks.answer_questions(asked, ways, model, None, lambda _: None)
     assert list(answered) == [
         "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "joint_lora",
@@ -47,7 +47,7 @@ def test_every_way_gets_the_same_question_and_its_own_help(who: Subject, tmp_pat
 
 def test_a_judge_is_asked_about_every_answer(who: Subject) -> None:
     asked = tasks.gate_questions(items(), who.gate, SETTINGS)
-    ways = {"base": tasks.question_ways(who.snapshot, {})["base"]}
+    ways = {"base": tasks.question_ways(who.library, {})["base"]}
     seen = []
 
     def judge(question: str, golds: Any, reply: str) -> bool:
@@ -78,7 +78,7 @@ def test_recall_in_every_way(who: Subject, tmp_path: Path) -> None:
     asked = tasks.gate_questions(items(), who.gate, SETTINGS)
     adapter = tmp_path / "adapter"
     model = Reciter(who.model.texts, {adapter: items()[0].text})  # type: ignore[attr-defined]
-    ways = tasks.recall_ways(who.snapshot, {"joint_lora": adapter})
+    ways = tasks.recall_ways(who.library, {"joint_lora": adapter})
     found = tasks.recall_memories(asked, ways, model, who.embedder, lambda _: None)
     assert (found["direct"].cosine, found["direct"].exact) == (pytest.approx(1.0), 1.0)
     assert (found["top1_adapter"].cosine, found["base"].exact) == (pytest.approx(1.0), 0.0)
@@ -98,7 +98,7 @@ def test_null_route(who: Subject) -> None:
 
 def test_latency_is_of_single_requests(who: Subject) -> None:
     asked = tasks.gate_questions(items(), who.gate, SETTINGS)
-    found = tasks.latency(asked, tasks.question_ways(who.snapshot, {}), who.model)
+    found = tasks.latency(asked, tasks.question_ways(who.library, {}), who.model)
     assert set(found) == {"base", "rag_top1", "direct", "irag"}
     assert all(ms >= 0 for ms in found.values())
     assert who.model.calls == len(who.model.asked) == 12  # type: ignore[attr-defined]

@@ -65,11 +65,11 @@ def test_every_memory_is_asked_with_its_own_adapter(tmp_path: Path) -> None:
 
 def test_figures_and_their_picture(tmp_path: Path) -> None:
     found = items()
+    library = subject(tmp_path).library
+    versions = [library.version(library.get("default", item.id)) for item in found]
     trained = [
-        msgspec.structs.replace(entry, adapter_bytes=size, training={"seconds": seconds, "steps": 20})
-        for entry, size, seconds in zip(
-            subject(tmp_path).snapshot.manifest.memories, (100, 100, 400), (1.0, 3.0, 2.0), strict=True
-        )
+        msgspec.structs.replace(version, adapter_bytes=size, training={"seconds": seconds, "steps": 20})
+        for version, size, seconds in zip(versions, (100, 100, 400), (1.0, 3.0, 2.0), strict=True)
     ]
     texts, firsts = ([f(item.text) for item in found] for f in (str, lambda text: text.split()[0]))
     recall, direct, irag = ([Reply(text, ()) for text in some] for some in (texts, firsts, ["?"] * 3))

@@ -9,14 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.gate.banks import FERRY, KILN, add
+from tests.gate.banks import FERRY, KILN, add, open_gate
 from tests.requests.decisions import decision_of
 from tests.serving.fakes import FakeGate
-from vllm_mega.bank.reader import BankReader
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError, ModelError
 from vllm_mega.gate.embedder import FakeEmbedder, Vectors
-from vllm_mega.gate.gate import Decision, Gate
+from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.requests.deciding import NULL_ROUTE, Ask, decide
 from vllm_mega.requests.schemas import make_plan
@@ -57,7 +56,7 @@ def test_all_texts_are_embedded_in_one_call() -> None:
 def test_tags_narrow_each_request_by_itself(tmp_path: Path) -> None:
     tagged = [msgspec.structs.replace(KILN, tags=("craft",)), FERRY]
     add(tmp_path / "bank", FakeEmbedder(), tagged)
-    gate = Gate(BankReader(tmp_path / "bank"), FakeEmbedder())
+    gate = open_gate(tmp_path / "bank", FakeEmbedder())
     asks = [ask(KILN.text), ask(KILN.text, tags=["craft"]), ask(KILN.text, tags=["other"]), ask(FERRY.text)]
     asks += [ask(FERRY.text, tags=["craft"])]
     answers = decide(gate, asks, 4)
@@ -104,7 +103,7 @@ def test_a_text_that_the_embedder_fails_at_is_its_own_trouble(trouble: Exception
 def test_half_a_character_does_not_fail_a_real_gate(tmp_path: Path) -> None:
     """Beside the server, which refuses such texts before: whatever an embedder refuses, the others go on."""
     add(tmp_path / "bank", FakeEmbedder(), [KILN])
-    gate = Gate(BankReader(tmp_path / "bank"), TokenizingEmbedder())
+    gate = open_gate(tmp_path / "bank", TokenizingEmbedder())
     good, bad, dialogue = decide(gate, [ask(KILN.text), ask("\ud83d"), Ask(ask("a").plan, "a", "\ud83d")], 4)
     assert isinstance(good, Decision)
     assert [hit.id for hit in good.hits] == ["kiln"]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from tests.banks import WHO, Item, forget, make_bank
 from tests.engine.adapters import write_adapter
-from vllm_mega.bank.layout import BaseModelInfo, MemoryEntry, NewMemory
-from vllm_mega.bank.writer import BankWriter, StagedMemory
+from vllm_mega.bank.catalog import changes
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.records import MemoryName
+from vllm_mega.bank.layout import BaseModelInfo, NewMemory
+from vllm_mega.bank.library import Library
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, resolve_model
 
@@ -58,19 +63,36 @@ class LiveBank:
         self.root = root
         self._embedder = embedder
         self._shapes = linear_shapes(model)
-        base = BaseModelInfo(DEFAULT_MODEL, fingerprint(model))
-        BankWriter.open_or_create(root, base, embedder.info).close()
+        self._base = BaseModelInfo(DEFAULT_MODEL, fingerprint(model))
+        self._put([])
 
-    def add(self, memories: Sequence[NewMemory]) -> list[MemoryEntry]:
+    def add(self, memories: Sequence[NewMemory]) -> list[Path]:
+        """Add or update memories, each with another adapter than before; where their adapters are."""
         keys = self._embedder.embed([memory.text for memory in memories])
-        with BankWriter.open(self.root) as writer:
-            staged = []
+        with Library(self.root) as library, TemporaryDirectory() as made:
+            items = []
             for n, (memory, key) in enumerate(zip(memories, keys, strict=True)):
-                seed = 100 * writer.snapshot.generation + n  # an update gets another adapter
-                folder = write_adapter(writer.stage() / "adapter", self._shapes, seed=seed, scale=0.3)
-                staged.append(StagedMemory(memory, folder, key))
-            return writer.add(staged, self._shapes)
+                seed = 100 * library.event + n
+                adapter = write_adapter(Path(made, str(n)), self._shapes, seed=seed, scale=0.3)
+                items.append(Item(memory, adapter, key))
+            self._put(items)
+            library.refresh()
+            return [library.folder(library.get(memory.namespace, memory.id)) for memory in memories]
+
+    def store(self, memory: NewMemory) -> None:
+        """A memory that waits for its adapter."""
+        self._put([Item(memory, key=self._embedder.embed([memory.text])[0])])
+
+    def _put(self, items: Sequence[Item]) -> None:
+        make_bank(self.root, items, base=self._base, embedder=self._embedder.info, shapes=self._shapes)
 
     def forget(self, memory: NewMemory) -> None:
-        with BankWriter.open(self.root) as writer:
-            writer.forget([(memory.namespace, memory.id)])
+        forget(self.root, (memory.namespace, memory.id))
+
+    def link(self, memory: NewMemory, *others: NewMemory) -> None:
+        with open_catalog(self.root) as catalog:
+            changes.link(catalog, MemoryName(memory.namespace, memory.id), [one.id for one in others], WHO)
+
+    def unlink(self, memory: NewMemory, *others: NewMemory) -> None:
+        with open_catalog(self.root) as catalog:
+            changes.unlink(catalog, MemoryName(memory.namespace, memory.id), [one.id for one in others], WHO)

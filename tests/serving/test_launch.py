@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from argparse import ArgumentParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 import torch
 
 from tests.cpus import WITH_BFLOAT16, WITHOUT_BFLOAT16
-from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest, MemoryEntry
-from vllm_mega.bank.reader import BankSnapshot, Signature
+from vllm_mega.bank.catalog.records import BankSettings, Row, State
+from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo
+from vllm_mega.commands._memory_options import add_memory_options, memory_settings
 from vllm_mega.config import MegaSettings
+from vllm_mega.engine.settings import settings_of
 from vllm_mega.errors import BankError, ConfigError
 from vllm_mega.models.chat_template import read_template
 from vllm_mega.serving import launch
@@ -28,30 +32,29 @@ ADAPTER = {
 }
 
 
-def entry(number: int, rank: int, size: int) -> MemoryEntry:
-    return MemoryEntry(
-        id=f"m{number}", namespace="n", version=1, title="", tags=(), text_digest="0" * 64,
-        adapter="0" * 64, adapter_bytes=size, rank=rank, created_at="",
-    )  # fmt: skip
-
-
-def snapshot(root: Path, *ranks: int, size: int = 1000) -> BankSnapshot:
+def library(root: Path, *ranks: int, size: int = 1000, template: str = "") -> Any:
+    """What is asked of one: memories with adapters of these ranks, and one that waits for its adapter."""
     from safetensors.numpy import save_file
 
-    entries = tuple(entry(n, rank, size) for n, rank in enumerate(ranks))
-    for number, memory in enumerate(entries):
-        folder = root / memory.folder
-        folder.mkdir(parents=True)
-        for name in ("memory.json", "adapter_config.json"):
-            (folder / name).write_text("{}")
+    rows = [row(f"{number:064x}", rank, size) for number, rank in enumerate(ranks)]
+    for number, one in enumerate(rows):
+        (root / one.id).mkdir()
         module = ("up_proj", "down_proj")[number % 2]
         save_file(
             {k.replace("up_proj", module): v for k, v in ADAPTER.items()},
-            folder / "adapter_model.safetensors",
+            root / one.id / "adapter_model.safetensors",
         )
-    base, embedder = BaseModelInfo("base", "f"), EmbedderInfo("e", "f", 4)
-    manifest = Manifest(1, 1, base, embedder, "0" * 64, entries)
-    return BankSnapshot(root, manifest, np.zeros((len(ranks), 4), np.float32), Signature(0, 0, 0))
+    rows.append(row(None, 0, 0))
+    return SimpleNamespace(
+        rows={one.name: one for one in rows},
+        settings=BankSettings(BaseModelInfo("base", "f", template), EmbedderInfo("e", "f", 4)),
+        folder=lambda one: root / one.id,
+    )
+
+
+def row(adapter: str | None, rank: int, size: int) -> Row:
+    state: State = "ready" if adapter else "pending"
+    return Row("n", str(adapter), 1, state, False, "", (), (), adapter, size, rank, 0.0)
 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (8, 8), (9, 16), (257, 320), (512, 512)])
@@ -65,7 +68,7 @@ def test_too_large_a_rank() -> None:
 
 
 def test_options_follow_from_the_bank(tmp_path: Path) -> None:
-    options = launch.engine_options(snapshot(tmp_path, 2, 12), SETTINGS, tmp_path)
+    options = launch.engine_options(library(tmp_path, 2, 12), SETTINGS, tmp_path)
     assert options["enable_lora"] is True
     assert (options["max_loras"], options["max_lora_rank"]) == (64, 16)
     assert options["lora_target_modules"] == ["down_proj", "up_proj"]
@@ -74,13 +77,13 @@ def test_options_follow_from_the_bank(tmp_path: Path) -> None:
 
 
 def test_an_empty_bank_leaves_ranks_and_modules_to_vllm(tmp_path: Path) -> None:
-    options = launch.engine_options(snapshot(tmp_path), SETTINGS, tmp_path)
+    options = launch.engine_options(library(tmp_path), SETTINGS, tmp_path)
     assert not {"max_lora_rank", "lora_target_modules"} & options.keys()
     assert options["max_cpu_loras"] == 256
 
 
 def test_large_adapters_fill_no_more_than_the_memory_for_them(tmp_path: Path) -> None:
-    bank = snapshot(tmp_path, 8, size=launch.HOST_BYTES // 40)
+    bank = library(tmp_path, 8, size=launch.HOST_BYTES // 40)
     options = launch.engine_options(bank, SETTINGS, tmp_path)
     assert (options["max_loras"], options["max_cpu_loras"]) == (40, 40)
     assert launch.engine_options(bank, SETTINGS, tmp_path, {"max_loras": "64"})["max_cpu_loras"] == 64
@@ -93,17 +96,15 @@ def test_the_user_wins(tmp_path: Path) -> None:
         "lora_target_modules": "up_proj",
         "additional_config": '{"a": 1}',
     }
-    options = launch.engine_options(snapshot(tmp_path, 2), SETTINGS, tmp_path, given)
+    options = launch.engine_options(library(tmp_path, 2), SETTINGS, tmp_path, given)
     assert not {"max_loras", "max_lora_rank", "lora_target_modules"} & options.keys()
     assert options["additional_config"]["a"] == 1
     assert options["additional_config"]["mega"]["bank"] == "/banks/b"
 
 
 def test_the_template_of_the_bank_is_served_unless_another_is_given(tmp_path: Path) -> None:
-    own = snapshot(tmp_path, 2)
-    assert "chat_template" not in launch.engine_options(own, SETTINGS, tmp_path)
-    base = msgspec.structs.replace(own.manifest.base, chat_template=TEMPLATE)
-    bank = replace(own, manifest=msgspec.structs.replace(own.manifest, base=base))
+    assert "chat_template" not in launch.engine_options(library(tmp_path), SETTINGS, tmp_path)
+    bank = library(tmp_path, 2, template=TEMPLATE)
     assert launch.engine_options(bank, SETTINGS, tmp_path)["chat_template"] == TEMPLATE
     given = given_options(["--chat-template", "mine.jinja"])
     assert "chat_template" not in launch.engine_options(bank, SETTINGS, tmp_path, given)
@@ -124,7 +125,7 @@ def test_a_template_reaches_vllm_as_it_is() -> None:
 @pytest.mark.parametrize("extra", ['{"mega": {}}', "[1]", "nonsense", {"mega": {}}])
 def test_additional_config_must_leave_room(tmp_path: Path, extra: object) -> None:
     with pytest.raises(ConfigError, match="additional_config"):
-        launch.engine_options(snapshot(tmp_path), SETTINGS, tmp_path, {"additional_config": extra})
+        launch.engine_options(library(tmp_path), SETTINGS, tmp_path, {"additional_config": extra})
 
 
 def test_our_additional_config_has_the_last_word() -> None:
@@ -217,7 +218,7 @@ def test_on_cpus_the_model_is_compiled_only_if_the_user_says_so(tmp_path: Path, 
     assert launch.runs_on_cpu()
     given = given_options(argv)
     assert (
-        launch.engine_options(snapshot(tmp_path, 2), SETTINGS, tmp_path, given).get("enforce_eager") is eager
+        launch.engine_options(library(tmp_path, 2), SETTINGS, tmp_path, given).get("enforce_eager") is eager
     )
 
 
@@ -229,7 +230,7 @@ def write_config(folder: Path, **config: object) -> Path:
 def test_half_precision_is_served_on_cpus_in_a_type_that_they_compute_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, bank = write_config(tmp_path, torch_dtype="float16"), snapshot(tmp_path, 2)
+    model, bank = write_config(tmp_path, torch_dtype="float16"), library(tmp_path, 2)
     for cpu, dtype in ((WITH_BFLOAT16, "bfloat16"), (WITHOUT_BFLOAT16, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=cpu: found)
         assert launch.engine_options(bank, SETTINGS, model)["dtype"] == dtype
@@ -239,10 +240,37 @@ def test_half_precision_is_served_on_cpus_in_a_type_that_they_compute_fast(
 
 
 def test_experts_are_refused_on_cpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, bank = write_config(tmp_path, num_local_experts=8), snapshot(tmp_path, 2)
+    model, bank = write_config(tmp_path, num_local_experts=8), library(tmp_path, 2)
     with pytest.raises(
         ConfigError, match=r"has 8 experts: vLLM 0\.32 cannot run LoRA beside experts on CPUs"
     ):
         launch.engine_options(bank, SETTINGS, model)
     monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
     assert launch.engine_options(bank, SETTINGS, model)["enable_lora"]
+
+
+URL = "postgresql+psycopg://me@host:5432/bank?sslmode=require"
+
+
+def test_where_the_catalog_is_comes_from_the_command_line_and_travels_to_the_engine(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    add_memory_options(parser)
+    settings = memory_settings(parser.parse_args(["--bank", str(tmp_path), "--catalog", URL]))
+    assert settings == MegaSettings(str(tmp_path), catalog=URL)
+    config = launch.engine_options(library(tmp_path), settings, tmp_path)["additional_config"]
+    assert settings_of(SimpleNamespace(additional_config=config)) == settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:secret@host/bank",
+        "postgresql+psycopg://:se:cr/et@host/bank",
+        f"{URL}&password=secret",
+        "postgresql+psycopg://host/bank?password=secret",
+    ],
+)
+def test_a_catalog_with_a_password_is_refused_for_settings_stand_in_command_lines(url: str) -> None:
+    with pytest.raises(ConfigError, match="PGPASSWORD") as error:
+        MegaSettings("bank", catalog=url)
+    assert "host" not in str(error.value)

@@ -15,12 +15,17 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
 from vllm.utils.counter import AtomicCounter
 
+from tests.bank.samples import BASE, EMBEDDER
+from vllm_mega.bank.catalog.catalog import create_catalog
+from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture
 from vllm_mega.serving.endpoints import attach
 from vllm_mega.serving.handlers import MegaModels
 
+DIGEST = "ab" * 32
+ADAPTER = f"adapters/ab/{DIGEST}"
 MIXTURE = Mixture([("0" * 64, "/etc", 1.0)])
 
 
@@ -33,11 +38,14 @@ class Engine:
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Path:
-    """A bank, another one's memory, a link into the bank, and a plain adapter beside them."""
-    for folder in ("bank/memories/navy/submarine/1", "other", "plain"):
+    """A bank, another one, links into the bank, a plain adapter, and one below what is nearly a bank."""
+    create_catalog(tmp_path / "bank", BankSettings(BASE, EMBEDDER)).close()
+    create_catalog(tmp_path / "other", BankSettings(BASE, EMBEDDER)).close()
+    for folder in (f"bank/{ADAPTER}", f"other/{ADAPTER}", "plain", "nearly/plain"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "other" / "memory.json").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "bank/memories/navy")
+    (tmp_path / "nearly/bank.json").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "bank/adapters/ab")
+    (tmp_path / "adapter").symlink_to(tmp_path / "bank" / ADAPTER)
     return tmp_path / "bank"
 
 
@@ -55,10 +63,12 @@ def models_of(bank: Path) -> Any:
 BAD = {
     MIXTURE.path: "path of a mixture",
     "{root}/bank": "memory of a bank",
-    "{root}/bank/memories/navy/submarine/1": "memory of a bank",
-    "{root}/plain/../bank/memories": "memory of a bank",
-    "{root}/link/submarine/1": "memory of a bank",
-    "{root}/other": "memory of a bank",
+    f"{{root}}/bank/{ADAPTER}": "memory of a bank",
+    "{root}/plain/../bank/adapters": "memory of a bank",
+    "{root}/bank/staging": "memory of a bank",
+    f"{{root}}/link/{DIGEST}": "memory of a bank",
+    "{root}/adapter": "memory of a bank",
+    f"{{root}}/other/{ADAPTER}": "memory of a bank",
     "{root}/\0": "no path",
 }
 
@@ -98,15 +108,16 @@ async def test_a_name_of_a_mixture_is_not_to_be_had(bank: Path) -> None:
 
 async def test_plain_adapters_are_loaded(bank: Path) -> None:
     models = models_of(bank)
-    for name, path in (("mine", str(bank.parent / "plain")), ("hub", "org/adapter")):
+    places = {name: str(bank.parent / place) for name, place in (("mine", "plain"), ("near", "nearly/plain"))}
+    for name, path in {**places, "hub": "org/adapter"}.items():
         request = LoadLoRAAdapterRequest(lora_name=name, lora_path=path)
         assert "added successfully" in await models.load_lora_adapter(request)
-    assert set(models.lora_requests) == {"mine", "hub"}
+    assert set(models.lora_requests) == {"mine", "near", "hub"}
 
 
 async def test_a_server_does_not_start_with_a_memory_as_a_plain_adapter(bank: Path) -> None:
     models = models_of(bank)
-    models.lora_requests = {"mine": LoRARequest("mine", 1, str(bank / "memories/navy/submarine/1"))}
+    models.lora_requests = {"mine": LoRARequest("mine", 1, str(bank / ADAPTER))}
     client = SimpleNamespace(vllm_config=SimpleNamespace(lora_config=SimpleNamespace()))
     state = SimpleNamespace(openai_serving_models=models)
     with pytest.raises(ConfigError, match=r"the LoRA module mine=.*: this is a memory of a bank"):

@@ -29,7 +29,6 @@ from tests.serving.live_bank import (
     LiveBank,
 )  # fmt: skip
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.bank.writer import BankWriter
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import resolve_model
@@ -182,13 +181,11 @@ def test_irag_recites_each_of_two_memories_alone(client: openai.OpenAI) -> None:
 def test_a_linked_memory_comes_along(client: openai.OpenAI, bank: LiveBank) -> None:
     before = ask(client, ASKED["comet"])
     assert used(before) == ["comet"]
-    with BankWriter.open(bank.root) as writer:
-        writer.link({("default", "comet"): ["bakery"]})
+    bank.link(COMET, BAKERY)
     after = ask(client, ASKED["comet"], mega={"beta": 5})
     assert used(after) == ["comet", "bakery"]
     assert ask(client, ASKED["comet"], mega={"link_share": 0}).mega == before.mega
-    with BankWriter.open(bank.root) as writer:
-        writer.link({("default", "comet"): []})
+    bank.unlink(COMET, BAKERY)
     assert ask(client, ASKED["comet"]).mega == before.mega
 
 
@@ -429,9 +426,19 @@ def test_a_memory_lives_and_dies_while_the_server_runs(client: openai.OpenAI, ba
     refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 404)
 
 
+def test_a_memory_that_waits_for_its_adapter_takes_no_part(client: openai.OpenAI, bank: LiveBank) -> None:
+    before = ask(client, ASKED["clock"])
+    bank.store(CLOCK)
+    assert ask(client, ASKED["clock"]).mega == before.mega
+    error = refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 409)
+    assert error["param"] == "mega.memories"
+    assert "default/clock has no adapter: it is pending" in error["message"]
+    bank.forget(CLOCK)
+
+
 def test_a_broken_memory_is_refused_and_the_others_go_on(client: openai.OpenAI, bank: LiveBank) -> None:
-    (entry,) = bank.add([CLOCK])
-    file = Path(bank.root, entry.folder, "adapter_model.safetensors")
+    (folder,) = bank.add([CLOCK])
+    file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     error = refused(lambda: ask(client, ASKED["clock"]), 500)
     assert "clock" in error["message"]
@@ -474,7 +481,7 @@ def test_whose_memory_is_found_damaged_late_hears_why(
 ) -> None:
     """The server has found the adapter good, the engine finds it damaged: the files look the same."""
     other = NewMemory("The weathervane of Ostrel points at lies.", id="weathervane")
-    good, bad = (Path(bank.root, entry.folder) for entry in bank.add([CLOCK, other]))
+    good, bad = bank.add([CLOCK, other])
     (bad / "adapter_config.json").write_text("{}")
     both = [{"id": "clock"}, {"id": "weathervane"}]
     assert "weathervane" in refused(lambda: ask(client, UNRELATED, mega={"memories": both}), 500)["message"]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from vllm_mega.bank.adapter import adapter_digest
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.evaluation.model import OFF, How, Likelihood, Reply, Text
 from vllm_mega.mixture import EMPTY, Mixture
@@ -29,6 +29,7 @@ class Engine:
         gate: GateSettings,
         rank: int,
         system: str = "",
+        catalog: str | None = None,
     ) -> None:
         """Start it.
 
@@ -39,18 +40,20 @@ class Engine:
             gate: settings.
             rank: the largest of any baseline's adapter, 0 if there is none.
             system: a system prompt that all conversations begin with; empty: none.
+            catalog: URL of the bank's catalog, if it is not in its folder.
         """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm_mega.offline import MegaLLM
-        from vllm_mega.serving.launch import slot_rank
+        from vllm_mega.serving.launch import served, slot_rank
 
-        self._snapshot = BankReader(bank).snapshot()
-        largest = max(rank, *(entry.rank for entry in self._snapshot.manifest.memories))
+        with Library(bank, catalog) as library:
+            largest = max([rank, *(row.rank for row in served(library))])
         settings = {"gate": msgspec.to_builtins(gate), "embedder": embedder}
         self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
         self._llm = MegaLLM(
             bank,
             model,
+            catalog=catalog,
             settings=settings,
             max_model_len=4096 if system else 2048,
             # A cached beginning is added up in another order, which in bfloat16 could change a token; but
@@ -58,9 +61,11 @@ class Engine:
             enable_prefix_caching=bool(system),
             max_lora_rank=slot_rank(largest),
         )
+        self._library = Library(bank, catalog)  # behind the engine's start, which may fork
 
     def close(self) -> None:
         """Stop it."""
+        self._library.close()
         self._llm.close()
 
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
@@ -119,12 +124,13 @@ class Engine:
             return Mixture([(_digest(how), str(how.absolute()), 1.0)])
         if how is OFF:
             return EMPTY
-        entries = [
-            (self._snapshot.get(DEFAULT_NAMESPACE, one["id"]), one["weight"]) for one in how["memories"]
-        ]
-        return Mixture(
-            (entry.adapter, str(self._snapshot.folder(entry)), weight) for entry, weight in entries
-        )
+        return Mixture(self._component(one["id"], one["weight"]) for one in how["memories"])
+
+    def _component(self, memory: str, weight: float) -> tuple[str, str, float]:
+        row = self._library.get(DEFAULT_NAMESPACE, memory)
+        folder = self._library.folder(row)
+        assert row.adapter is not None, "or it would have no folder"
+        return row.adapter, str(folder), weight
 
 
 _digest = cache(adapter_digest)

@@ -11,9 +11,11 @@ from typing import Any
 from vllm_mega.config import MODES, GateSettings, MegaSettings
 
 
-def add_bank_options(parser: argparse.ArgumentParser, folder: str = "the bank's folder") -> None:
+def add_bank_options(
+    parser: argparse.ArgumentParser, folder: str = "the bank's folder", *, required: bool = True
+) -> None:
     """--bank and --catalog: which bank; of every command that has one."""
-    parser.add_argument("--bank", required=True, type=Path, help=folder)
+    parser.add_argument("--bank", required=required, type=Path, help=folder)
     parser.add_argument(
         "--catalog",
         metavar="URL",
@@ -77,7 +79,10 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
     """
     gate_fields = GateSettings.__struct_fields__
     gate = {name: getattr(args, name) for name in gate_fields}
-    rest = {name: getattr(args, name) for name in ("namespace", "mode", "window", "dialogue", "embedder")}
+    rest = {
+        name: getattr(args, name)
+        for name in ("catalog", "namespace", "mode", "window", "dialogue", "embedder")
+    }
     return MegaSettings(
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
@@ -110,7 +115,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     Raises:
         BankError, ModelError, ConfigError: bank, model and options do not go together.
     """
-    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.bank.library import Library, check_match
     from vllm_mega.models import fingerprint, resolve_recorded
     from vllm_mega.serving import launch
     from vllm_mega.serving.given import given_options
@@ -118,14 +123,16 @@ def plan_launch(args: argparse.Namespace) -> Launch:
     settings = memory_settings(args)
     os.environ["VLLM_PLUGINS"] = launch.plugins(os.environ)  # vLLM's parser loads plugins
     given = given_options(args.rest)
-    recorded = BankReader(args.bank).snapshot().manifest.base.name
-    named = args.model or given.get("model")
-    model, asked = resolve_recorded(named, recorded), named or recorded
-    snapshot = BankReader(args.bank, base_fingerprint=fingerprint(model)).snapshot()
-    options = launch.engine_options(snapshot, settings, model, given)
+    with Library(settings.bank, settings.catalog) as library:
+        recorded = library.settings.base.name
+        named = args.model or given.get("model")
+        model, asked = resolve_recorded(named, recorded), named or recorded
+        check_match(library.root, library.settings, fingerprint(model), None)
+        options = launch.engine_options(library, settings, model, given)
+        memories = len(launch.served(library))
     names = given.get("served_model_name")
     name = names[0] if names else launch.served_name(asked)
     if "served_model_name" not in given:
         options["served_model_name"] = name
     environment = launch.this_environment(given)
-    return Launch(str(model), name, len(snapshot.manifest.memories), settings, options, environment, given)
+    return Launch(str(model), name, memories, settings, options, environment, given)

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_mega.config import GateSettings
+from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings, MegaSettings
 
 if TYPE_CHECKING:
     from vllm_mega.evaluation.judge import Judge
@@ -36,6 +36,8 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega eval`."""
+    from vllm_mega.commands._memory_options import add_bank_options
+
     gate = GateSettings()
     parser.description = "Train what is missing, ask every question in every way, and report what is right."
     parser.epilog = EPILOG
@@ -56,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=EXAMPLES / "plain_text.txt",
         help="text whose log-likelihood is taken (default: one that comes with the package)",
     )
-    parser.add_argument("--bank", type=Path, help="bank to reuse or make (default: OUTPUT/bank)")
+    add_bank_options(parser, "bank to reuse or make (default: OUTPUT/bank)", required=False)
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder of gate and RAG (default: the bank's)")
     parser.add_argument(
@@ -103,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
     material = _material(args)
     bank = args.bank or args.output / "bank"
     _train(bank, material, args)
-    baselines = _baselines(bank, material, args.output / "baselines") if not args.no_lora else None
+    baselines = (
+        _baselines(bank, material, args.output / "baselines", args.catalog) if not args.no_lora else None
+    )
     found, questions = _measure(bank, material, baselines, settings, judge, system, args)
     output.write(found, questions, args.output)
     Console().print(Markdown(render.markdown(page.head(found))))
@@ -143,17 +147,27 @@ def _train(bank: Path, material: Material, args: argparse.Namespace) -> None:
     settings = TrainSettings(chat_template=read_template(args.chat_template) if args.chat_template else "")
     with _bar("training", "memories") as step:
         memories = [item.memory for item in material.items]
-        train(bank, memories, args.model, args.embedder, settings, lambda done, total, _: step(done, total))
+        report = train(
+            bank,
+            memories,
+            args.model,
+            args.embedder,
+            settings,
+            lambda done, total, _: step(done, total),
+            catalog=args.catalog,
+        )
+    report.require_all()
 
 
-def _baselines(bank: Path, material: Material, folder: Path) -> Baselines:
-    from vllm_mega.bank.reader import BankReader
+def _baselines(bank: Path, material: Material, folder: Path, catalog: str | None) -> Baselines:
+    from vllm_mega.bank.catalog.catalog import open_catalog
     from vllm_mega.evaluation.baselines import Trainable, train_baselines
     from vllm_mega.models import resolve_model
     from vllm_mega.training.recipe import Recipe
     from vllm_mega.training.trainer import Trainer
 
-    base = BankReader(bank).snapshot().manifest.base
+    with open_catalog(bank, catalog) as opened:
+        base = opened.settings().base
     with _bar("training one LoRA for all, in turn and at once", "memories") as step:
         return train_baselines(
             Trainable(
@@ -176,32 +190,30 @@ def _measure(
     system: str,
     args: argparse.Namespace,
 ) -> tuple[Report, list[dict[str, Any]]]:
-    from vllm_mega.bank.reader import BankReader
+    from vllm_mega.bank.library import Library
     from vllm_mega.commands._eval_engine import Engine
     from vllm_mega.evaluation.model import Baselines
     from vllm_mega.evaluation.study import Subject, measure
     from vllm_mega.gate.embedder import load_embedder
-    from vllm_mega.gate.gate import Gate
     from vllm_mega.models import resolve_model, weight_bytes
+    from vllm_mega.serving.opening import gate_over
 
-    snapshot = BankReader(bank).snapshot()
-    embedder = load_embedder(args.embedder or snapshot.manifest.embedder.name)
-    base_bytes = weight_bytes(resolve_model(snapshot.manifest.base.name))
+    with Library(bank, args.catalog) as library:
+        made = library.settings
+        for item in material.items:
+            library.folder(library.get(DEFAULT_NAMESPACE, item.id))  # or it is told now that there is none
+    embedder = load_embedder(args.embedder or made.embedder.name)
+    base_bytes = weight_bytes(resolve_model(made.base.name))
     baselines = baselines or Baselines()
     _tell("starting the engine")
     rank = baselines.largest_rank
-    with closing(Engine(bank, args.model, args.embedder, settings, rank, system)) as engine:
-        subject = Subject(
-            snapshot,
-            Gate(BankReader(bank, embedder=embedder.info), embedder),
-            settings,
-            embedder,
-            engine,
-            base_bytes,
-            baselines,
-            _environment(system),
-        )
-        return measure(material, subject, judge, _tell)
+    with closing(Engine(bank, args.model, args.embedder, settings, rank, system, args.catalog)) as engine:
+        gate = gate_over(MegaSettings(str(bank), catalog=args.catalog), embedder)
+        with gate.library as library:
+            subject = Subject(
+                library, gate, settings, embedder, engine, base_bytes, baselines, _environment(system)
+            )
+            return measure(material, subject, judge, _tell)
 
 
 def _environment(system: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from vllm_mega.bank.adapter import check_adapter
-from vllm_mega.bank.reader import BankReader
 from vllm_mega.engine.adapters import check_width, mixture_of
 from vllm_mega.engine.holding import readable
 from vllm_mega.engine.ids import FIRST_ID, ComponentId, MixtureId, plain
 from vllm_mega.engine.manager import MegaLoRAModelManager
+from vllm_mega.engine.pinned import pinned
 from vllm_mega.engine.prefetch import Loader, channel
 from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
@@ -52,9 +52,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         self._loader.listen(channel(vllm_config), self._is_missing)
         settings = settings_of(vllm_config)
         if settings is not None and settings.pinned:
-            snapshot = BankReader(settings.bank).snapshot()
-            entries = [snapshot.get(settings.namespace, memory) for memory in settings.pinned]
-            self.pin(Component(entry.adapter, str(snapshot.folder(entry)), 0) for entry in entries)
+            self.pin(pinned(settings))
         return model
 
     def pin(self, components: Iterable[Component]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import data, report
 from vllm_mega.evaluation.model import OFF, How, Model, always, chosen
@@ -38,7 +38,7 @@ def for_two(settings: GateSettings) -> GateSettings:
 
 def compositional(
     questions: Sequence[data.Compositional],
-    snapshot: BankSnapshot,
+    library: Library,
     gate: Gate,
     settings: GateSettings,
     model: Model,
@@ -54,7 +54,7 @@ def compositional(
     ways: dict[str, Callable[[Both], Request]] = {
         "base": plain(always(OFF)),
         "rag_top2": lambda both: (
-            irag_messages(both.one.question, context(snapshot, both.ranked[:TOP_K])),
+            irag_messages(both.one.question, context(library, both.ranked[:TOP_K])),
             OFF,
         ),
         "direct": plain(lambda both: chosen(both.decision)),

@@ -16,8 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.catalog.drafts import key_array
+from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
+from vllm_mega.errors import BankError
 from vllm_mega.evaluation.data import Item
 from vllm_mega.evaluation.model import Model, mixed
 from vllm_mega.evaluation.report import Forgetting
@@ -77,14 +79,14 @@ class _Request:
 
 def forgetting(
     items: Sequence[Item],
-    snapshot: BankSnapshot,
+    library: Library,
     embedder: Embedder,
     settings: GateSettings,
     model: Model,
     checkpoints: Mapping[int, Path],
 ) -> list[Forgetting]:
     """The curve; `checkpoints` are the sequential LoRA's adapters, by how many others it has learnt."""
-    requests = _requests(items, snapshot, embedder, settings)
+    requests = _requests(items, library, embedder, settings)
     unique = {request.key: request for request in requests}
     replies = model.ask(
         [user(request.question) for request in unique.values()],
@@ -103,11 +105,10 @@ def forgetting(
 
 
 def _requests(
-    items: Sequence[Item], snapshot: BankSnapshot, embedder: Embedder, settings: GateSettings
+    items: Sequence[Item], library: Library, embedder: Embedder, settings: GateSettings
 ) -> list[_Request]:
     """The followed memories' questions, with what a gate of them and k others chooses."""
-    entries = [snapshot.get(DEFAULT_NAMESPACE, item.id) for item in items]
-    keys = snapshot.keys[[snapshot.row(entry) for entry in entries]]
+    keys = np.stack([_key(library, item) for item in items])
     found = []
     for start, item in enumerate(items[:TRACKED]):
         order = [(start + n) % len(items) for n in range(len(items))]
@@ -117,6 +118,18 @@ def _requests(
                 memories = among(keys[known], [items[i].id for i in known], query, settings)
                 found.append(_Request(k, item, question, memories))
     return found
+
+
+def _key(library: Library, item: Item) -> npt.NDArray[np.float32]:
+    """The key [D] of a memory.
+
+    Raises:
+        BankError: it has none.
+    """
+    key = library.version(library.get(DEFAULT_NAMESPACE, item.id)).key
+    if key is None:
+        raise BankError(f"the memory {item.id} has no key: update it, so that it gets one")
+    return key_array(key)
 
 
 def _sequential(item: Item, path: Path, embedder: Embedder, model: Model) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import data, report, tasks
 from vllm_mega.evaluation.compositional import compositional
@@ -35,7 +35,7 @@ class Material:
 class Subject:
     """Who is asked."""
 
-    snapshot: BankSnapshot
+    library: Library
     gate: Gate
     settings: GateSettings
     embedder: Embedder
@@ -51,28 +51,28 @@ def measure(
 ) -> tuple[report.Report, list[dict[str, Any]]]:
     """Everything; also what stands beside every answer in answers.jsonl."""
     items, gate, settings, model = material.items, subject.gate, subject.settings, subject.model
-    snapshot, adapters = subject.snapshot, subject.baselines.adapters
+    library, adapters = subject.library, subject.baselines.adapters
     progress("asking the gate")
     asked = tasks.gate_questions(items, gate, settings)
     answerable = [one for one in asked if one.gold]
-    ways = tasks.question_ways(snapshot, adapters)
+    ways = tasks.question_ways(library, adapters)
     answered = tasks.answer_questions(answerable, ways, model, judge, progress)
-    recall_ways = tasks.recall_ways(snapshot, adapters)
+    recall_ways = tasks.recall_ways(library, adapters)
     recall = tasks.recall_memories(asked, recall_ways, model, subject.embedder, progress)
     progress("unrelated prompts")
     null = tasks.null_route(material.unrelated, gate, settings, model) if material.unrelated else None
     both = None
     if material.compositional:
-        both = compositional(material.compositional, snapshot, gate, settings, model, adapters, progress)
+        both = compositional(material.compositional, library, gate, settings, model, adapters, progress)
     progress("forgetting")
     checkpoints = subject.baselines.checkpoints
-    curve = forgetting(items, snapshot, subject.embedder, settings, model, checkpoints)
+    curve = forgetting(items, library, subject.embedder, settings, model, checkpoints)
     some_ways = general_ways(items, gate, settings, adapters)
     general = general_ability(material.choices, material.paragraphs, some_ways, model, progress)
     progress("latency")
     latency = tasks.latency(answerable, ways, model)
     found = report.Report(
-        model=snapshot.manifest.base.name,
+        model=library.settings.base.name,
         embedder=subject.embedder.info.name,
         n_memories=len(items),
         ways=answered,
@@ -92,9 +92,9 @@ def measure(
 def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float]) -> report.Cost:
     """Of the memories that were asked about; those that someone else trained have no seconds."""
     wanted = {item.id for item in items}
-    entries = [entry for entry in subject.snapshot.manifest.memories if entry.id in wanted]
-    size = sum(entry.adapter_bytes for entry in entries) / len(entries)
-    seconds = [float(entry.training["seconds"]) for entry in entries if "seconds" in entry.training]
+    versions = [subject.library.version(row) for row in subject.library.rows.values() if row.id in wanted]
+    size = sum(version.adapter_bytes for version in versions) / len(versions)
+    seconds = [float(version.training["seconds"]) for version in versions if "seconds" in version.training]
     return report.Cost(
         seconds_per_memory=round(sum(seconds) / max(1, len(seconds)), 2),
         bytes_per_memory=size,

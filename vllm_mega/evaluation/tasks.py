@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import report
 from vllm_mega.evaluation.data import Item
@@ -85,11 +85,11 @@ def gate_figures(asked: Sequence[Asked]) -> report.Gate:
     )
 
 
-def question_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
-    """Every way to ask a question; RAG finds its texts in `snapshot`, `adapters` are the baselines'."""
+def question_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
+    """Every way to ask a question; RAG finds its texts in `library`, `adapters` are the baselines'."""
 
     def in_context(count: int) -> Callable[[Asked], Request]:
-        return lambda one: (irag_messages(one.question, context(snapshot, one.ranked[:count])), OFF)
+        return lambda one: (irag_messages(one.question, context(library, one.ranked[:count])), OFF)
 
     def plain(how: Callable[[Asked], How]) -> Callable[[Asked], Request]:
         return lambda one: (user(question_prompt(one.question)), how(one))
@@ -105,9 +105,9 @@ def question_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
     }
 
 
-def context(snapshot: BankSnapshot, hits: Sequence[Hit]) -> str:
+def context(library: Library, hits: Sequence[Hit]) -> str:
     """The texts of some memories, as RAG puts them before a question."""
-    return "\n\n".join(snapshot.text(hit.entry).text for hit in hits)
+    return "\n\n".join(library.version(hit.row).text for hit in hits)
 
 
 def answer_questions(
@@ -141,7 +141,7 @@ def counted(
     )
 
 
-def recall_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
+def recall_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
     """Every way to have a memory reconstructed; in mode `recall` the engine puts the question itself."""
 
     def named(path: Path) -> Callable[[Asked], Request]:
@@ -149,7 +149,7 @@ def recall_ways(snapshot: BankSnapshot, adapters: Mapping[str, Path]) -> Ways:
         return lambda one: (user(about_prompt(subject(one.item.memory, Recipe()))), path)
 
     def in_context(one: Asked) -> Request:
-        return user(f"{context(snapshot, one.ranked[:1])}\n\n{recall_prompt(one.question)}"), OFF
+        return user(f"{context(library, one.ranked[:1])}\n\n{recall_prompt(one.question)}"), OFF
 
     return {
         "base": lambda one: (user(recall_prompt(one.question)), OFF),

@@ -14,7 +14,7 @@ from vllm_mega.mixture import EMPTY
 from vllm_mega.requests.conversation import Message, dialogue_text, user_text
 from vllm_mega.requests.schemas import Plan, too_wide
 
-NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, generation=0)
+NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, event=0)
 """Nothing was compared: memory is off, or there is no text."""
 
 LONG = 4096

@@ -67,7 +67,7 @@ def recitals(decision: Decision) -> list[Mixture]:
     components = {component.adapter: component for component in decision.mixture.components}
     if len(components) < 2:
         return [decision.mixture]
-    heavy = [hit.entry.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
+    heavy = [hit.row.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
     alone = [components[adapter] for adapter in dict.fromkeys(heavy) if adapter in components]
     return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or [decision.mixture]
 

@@ -20,7 +20,7 @@ from vllm_mega.requests.batching import MicroBatcher
 from vllm_mega.requests.deciding import Ask, decide
 
 ATTEMPTS = 8
-"""Decisions for one request, each of the newest generation: only a torrent of updates needs more."""
+"""Decisions for one request, each of the bank as it is then: only a torrent of updates needs more."""
 
 
 class Check(Protocol):

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from vllm_mega.bank.catalog.records import Row
 from vllm_mega.bank.layout import ADAPTER_WEIGHTS
-from vllm_mega.bank.reader import BankSnapshot
+from vllm_mega.bank.library import Library
 from vllm_mega.bank.tensors import read_header
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.configuration import NO_EXPERTS, SCHEDULER
@@ -51,32 +52,37 @@ def slot_rank(rank: int) -> int:
     raise BankError(f"the bank has adapters of rank {rank}, and vLLM serves {RANKS[-1]} at most")
 
 
-def adapter_modules(snapshot: BankSnapshot) -> list[str]:
+def served(library: Library) -> list[Row]:
+    """The memories of a bank that have an adapter."""
+    return [row for row in library.rows.values() if row.adapter is not None]
+
+
+def adapter_modules(library: Library) -> list[str]:
     """The last names of all modules that the bank's adapters change ("up_proj"), sorted.
 
     Raises:
         AdapterError: an adapter cannot be read.
     """
     modules: set[str] = set()
-    for entry in snapshot.manifest.memories:
-        tensors, _ = read_header(snapshot.folder(entry) / ADAPTER_WEIGHTS)
+    for row in {row.adapter: row for row in served(library)}.values():
+        tensors, _ = read_header(library.folder(row) / ADAPTER_WEIGHTS)
         modules.update(name.split(".")[-3] for name in tensors)  # ....<module>.lora_A.weight
     return sorted(modules)
 
 
 def engine_options(
-    snapshot: BankSnapshot,
+    library: Library,
     settings: MegaSettings,
     model: Path,
     given: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Engine options of vLLM for a bank, by their Python names; those in `given` are left out.
 
-    Slots are as large as the largest adapter needs, and only on modules that adapters change. An empty
-    bank tells nothing: then vLLM's own defaults hold.
+    Slots are as large as the largest adapter needs, and only on modules that adapters change. A bank
+    without adapters tells nothing: then vLLM's own defaults hold.
 
     Args:
-        snapshot: of the bank.
+        library: the bank.
         settings: for the gate and the handlers.
         model: folder of the base model.
         given: what the user says of the engine; wins. Its `additional_config` is kept beside ours.
@@ -88,8 +94,8 @@ def engine_options(
     given = given or {}
     if runs_on_cpu():
         refuse_experts(model)
-    memories = snapshot.manifest.memories
-    largest = max((entry.adapter_bytes for entry in memories), default=HOST_BYTES // 256)
+    memories = served(library)
+    largest = max((row.adapter_bytes for row in memories), default=HOST_BYTES // 256)
     free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
     slots = int(given.get("max_loras") or free)
     options: dict[str, Any] = {
@@ -99,16 +105,16 @@ def engine_options(
         "scheduler_cls": SCHEDULER,
     }
     if memories:
-        options["max_lora_rank"] = slot_rank(max(entry.rank for entry in memories))
+        options["max_lora_rank"] = slot_rank(max(row.rank for row in memories))
         if "lora_target_modules" not in given:
-            options["lora_target_modules"] = adapter_modules(snapshot)
+            options["lora_target_modules"] = adapter_modules(library)
     if runs_on_cpu() and not COMPILATION & given.keys():
         # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
         # vLLM 0.32 cannot load there what it has compiled before.
         options["enforce_eager"] = True
     if runs_on_cpu() and (dtype := cpu_dtype(model)):
         options["dtype"] = dtype
-    if template := snapshot.manifest.base.chat_template:
+    if template := library.settings.base.chat_template:
         options["chat_template"] = template  # memories are asked as they were trained
     options = {name: value for name, value in options.items() if name not in given}
     options["additional_config"] = _additional_config(given.get("additional_config"), settings)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vllm_mega.bank.reader import BankReader
+from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.library import Library, check_match
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import ConfigError
 from vllm_mega.gate.advice import crowded
-from vllm_mega.gate.embedder import bank_embedder
+from vllm_mega.gate.embedder import Embedder, bank_embedder
 from vllm_mega.gate.gate import Gate
+from vllm_mega.gate.index.index import Index
 from vllm_mega.models import fingerprint, resolve_model
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,16 @@ def open_gate(
     settings: MegaSettings, model: str | Path, slots: int, *, trust_remote_code: bool = False
 ) -> Gate:
     """The gate over the bank of `settings`, for an engine that runs `model` with so many slots.
+
+    Args and errors are those of `gate_embedder` and `gate_over`.
+    """
+    return gate_over(settings, gate_embedder(settings, model, slots, trust_remote_code=trust_remote_code))
+
+
+def gate_embedder(
+    settings: MegaSettings, model: str | Path, slots: int, *, trust_remote_code: bool = False
+) -> Embedder:
+    """The embedder of a gate, once all that can be wrong with a bank is known not to be; no file stays open.
 
     Warns of an embedder for which everything is near.
 
@@ -31,7 +43,7 @@ def open_gate(
 
     Raises:
         ConfigError: the gate would choose more memories than there are slots.
-        BankError: no bank, or one for another base model or embedder.
+        BankError: no bank, or one for another base model.
         ModelError: the model or the embedder cannot be found.
     """
     if settings.gate.top_k > slots:
@@ -39,9 +51,22 @@ def open_gate(
             f"top_k is {settings.gate.top_k}, but the engine has {slots} slots: "
             "lower top_k, or raise --max-loras"
         )
-    base = fingerprint(resolve_model(str(model)))
-    made = BankReader(settings.bank, base_fingerprint=base).snapshot().manifest
+    with open_catalog(settings.bank, settings.catalog) as catalog:
+        made = catalog.settings()
+        check_match(catalog.root, made, fingerprint(resolve_model(str(model))), None)
     embedder = bank_embedder(made, settings.embedder, str(model), trust_remote_code=trust_remote_code)
     if why := crowded(embedder, settings.gate):
         logger.warning(why)
-    return Gate(BankReader(settings.bank, base_fingerprint=base, embedder=embedder.info), embedder)
+    return embedder
+
+
+def gate_over(settings: MegaSettings, embedder: Embedder) -> Gate:
+    """The gate over the bank of `settings`, all of which is read now, and never again.
+
+    It belongs to this process: a catalog's connections outlive no fork.
+
+    Raises:
+        BankError: no bank, or one of another embedder.
+    """
+    index = Index()
+    return Gate(Library(settings.bank, settings.catalog, embedder=embedder.info, keys=index), index, embedder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vllm_mega.bank.layout import MEMORY_FILE
+from vllm_mega.bank.catalog.catalog import ADAPTERS, BANK_FILE
 from vllm_mega.mixture import NAME_PREFIX, is_mixture_path
 
 
@@ -25,8 +25,8 @@ def why_not(name: str, path: str, bank: Path) -> str:
             "this is the path of a mixture, which requests get from the gate: give the folder of an adapter"
         )
     try:
-        folder = Path(path).resolve()
-        is_memory = folder.is_relative_to(bank.resolve()) or (folder / MEMORY_FILE).exists()
+        folder, served = Path(path).resolve(), bank.resolve()
+        is_memory = any(place == served or _is_bank(place) for place in (folder, *folder.parents))
     except (OSError, ValueError) as error:  # too long, or with a null byte
         return f"this is no path: {type(error).__name__}"
     if is_memory:
@@ -34,3 +34,7 @@ def why_not(name: str, path: str, bank: Path) -> str:
             "this is a memory of a bank, which requests get from the gate: serve a copy of the adapter alone"
         )
     return ""
+
+
+def _is_bank(folder: Path) -> bool:
+    return (folder / BANK_FILE).is_file() and (folder / ADAPTERS).is_dir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm_mega.errors import TrainingError
 from vllm_mega.training.changes import Why
 from vllm_mega.training.job import Ending
 
@@ -47,6 +48,15 @@ class TrainReport:
     skipped: int = 0
     """Memories that the bank had already, trained on the same text by the same recipe."""
     seconds: float = 0.0
+
+    def require_all(self) -> None:
+        """For whoever can do nothing with a part of the memories.
+
+        Raises:
+            TrainingError: some could not be trained; says which, and why.
+        """
+        if self.failed:
+            raise TrainingError("\n  ".join(["these memories could not be trained:", *map(str, self.failed)]))
 
     def note(self, one: Trained | Failed) -> None:
         """Add what became of a memory."""
