@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, Manifest
+from vllm_mega.bank.catalog.records import BankSettings
+from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import ModelError
 from vllm_mega.gate.embedder import (
@@ -232,17 +233,17 @@ def test_code_that_an_embedder_brings_is_neither_run_nor_asked_about(
     assert "\n" not in str(refusal.value)
 
 
-def made_with(name: str, base: str) -> Manifest:
-    return Manifest(1, 1, BaseModelInfo(base, "f"), EmbedderInfo(name, "f", 4), "0" * 64)
+def made_with(name: str, base: str) -> BankSettings:
+    return BankSettings(BaseModelInfo(base, "f"), EmbedderInfo(name, "f", 4))
 
 
 def test_an_embedder_made_of_the_base_model_moves_with_it(tmp_path: Path, tiny_llama: Path) -> None:
     gone = str(tmp_path / "gone")
-    manifest = made_with(f"base:{gone}", gone)
-    assert bank_embedder(manifest, model=str(tiny_llama)).info.name == f"base:{tiny_llama}"
-    assert bank_embedder(manifest, given=f"base:{tiny_llama}").info.name == f"base:{tiny_llama}"
-    for other, option in ((manifest, "--model"), (made_with(gone, "x"), "--embedder")):
+    settings = made_with(f"base:{gone}", gone)
+    assert bank_embedder(settings, model=str(tiny_llama)).info.name == f"base:{tiny_llama}"
+    assert bank_embedder(settings, given=f"base:{tiny_llama}").info.name == f"base:{tiny_llama}"
+    for other, option in ((settings, "--model"), (made_with(gone, "x"), "--embedder")):
         with pytest.raises(ModelError, match=rf"no such folder.*moved, give its new place with {option}$"):
             bank_embedder(other)
     with pytest.raises(ModelError, match=r"^'/nowhere': no such folder[^)]*$"):
-        bank_embedder(manifest, given="/nowhere")
+        bank_embedder(settings, given="/nowhere")

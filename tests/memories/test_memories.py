@@ -155,9 +155,9 @@ def test_search_asks_the_gate_and_cuts_the_list() -> None:
     hits = [SimpleNamespace(id=f"m{n}", title=f"T{n}", score=1.0 - n, weight=0.5) for n in range(3)]
 
     class Gate:
-        def explain(self, query: Query) -> tuple[object, Sequence[object]]:
+        def explain(self, query: Query, limit: int | None = None) -> tuple[object, Sequence[object]]:
             asked.append(query)
-            return object(), hits
+            return object(), hits[:limit]
 
     found = search(Gate(), "Which lamp?", "ann", tags=("light",), limit=2)  # type: ignore[arg-type]
     assert [(one.id, one.title, one.score, one.weight) for one in found] == [

@@ -14,8 +14,8 @@ from vllm_mega.gate.gate import Decision, Hit, Query
 class Explains(Protocol):
     """A gate (`vllm_mega.Gate`)."""
 
-    def explain(self, query: Query) -> tuple[Decision, Sequence[Hit]]:
-        """The decision, and the memories that took part, the best first."""
+    def explain(self, query: Query, limit: int | None = None) -> tuple[Decision, Sequence[Hit]]:
+        """The decision, and the memories that took part, the best first, at most `limit`."""
         ...
 
 
@@ -52,5 +52,5 @@ def search(
     Raises:
         BankError: the bank cannot be read.
     """
-    _, hits = gate.explain(Query(text, namespace, settings or GateSettings(), tags=tags))
-    return [Found(hit.id, hit.title, hit.score, hit.weight) for hit in hits[:limit]]
+    _, hits = gate.explain(Query(text, namespace, settings or GateSettings(), tags=tags), limit)
+    return [Found(hit.id, hit.title, hit.score, hit.weight) for hit in hits]
