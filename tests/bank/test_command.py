@@ -84,6 +84,8 @@ def test_list(run: Run) -> None:
         (["--state", "pending"], []),
         (["--limit", "1"], ["second"]),
         (["--pinned"], []),
+        (["--since", "2020-01-01", "--until", "2999-01-01T00:00:00+01:00"], ["second", "first"]),
+        (["--until", "2020-01-01"], []),
     ):
         assert [line.split()[1] for line in run("list", *words)[1].splitlines()[1:-1]] == ids
     assert run("list", "--limit", "1")[1].splitlines()[-1].startswith("memories: 1 of 2,")

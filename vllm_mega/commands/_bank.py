@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vllm_mega.commands._printing import moment, print_json, print_table
 from vllm_mega.commands._who import who
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName
     from vllm_mega.bank.layout import NewMemory
     from vllm_mega.gate.embedder import Embedder
-
-STATES = ("ready", "pending", "training", "failed")
 
 
 def opened(args: argparse.Namespace) -> Catalog:
@@ -28,11 +26,11 @@ def opened(args: argparse.Namespace) -> Catalog:
 def info(args: argparse.Namespace) -> int:
     """Print what holds for the whole bank."""
     from vllm_mega.bank.catalog.reading import count_memories
-    from vllm_mega.bank.catalog.records import Filter
+    from vllm_mega.bank.catalog.records import Filter, State
 
     with opened(args) as catalog:
         settings = catalog.settings()
-        counts = {state: count_memories(catalog, Filter(state=state)) for state in STATES}
+        counts = {state: count_memories(catalog, Filter(state=state)) for state in get_args(State)}
     told = {
         "bank": str(catalog.root),
         "catalog": catalog.database.where,
@@ -54,7 +52,7 @@ def list_(args: argparse.Namespace) -> int:
     from vllm_mega.bank.catalog.reading import count_memories
     from vllm_mega.bank.catalog.records import Filter
 
-    names = ("namespace", "tag", "state", "source", "pinned")
+    names = ("namespace", "tag", "state", "source", "pinned", "since", "until")
     chosen = Filter(**{name: getattr(args, name) for name in names})
     with opened(args) as catalog:
         entries = list(_listed(catalog, chosen, args.limit))

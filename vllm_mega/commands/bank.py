@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vllm_mega.commands import _bank, _bank_files
@@ -106,8 +107,18 @@ def _configure_list(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", metavar="FILE", help="only those that came from this file")
     parser.add_argument("--pinned", action="store_true", default=None, help="only those that are pinned")
+    parser.add_argument(
+        "--since", metavar="TIME", type=_time, help="only those changed at this time or later"
+    )
+    parser.add_argument("--until", metavar="TIME", type=_time, help="only those changed before this time")
     parser.add_argument("--limit", type=int, help="how many at most (default: all)")
     _add_json(parser)
+
+
+def _time(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone."""
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
