@@ -9,8 +9,8 @@ _MEMORY = "vLLM has a way to carry mixtures"
 CONFIGURATION = (
     Use(
         "vllm.config.vllm:VllmConfig",
-        by="engine.adapters engine.checks engine.configuration engine.prefetch engine.settings "
-        "serving.endpoints serving.limit serving.metrics",
+        by="engine.checks engine.configuration engine.prefetch engine.settings engine.upstream.replacements "
+        "engine.worker serving.endpoints serving.limit serving.metrics",
         why="An engine's configuration says whether it has memory, and whether it can.",
         until="platforms have a hook for plugins",
         reads="additional_config compilation_config instance_id kv_transfer_config lora_config model_config "
@@ -131,7 +131,7 @@ SCHEDULER = (
             "_handle_blocked_waiting_request": "self request",
             "shutdown": "self",
         },
-        reads="__init__ _free_request grammar_compile_error_reqs kv_event_publisher lora_config "
+        reads="_free_request grammar_compile_error_reqs kv_event_publisher lora_config "
         "max_num_running_reqs requests running schedule vllm_config",
         adds="_admission _announcer _checks _has_adapters _held _holder _ids _joined _live_mixtures _needs "
         "_note_joined expect",
@@ -185,7 +185,7 @@ SCHEDULER = (
     ),
     Use(
         "vllm.sampling_params:SamplingParams",
-        by="engine.start serving.offline_chat serving.routed",
+        by="engine.start offline serving.offline_chat serving.routed",
         why="A start travels to the workers in `extra_args`.",
         until="a LoRARequest can say from which token it acts",
         reads="extra_args",
@@ -235,7 +235,6 @@ SCHEDULER = (
         why="ToldApart stands in for the scheduler's publisher.",
         until="a LoRARequest can say from which token it acts",
         overrides={"publish": "self events"},
-        reads="shutdown",
     ),
 )
 """In the process that schedules."""

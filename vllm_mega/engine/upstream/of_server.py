@@ -175,6 +175,24 @@ SERVER = (
         "vllm_xargs",
     ),
     Use(
+        "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionResponse",
+        by="serving.chat serving.handlers serving.usage",
+        why="What a recital says; usage is added up over passes.",
+        reads="choices usage",
+    ),
+    Use(
+        "vllm.entrypoints.openai.completion.protocol:CompletionResponse",
+        by="serving.handlers",
+        why="Usage is added up over passes.",
+        reads="usage",
+    ),
+    Use(
+        "vllm.entrypoints.launchers.cli_args",
+        by="serving.door",
+        why="The keys that a server was started with.",
+        says=("api_key: list[str] | None",),
+    ),
+    Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorResponse",
         by="serving.batch_engine serving.beforehand serving.bodies serving.chat serving.completions "
         "serving.handlers serving.limit serving.metrics serving.starting",

@@ -47,7 +47,7 @@ BATCH = (
         by="serving.batch_engine serving.given",
         why="What a user says of vLLM is read by vLLM's own parser.",
         calls={"make_arg_parser": "parser", "validate_parsed_serve_args": "args"},
-        says=('"model_tag"', "api_key: list[str] | None"),
+        says=('"model_tag"',),
     ),
     Use(
         "vllm.entrypoints.launchers.api_server.entry",
@@ -106,7 +106,7 @@ OFFLINE = (
     ),
     Use(
         "vllm.outputs:RequestOutput",
-        by="offline",
+        by="offline serving.offline_chat",
         why="An answer, or that the engine has ended it.",
         reads="outputs",
     ),
@@ -137,7 +137,7 @@ OFFLINE = (
 OPTIONS = (
     Use(
         "vllm.engine.arg_utils:EngineArgs",
-        by="serving.launch serving.given",
+        by="offline serving.given serving.launch",
         why="Options that follow from the bank.",
         reads="additional_config compilation_config data_parallel_size dtype enable_lora enforce_eager "
         "gpu_memory_utilization kv_cache_memory_bytes lora_target_modules max_cpu_loras max_lora_rank "

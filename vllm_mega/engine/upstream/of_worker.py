@@ -134,17 +134,17 @@ WORKER = (
     ),
     Use(
         "vllm.v1.worker.lora_model_runner_mixin:LoRAModelRunnerMixin",
-        by="engine.upstream.replacements engine.worker",
-        why="Where both runners keep the manager; the first one's state of its requests is asked for starts.",
+        by="engine.worker",
+        why="Where both runners keep the manager, whose counts are asked for.",
         until=_MANAGER,
         reads="lora_manager",
     ),
     Use(
-        "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-        by="engine.upstream.replacements",
+        "vllm.v1.worker.gpu_model_runner",
+        by="engine.upstream.runner_patches",
         why="The first runner's state of every request.",
         until=_START,
-        reads="requests",
+        says=("self.requests: dict[str, CachedRequestState]",),
     ),
     Use(
         "vllm.v1.worker.gpu_input_batch:InputBatch",
