@@ -19,7 +19,7 @@
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
     |-- TrainingError      a training that cannot go on
-    `-- UpstreamError      vLLM is not what a patch of ours expects
+    `-- UpstreamError      vLLM or transformers is not what we rely on
 """
 
 from __future__ import annotations
@@ -114,4 +114,4 @@ class TrainingError(MegaError):
 
 
 class UpstreamError(MegaError):
-    """vLLM is not what a patch of ours expects."""
+    """VLLM or transformers is not what vllm_mega was written for; names what was found and expected."""

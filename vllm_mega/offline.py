@@ -14,9 +14,11 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.bank.library import Library, check_match
 from vllm_mega.config import MegaSettings, Mode, settings_from
+from vllm_mega.contract.checking import require
 from vllm_mega.engine.adapters import mixture_of, to_lora_request
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.holding import Holder
+from vllm_mega.engine.upstream.of_starting import OFFLINE
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.models import fingerprint, resolve_recorded
@@ -63,6 +65,7 @@ class MegaLLM:
 
     Raises:
         BankError, ModelError, ConfigError: bank, model and settings do not go together.
+        UpstreamError: vLLM is not the one that this was written for.
 
     Example::
 
@@ -82,6 +85,7 @@ class MegaLLM:
         settings: Mapping[str, Any] | None = None,
         **llm_kwargs: Any,
     ) -> None:
+        require(OFFLINE)
         where = {"bank": str(Path(bank).absolute()), "catalog": catalog}
         self.settings = settings_from({**(settings or {}), **where}, MegaSettings)
         with Library(self.settings.bank, catalog) as library:

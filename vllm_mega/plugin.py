@@ -7,10 +7,11 @@ from typing import Any
 
 def register() -> None:
     """`vllm.general_plugins`: called in every process, maybe twice."""
-    from vllm_mega.engine import lifeline, upstream
+    from vllm_mega.engine import lifeline
+    from vllm_mega.engine.upstream.applying import apply
 
     lifeline.end_with_parent()
-    upstream.apply()
+    apply()
 
 
 def endpoints() -> Any:

@@ -11,6 +11,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
+from vllm_mega.contract.checking import require
 from vllm_mega.engine.adapters import adapters_of, check_width, mixture_of
 from vllm_mega.engine.admission import Admission
 from vllm_mega.engine.checks import AdapterChecks
@@ -18,6 +19,7 @@ from vllm_mega.engine.events import ToldApart
 from vllm_mega.engine.holding import HeldPath, Holder
 from vllm_mega.engine.ids import MixtureIds
 from vllm_mega.engine.prefetch import Announcer, channel
+from vllm_mega.engine.upstream.of_scheduler import SCHEDULER
 from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture
 
@@ -31,6 +33,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
     kv_event_publisher: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        require(SCHEDULER)
         super().__init__(*args, **kwargs)
         if self.lora_config is None:
             raise ConfigError("MegaScheduler needs LoRA: start the engine with --enable-lora")

@@ -17,6 +17,8 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_mega.config import MegaSettings
+from vllm_mega.contract.checking import require
+from vllm_mega.engine.upstream.of_starting import BATCH
 from vllm_mega.serving.batch_lines import CHAT, Job, Reply
 from vllm_mega.serving.endpoints import attach
 
@@ -59,7 +61,11 @@ async def batch_engine(model: str, argv: Sequence[str], settings: MegaSettings) 
         model: path or id of the checkpoint.
         argv: the options, as words.
         settings: for the handlers.
+
+    Raises:
+        UpstreamError: vLLM is not the one that this was written for.
     """
+    require(BATCH)
     args = make_arg_parser(FlexibleArgumentParser()).parse_args([model, *argv])
     args.model = args.model_tag
     validate_parsed_serve_args(args)

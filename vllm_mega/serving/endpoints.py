@@ -14,9 +14,11 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from vllm_mega.config import MegaSettings
+from vllm_mega.contract.checking import require
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
-from vllm_mega.engine.upstream import apply_to_server
+from vllm_mega.engine.upstream.applying import apply_to_server
+from vllm_mega.engine.upstream.of_server import SERVER
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
 from vllm_mega.models.control_tokens import control_tokens
@@ -82,7 +84,9 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
 
     Raises:
         ConfigError, BankError, ModelError: the server cannot have the memory that is asked for.
+        UpstreamError: vLLM is not the one that this was written for.
     """
+    require(SERVER)
     lora_config = engine_client.vllm_config.lora_config
     if lora_config is None:
         raise ConfigError("memory needs LoRA: add --enable-lora (enable_lora: true)")

@@ -13,7 +13,15 @@ from vllm_mega.engine.lifeline import end_with_parent
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the server; `argv` is what would follow `vllm serve`."""
+    """Run the server; `argv` is what would follow `vllm serve`.
+
+    Raises:
+        UpstreamError: vLLM is not the one that this was written for.
+    """
+    from vllm_mega.contract.checking import require
+    from vllm_mega.engine.upstream.of_starting import SERVE
+
+    require(SERVE)
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from vllm_mega._quiet import quiet
+from vllm_mega.contract.checking import require
+from vllm_mega.contract.of_transformers import TRANSFORMERS
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.models.dtype import cpu_dtype
 from vllm_mega.models.refusals import check_trainable, load_error, refuse_missing
@@ -43,7 +45,9 @@ class FrozenModel:
         Raises:
             ModelError: it cannot be loaded or lacks weights, cannot be run on packed rows, or does not have
                 the layers that `recipe` asks for.
+            UpstreamError: transformers is not what this was written for.
         """
+        require(TRANSFORMERS)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.chat = load_chat_format(path, recipe.chat_template, trust_remote_code=trust_remote_code)
         self.model = _load(path, _compute_dtype(path, self.device), trust_remote_code=trust_remote_code)

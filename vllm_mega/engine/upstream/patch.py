@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_mega.contract.tested import TESTED
 from vllm_mega.errors import UpstreamError
 
 _MARKER = "__vllm_mega_patch__"
+_ORIGINAL = "__wrapped__"
+"""Where `inspect` looks for what a function stands before."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Patch:
         if found != self.parameters:
             raise UpstreamError(
                 f"{self.module}:{self.target} takes {found}, expected {self.parameters}: "
-                "this vllm_mega was written for vLLM 0.32"
+                f"this vllm_mega was tested with vLLM {TESTED['vllm']}"
             )
         replacement = self.make(function)
         setattr(replacement, _MARKER, self)
+        setattr(replacement, _ORIGINAL, function)
         setattr(owner, name, classmethod(replacement) if isinstance(original, classmethod) else replacement)

@@ -1,0 +1,326 @@
+"""The contract names all that our sources use of vLLM and transformers, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.contract import sources as ours
+from tests.contract.sources import Source, sources, stocks
+from vllm_mega.contract.tree import Tree
+from vllm_mega.contract.use import Use, pins
+from vllm_mega.engine.upstream import patches, runner_patches
+from vllm_mega.engine.upstream.patch import Patch
+from vllm_mega.engine.upstream.whole import CONTRACT, PATCHED
+
+USES = tuple(use for uses in CONTRACT.values() for use in uses)
+FACING = re.compile(r"(engine|serving|requests)\.|offline$|plugin$")
+"""Modules whose objects are mostly vLLM's: there every name that is not known is one of vLLM's."""
+SETTERS = {
+    "engine.upstream.patch": "patches, each in the contract",
+    "serving.handlers": "the field `mega` of a response",
+    "training.last": "a module of a model, by its place",
+    "training.lora": "a module of a model, by its place",
+}
+"""Where attributes are set by a name that is computed."""
+KNOWN: tuple[object, ...] = (
+    *(vars(builtins)[name] for name in ("str", "list", "dict", "set", "tuple", "bytes", "int", "float", "type")),
+    frozenset, BaseException, Path, re.Pattern, re.Match,
+)  # fmt: skip
+OTHERS = frozenset(
+    [
+        "INTERNAL_SERVER_ERROR",
+        "NOT_FOUND",
+        "NOT_IMPLEMENTED",
+        "SERVICE_UNAVAILABLE",
+        "TOO_MANY_REQUESTS",
+        "__func__",
+        "__struct_fields__",
+        "_actions",
+        "_exit",
+        "_mapping",
+        "add_api_route",
+        "add_argument",
+        "add_metric",
+        "add_middleware",
+        "add_subparsers",
+        "all",
+        "any",
+        "app",
+        "bind",
+        "callback",
+        "cancel",
+        "connect",
+        "copy_",
+        "create_future",
+        "cumsum",
+        "data_ptr",
+        "default",
+        "exception",
+        "fileno",
+        "flatten",
+        "flush",
+        "headers",
+        "include_router",
+        "is_alive",
+        "itemsize",
+        "kill",
+        "max",
+        "mega_ready",
+        "model_copy",
+        "model_dump",
+        "model_dump_json",
+        "model_extra",
+        "model_validate",
+        "named_modules",
+        "numel",
+        "numpy",
+        "parse_args",
+        "pid",
+        "pop_all",
+        "popleft",
+        "prctl",
+        "ravel",
+        "recv",
+        "repeat",
+        "result",
+        "run_in_executor",
+        "scope",
+        "seek",
+        "send",
+        "send_signal",
+        "set",
+        "set_exception",
+        "set_result",
+        "setsockopt",
+        "socket",
+        "st_dev",
+        "st_ino",
+        "st_mode",
+        "st_mtime_ns",
+        "st_size",
+        "st_uid",
+        "subscribe",
+        "t",
+        "tolist",
+        "truncate",
+        "type",
+        "wait",
+        "warning",
+        "zero_",
+    ]
+)
+"""Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""
+DUNDERS = {"__init__", "__len__"}
+"""Used without their names."""
+NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
+
+
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return Tree(installed())
+
+
+def installed() -> Path:
+    import importlib.util
+
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent.parent
+
+
+def of_owner(owner: str) -> list[Use]:
+    return [use for use in USES if use.owner == owner]
+
+
+def names(uses: Iterable[Use], *kinds: str) -> set[str]:
+    return {pin.name for use in uses for pin in pins(use) if not kinds or pin.kind in kinds}
+
+
+def used_by(module: str) -> set[str]:
+    """Names that the contract has for a module of ours, those of classes among them."""
+    uses = [use for use in USES if module in use.by.split()]
+    said = {word for use in uses for text in use.says for word in re.findall(r"\w+", text)}
+    return names(uses) | said | {use.owner.partition(":")[2] for use in uses}
+
+
+# --- what is imported, overridden and patched -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [s for s in sources() if s.imports], ids=lambda s: s.name)
+def test_everything_that_is_imported_is_in_the_contract(source: Source) -> None:
+    missing = [full for full in source.imports.values() if not list(imported(full, source.name))]
+    assert missing == [], f"{source.name} imports {missing}: name it in a Use, with by={source.name!r}"
+
+
+def imported(full: str, by: str) -> Iterator[Use]:
+    """What the contract says of `module:name`; of a package's top level, wherever it is written."""
+    module, _, name = full.partition(":")
+    for use in USES:
+        owner, _, class_name = use.owner.partition(":")
+        here = owner == module or (module in ours.PACKAGES and owner.split(".")[0] == module)
+        named = here and (class_name == name or name in names([use]))
+        if by in use.by.split() and (named or use.owner == f"{module}.{name}"):
+            yield use
+
+
+@pytest.mark.parametrize("name", sorted(name for name, owners in stocks().items() if owners))
+def test_a_class_on_one_of_theirs_overrides_and_adds_what_the_contract_says(name: str, tree: Tree) -> None:
+    (ours_,) = [one for source in sources() for one in source.classes if one.name == name]
+    wrong = []
+    for owner in stocks()[name]:
+        stock = tree.find(owner)
+        assert stock is not None, owner
+        uses = of_owner(owner)
+        for member in ours_.members - {"__slots__", "__init__"}:
+            kinds = ("overridden", "called", "read") if stock.has(member) else ("added",)
+            if member not in names(uses, *kinds):
+                wrong.append(f"{owner}.{member}: {' or '.join(kinds)}")
+    assert wrong == [], f"{name} has them: name them in a Use"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, owners in stocks().items() if owners))
+def test_what_a_class_asks_of_theirs_is_in_the_contract(name: str, tree: Tree) -> None:
+    (ours_,) = [one for source in sources() for one in source.classes if one.name == name]
+    own = ours_.asked - (ours.inherited(name) - names(USES, "overridden", "read", "called"))
+    wrong = []
+    for owner in stocks()[name]:
+        stock = tree.find(owner)
+        assert stock is not None
+        missing = {one for one in own if stock.has(one)} - names(of_owner(owner))
+        wrong += [f"{owner}.{one}" for one in sorted(missing)]
+    assert wrong == [], f"{name} asks for them: name them in a Use"
+
+
+def test_every_patch_is_in_the_contract() -> None:
+    found = []
+    for module in (patches, runner_patches):
+        for value in vars(module).values():
+            found += [
+                one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Patch)
+            ]
+    assert len(found) == len(PATCHED) > 10
+    targets = {f"{one.module}.{one.target}" for one in found}
+    assert targets == {pin.full_name.replace(":", ".") for use in PATCHED for pin in pins(use)}
+    assert modules_that(lambda node: isinstance(node, ast.Call) and ast.unparse(node.func) == "Patch") == {
+        "engine.upstream.patches",
+        "engine.upstream.runner_patches",
+    }
+
+
+def test_attributes_are_set_by_a_computed_name_only_where_it_is_known_why() -> None:
+    def sets(node: ast.AST) -> bool:
+        return isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "monkeypatch")
+
+    assert modules_that(sets) == set(SETTERS)
+
+
+def test_classes_are_swapped_only_where_the_contract_says() -> None:
+    def swaps(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store)
+        )
+
+    (module,) = modules_that(swaps)
+    (source,) = [one for one in sources() if one.name == module]
+    swapped = {use.owner for use in USES if use.swapped}
+    handed = {n.id for n in ast.walk(source.tree) if isinstance(n, ast.Name)} & source.imports.keys()
+    assert {source.imports[name] for name in handed} == swapped
+    assert all(module in use.by.split() for use in USES if use.swapped)
+
+
+def modules_that(does) -> set[str]:
+    return {source.name for source in sources() if any(does(node) for node in ast.walk(source.tree))}
+
+
+# --- what is used of objects whose class no import tells --------------------------------------------------
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.name)
+def test_private_names_of_others_are_in_the_contract(source: Source) -> None:
+    used = {one.attr for one in ours.attributes(source.tree) if is_private(one.attr) and not ours.is_own(one)}
+    unknown = used - ours.our_names() - NAMED_TUPLE - OTHERS - used_by(source.name)
+    assert not unknown, f"{source.name} uses {sorted(unknown)}: name them in a Use with by={source.name!r}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("source", [s for s in sources() if FACING.match(s.name)], ids=lambda s: s.name)
+def test_names_that_are_nobodys_else_are_in_the_contract(source: Source) -> None:
+    unknown = set(foreign(source)) - used_by(source.name)
+    assert not unknown, (
+        f"{source.name} uses {sorted(unknown)}: if they are vLLM's, name them in a Use with "
+        f"by={source.name!r}; if not, among the OTHERS of this test"
+    )
+
+
+def test_others_are_names_that_we_use() -> None:
+    facing = [source for source in sources() if FACING.match(source.name)]
+    private = {
+        one.attr for source in sources() for one in ours.attributes(source.tree) if is_private(one.attr)
+    }
+    assert private.union(*(foreign(source, frozenset()) for source in facing)) >= OTHERS
+
+
+def foreign(source: Source, others: frozenset[str] = OTHERS) -> Iterator[str]:
+    """Names that are neither ours, nor of a module, nor of a usual type."""
+    modules = {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    known = others.union(ours.our_names(), *map(dir, KNOWN))
+    for one in ours.attributes(source.tree):
+        root = one.value
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        of_module = isinstance(root, ast.Name) and root.id in modules
+        if not of_module and one.attr not in known:
+            yield one.attr
+
+
+# --- nothing else -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.owner)
+def test_nothing_is_in_the_contract_that_nobody_uses(use: Use) -> None:
+    if use in PATCHED:
+        return
+    texts = all_words()
+    unknown = [module for module in use.by.split() if module not in texts]
+    assert unknown == [], f"{use.owner}: there are no such modules of ours"
+    together = set().union(*(texts[module] for module in use.by.split()))
+    kinds = ("patched", "overridden", "called", "read")
+    assert names([use], *kinds) - together - DUNDERS == set(), f"{use.owner}: nobody uses them"
+
+
+@cache
+def all_words() -> dict[str, set[str]]:
+    return {source.name: words(source) for source in sources()}
+
+
+def words(source: Source) -> set[str]:
+    """Names and words of texts in a module."""
+    found: set[str] = set()
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or isinstance(node, ast.alias):
+            found.add(node.name)
+        elif isinstance(node, ast.keyword):
+            found.add(node.arg or "")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"\w+", node.value))
+    return found

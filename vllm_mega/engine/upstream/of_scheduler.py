@@ -1,0 +1,240 @@
+"""What we rely on in vLLM where an engine is configured, and where it schedules. Data."""
+
+from __future__ import annotations
+
+from vllm_mega.contract.use import Use
+
+_MEMORY = "vLLM has a way to carry mixtures"
+
+CONFIGURATION = (
+    Use(
+        "vllm.config.vllm:VllmConfig",
+        by="engine.checks engine.configuration engine.prefetch engine.settings engine.upstream.replacements "
+        "engine.worker serving.endpoints serving.limit serving.metrics",
+        why="An engine's configuration says whether it has memory, and whether it can.",
+        until="platforms have a hook for plugins",
+        reads="additional_config compilation_config instance_id kv_transfer_config lora_config model_config "
+        "parallel_config scheduler_config",
+    ),
+    Use(
+        "vllm.config.parallel:ParallelConfig",
+        by="engine.configuration engine.prefetch serving.limit serving.metrics",
+        why="What cannot be had with mixtures is refused; our worker extension is put in; engines counted.",
+        until="vLLM says how many engines an API server has",
+        reads="_api_process_count data_parallel_rank data_parallel_size data_parallel_size_local "
+        "local_engines_only pipeline_parallel_size prefill_context_parallel_size worker_extension_cls",
+    ),
+    Use(
+        "vllm.config.scheduler:SchedulerConfig",
+        by="engine.configuration serving.limit",
+        why="Our scheduler is put in where no other is.",
+        reads="max_num_seqs scheduler_cls",
+    ),
+    Use(
+        "vllm.config.lora",
+        by="serving.launch",
+        why="Slots are made as large as the bank's largest adapter needs: one of the ranks that vLLM allows.",
+        says=("MaxLoRARanks = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]",),
+    ),
+    Use(
+        "vllm.config.lora:LoRAConfig",
+        by="engine.checks engine.manager engine.scheduler engine.upstream.replacements engine.worker "
+        "serving.endpoints",
+        why="Slots, ranks, types and layers of the LoRA that mixtures are computed with.",
+        reads="fully_sharded_loras lora_dtype max_cpu_loras max_lora_rank max_loras target_modules",
+    ),
+    Use(
+        "vllm.config.model:ModelConfig",
+        by="engine.checks engine.configuration engine.upstream.replacements engine.worker offline "
+        "serving.beforehand serving.chat serving.endpoints serving.handlers serving.offline_chat "
+        "serving.starting",
+        why="Where the model is, how long its context is, and what of it cannot be had with mixtures.",
+        reads="enable_prompt_embeds enable_sleep_mode is_moe max_model_len model trust_remote_code",
+    ),
+    Use(
+        "vllm.config.kv_transfer:KVTransferConfig",
+        by="engine.configuration",
+        why="Connectors that know KV by its tokens alone are refused.",
+        until=_MEMORY,
+        reads="kv_connector kv_connector_extra_config",
+    ),
+    Use(
+        "vllm.distributed.kv_transfer.kv_connector.factory",
+        by="engine.configuration",
+        why="How the refused connectors are called.",
+        until=_MEMORY,
+        says=(
+            '"ExampleConnector"',
+            '"HF3FSKVConnector"',
+            '"LMCacheConnectorV1"',
+            '"LMCacheMPConnector"',
+            '"MultiConnector"',
+        ),
+    ),
+    Use(
+        "vllm.config.compilation:CompilationConfig",
+        by="engine.upstream.replacements",
+        why="What stock switches off on CPUs is switched on again.",
+        until="the stock CPU LoRA path can be compiled",
+        reads="mode",
+    ),
+    Use(
+        "vllm.config:CompilationMode",
+        by="engine.upstream.replacements",
+        why="What stock switches off on CPUs is switched on again.",
+        until="the stock CPU LoRA path can be compiled",
+        reads="DYNAMO_TRACE_ONCE VLLM_COMPILE",
+    ),
+    Use(
+        "vllm.platforms",
+        by="engine.upstream.applying",
+        why="The patches of CUDA's platform are for CUDA alone.",
+        reads="current_platform",
+    ),
+    Use(
+        "vllm.platforms.interface:Platform",
+        by="engine.upstream.applying",
+        why="The patches of CUDA's platform are for CUDA alone.",
+        calls={"is_cuda": ""},
+    ),
+    Use(
+        "vllm.plugins",
+        by="plugin",
+        why="Where vLLM finds us.",
+        says=('"vllm.general_plugins"', '"vllm.endpoint_plugins"'),
+    ),
+    Use(
+        "vllm.envs",
+        by="serving.door serving.endpoints serving.launch",
+        why="Variables that we set for vLLM, or that it must not have.",
+        says=(
+            '"VLLM_API_KEY"',
+            '"VLLM_CPU_KVCACHE_SPACE"',
+            '"VLLM_CPU_OMP_THREADS_BIND"',
+            '"VLLM_PLUGINS"',
+            '"VLLM_SKIP_MODEL_NAME_VALIDATION"',
+        ),
+    ),
+)
+"""In every process that has a configuration."""
+
+_SCHEDULER = "schedulers have a hook that says whether a request may run now"
+
+SCHEDULER = (
+    Use(
+        "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
+        by="engine.scheduler",
+        why="MegaScheduler runs a request only when all its adapters fit the slots; upstream counts one.",
+        until=_SCHEDULER,
+        overrides={
+            "add_request": "self request",
+            "_handle_blocked_waiting_request": "self request",
+            "shutdown": "self",
+        },
+        reads="_free_request grammar_compile_error_reqs kv_event_publisher lora_config "
+        "max_num_running_reqs requests running schedule vllm_config",
+        adds="_admission _announcer _checks _has_adapters _held _holder _ids _joined _live_mixtures _needs "
+        "_note_joined expect",
+    ),
+    Use(
+        "vllm.v1.core.sched.scheduler",
+        by="engine.scheduler",
+        why="Requests in this set end with an error after the step; who waits is asked before it is tried.",
+        until=_SCHEDULER,
+        says=(
+            "error_req_ids = set(self.grammar_compile_error_reqs)",
+            "self._handle_blocked_waiting_request(",
+        ),
+    ),
+    Use(
+        "vllm.v1.core.sched.output:SchedulerOutput",
+        by="engine.scheduler engine.runners",
+        why="What a step is: the second runner learns of new requests by it.",
+        until=_SCHEDULER,
+        reads="scheduled_new_reqs",
+    ),
+    Use(
+        "vllm.v1.request:Request",
+        by="engine.adapters engine.scheduler engine.start",
+        why="What the scheduler knows of a request: its LoRA, its prompt, its parameters.",
+        until=_SCHEDULER,
+        reads="lora_request num_prompt_tokens request_id sampling_params",
+    ),
+    Use(
+        "vllm.v1.engine:EngineCoreRequest",
+        by="engine.adapters engine.start engine.upstream.replacements",
+        why="What comes through the door, before the engine has it.",
+        until="vLLM lets a plugin validate LoRA requests",
+        reads="lora_request prompt_embeds prompt_token_ids request_id resumable sampling_params",
+    ),
+    Use(
+        "vllm.v1.engine.core:EngineCore",
+        by="engine.upstream.replacements serving.metrics",
+        why="The scheduler is told of a request before it may schedule it; workers tell their counts.",
+        until="the scheduler is told of a request when it arrives",
+        calls={"collective_rpc": "method timeout args kwargs"},
+        reads="scheduler",
+    ),
+    Use(
+        "vllm.v1.engine.input_processor:InputProcessor",
+        by="engine.upstream.replacements serving.beforehand",
+        why="The door knows the configuration; a request is tried before memory costs anything.",
+        until="vLLM lets a plugin validate LoRA requests",
+        calls={"process_inputs": "request_id prompt params supported_tasks"},
+        reads="lora_config vllm_config",
+    ),
+    Use(
+        "vllm.sampling_params:SamplingParams",
+        by="engine.start offline serving.offline_chat serving.routed",
+        why="A start travels to the workers in `extra_args`.",
+        until="a LoRARequest can say from which token it acts",
+        reads="extra_args",
+    ),
+    Use(
+        "vllm.lora.request",
+        by="engine.adapters engine.scheduler engine.worker",
+        why="A mixture travels as a LoRARequest, made by position.",
+        until=_MEMORY,
+        says=("    lora_name: str\n    lora_int_id: int\n    lora_path: str",),
+    ),
+    Use(
+        "vllm.lora.request:LoRARequest",
+        by="engine.adapters engine.scheduler engine.start engine.upstream.replacements engine.worker offline "
+        "serving.completions serving.endpoints serving.handlers serving.hook serving.offline_chat "
+        "serving.routed",
+        why="A mixture travels as a LoRARequest, whose name and path say what it is.",
+        until=_MEMORY,
+        overrides={"__eq__": "self value", "__hash__": "self"},
+        reads="load_inplace lora_int_id lora_name lora_path",
+        adds="mixture",
+    ),
+    Use(
+        "vllm.v1.core.kv_cache_utils",
+        by="engine.start",
+        why="Keys of a block are tagged, so those of a LoRA can be taken out.",
+        until="a LoRARequest can say from which token it acts",
+        says=('("lora", ',),
+    ),
+    Use(
+        "vllm.distributed.kv_events:BlockStored",
+        by="engine.events",
+        why="Events of blocks before start must not name the mixture.",
+        until="a LoRARequest can say from which token it acts",
+        reads="block_hashes block_size extra_keys lora_id lora_name parent_block_hash token_ids",
+    ),
+    Use(
+        "vllm.distributed.kv_events:KVEventBatch",
+        by="engine.events",
+        why="Events of blocks before start must not name the mixture.",
+        until="a LoRARequest can say from which token it acts",
+        reads="events",
+    ),
+    Use(
+        "vllm.distributed.kv_events:EventPublisher",
+        by="engine.events",
+        why="ToldApart stands in for the scheduler's publisher.",
+        until="a LoRARequest can say from which token it acts",
+        overrides={"publish": "self events"},
+    ),
+)
+"""In the process that schedules."""
