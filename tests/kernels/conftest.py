@@ -1,4 +1,4 @@
-"""Tests of the registers of AMX are collected where this machine has it: elsewhere there is nothing to ask."""
+"""Tests of the registers of AMX are left out where there are none: nothing could be asked."""
 
 from __future__ import annotations
 

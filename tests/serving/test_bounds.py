@@ -21,9 +21,9 @@ from vllm_mega.bank.layout import check_links
 from vllm_mega.config import MegaSettings, repeated
 from vllm_mega.engine import upstream
 from vllm_mega.engine.upstream import MESSAGE
+from vllm_mega.serving.bodies import check_body
 from vllm_mega.serving.chat import MegaChat
 from vllm_mega.serving.schemas import make_plan, parse_mega
-from vllm_mega.serving.wellformed import check_body
 
 SETTINGS = MegaSettings(bank="bank")
 IDS = [f"memory-{n}" for n in range(40_000)]

@@ -5,7 +5,6 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.forks import PROCESSES
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.reader import BankReader
 from vllm_mega.bank.verify import verify
@@ -32,9 +32,6 @@ from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)
-
-PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["peft", "vllm_mega.gate.embedder", "vllm_mega.training.trainer"])
 
 
 class OneFails(Trainer):
