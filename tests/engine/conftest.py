@@ -1,4 +1,8 @@
-"""One real engine for the session, in this process, in float32: exactness is not hidden by rounding."""
+"""One real engine for the session, in this process, in float32: exactness is not hidden by rounding.
+
+Its model is small and random: what is asked here is which numbers are added to which, and the default model
+answers that, only more slowly. `test_other_engines` asks it once; servers of other tests have it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.engine.adapters import Adapters
+from tests.engine.by_position import ByPosition
+from tests.engine.tiny import LAYERS, tiny_model
 from vllm_mega.mixture import Mixture
-from vllm_mega.models import linear_shapes, resolve_model
+from vllm_mega.models import linear_shapes
 
 SLOTS = 4
 ENGINE_ARGS: dict[str, Any] = {
@@ -24,7 +30,7 @@ ENGINE_ARGS: dict[str, Any] = {
     "max_num_seqs": 8,
     "max_num_batched_tokens": 96,  # prompts of the tests are longer: prefill comes in chunks
     "block_size": 32,  # the CPU default of 128 would leave short prompts without prefix caching
-    "kv_cache_memory_bytes": 40 * 2**20,  # about 900 tokens: long answers preempt each other
+    "kv_cache_memory_bytes": 40 * 48 * 2**10,  # 40 blocks of the model: long answers preempt each other
     "enable_prefix_caching": True,
 }
 
@@ -102,13 +108,19 @@ class Engine:
 
 
 @pytest.fixture(scope="session")
-def model() -> Path:
-    return resolve_model()
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Adapters:
-    return Adapters(tmp_path_factory.mktemp("adapters"), linear_shapes(model))
+    folder = tmp_path_factory.mktemp("adapters")
+    return Adapters(folder, linear_shapes(model), layers=LAYERS, scale=0.3)
+
+
+@pytest.fixture(scope="session")
+def reference(model: Path) -> ByPosition:
+    return ByPosition(model)
 
 
 @pytest.fixture(scope="session")

@@ -56,9 +56,9 @@ def _pickle(folder: Path) -> None:
 
 
 def _high_rank(folder: Path) -> None:
-    shapes = {"model.layers.20.mlp.up_proj": (1536, 576)}
+    shapes = {"model.layers.2.mlp.up_proj": (256, 128)}
     shutil.rmtree(folder)
-    write_adapter(folder, shapes, seed=0, rank=16, leaves=("mlp.up_proj",), layers=range(20, 21))
+    write_adapter(folder, shapes, seed=0, rank=16, leaves=("mlp.up_proj",), layers=range(2, 3))
 
 
 SPOILED = {

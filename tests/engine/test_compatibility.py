@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from tests.engine.adapters import Adapters
 from tests.engine.conftest import ENGINE_ARGS, Engine
 from tests.engine.other_engine import ask_other_engine
-from tests.engine.tiny import tiny_model
 from vllm_mega.mixture import Mixture
 
 pytestmark = pytest.mark.engine
@@ -117,9 +116,11 @@ def _quantized(model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_model_that_vllm_cannot_put_lora_on_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_model_that_vllm_cannot_put_lora_on_is_refused(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     args = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "none"}}}
-    int8 = _quantized(tiny_model(tmp_path / "model")[0], tmp_path / "int8")
+    int8 = _quantized(model, tmp_path / "int8")
     with pytest.raises(subprocess.CalledProcessError):
         ask_other_engine(tmp_path, int8, args, [(REPEATS, None)], plugins="vllm_mega", batched=True)
     assert "ConfigError: model.layers.0.self_attn.qkv_proj has given its weights" in capfd.readouterr().err

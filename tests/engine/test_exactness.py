@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.engine.adapters import MIXED, Adapters, write_adapter
 from tests.engine.conftest import ENGINE_ARGS, SLOTS, Answer, Engine
 from tests.engine.other_engine import ask_other_engine
+from tests.engine.tiny import LAYERS
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.bank.peft_import import import_adapter
 from vllm_mega.errors import MixtureError
@@ -123,12 +125,12 @@ def test_weight_one_on_one_adapter_equals_stock_vllm(
     assert_same(found, [Answer(*answer, 0) for answer in stock], tolerance=1e-3)
 
 
-@pytest.mark.slow
 def test_ranks_and_scales_of_its_own_go_into_an_added_adapter(engine: Engine, model: Path, tmp_path: Path):
     """The same adapter, once plain, once as PEFT writes it with patterns and a saved state's names."""
     base = BaseWeights(model)
-    plain = write_adapter(tmp_path / "plain", base.shapes, seed=11, leaves=MIXED)
-    twisted = write_adapter(tmp_path / "twisted", base.shapes, seed=11, leaves=MIXED)
+    same: dict[str, Any] = {"seed": 11, "leaves": MIXED, "layers": LAYERS, "scale": 0.3}
+    plain = write_adapter(tmp_path / "plain", base.shapes, **same)
+    twisted = write_adapter(tmp_path / "twisted", base.shapes, **same)
     tensors = {}
     for name, values in load_file(twisted / "adapter_model.safetensors").items():
         if ".q_proj." in name:  # rank 8, of which half is zero

@@ -1,4 +1,4 @@
-"""Other kinds of engines, of a small random model: the logits of one whose adapter acts by position."""
+"""Other kinds of engines, and the default model: logits of a plain model whose adapter acts by position."""
 
 from __future__ import annotations
 
@@ -12,53 +12,68 @@ from tests.engine.by_position import ByPosition
 from tests.engine.conftest import ENGINE_ARGS, Answer
 from tests.engine.other_engine import ask_other_engine
 from tests.engine.test_start_exactness import Asked, assert_start_matters, batch_of, check
-from tests.engine.tiny import tiny_model
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.mixture import Mixture
+from vllm_mega.models import linear_shapes, resolve_model
 
 pytestmark = pytest.mark.engine
-OURS = ENGINE_ARGS | {"enforce_eager": True, "additional_config": {"mega": {"bank": "unused"}}}
+OURS = ENGINE_ARGS | {
+    "enforce_eager": True,
+    "additional_config": {"mega": {"bank": "unused"}},
+    "kv_cache_memory_bytes": 40 * 2**20,
+}
 
 
-class Tiny(NamedTuple):
+class Asking(NamedTuple):
     model: Path
     reference: ByPosition
     batch: list[Asked]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    folder, shapes = tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-    adapters = Adapters(tmp_path_factory.mktemp("adapters"), shapes, layers=range(3), scale=0.3)
-    reference = ByPosition(folder)
-    return Tiny(folder, reference, batch_of(adapters, reference))
+def tiny(model: Path, adapters: Adapters, reference: ByPosition) -> Asking:
+    return Asking(model, reference, batch_of(adapters, reference))
 
 
-def check_elsewhere(tiny: Tiny, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
+@pytest.fixture
+def default(tmp_path: Path) -> Asking:
+    """The default model, and adapters of all of its layers."""
+    model = resolve_model()
+    adapters = Adapters(tmp_path / "adapters", linear_shapes(model), layers=range(30), scale=0.1)
+    reference = ByPosition(model)
+    return Asking(model, reference, batch_of(adapters, reference))
+
+
+def check_elsewhere(asking: Asking, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
     requests = [
-        (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in tiny.batch
+        (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in asking.batch
     ]
     answers = ask_other_engine(
-        folder, tiny.model, OURS | changes, requests,
-        plugins="vllm_mega", batched=True, starts=[r.start for r in tiny.batch], max_tokens=max_tokens,
+        folder, asking.model, OURS | changes, requests,
+        plugins="vllm_mega", batched=True, starts=[r.start for r in asking.batch], max_tokens=max_tokens,
     )  # fmt: skip
     found = [Answer(*answer, 0) for answer in answers]
     assert_start_matters(found)
-    check(tiny.reference, tiny.batch, found)
+    check(asking.reference, asking.batch, found)
 
 
-def test_compiled(tiny: Tiny, tmp_path: Path):
+def test_compiled(tiny: Asking, tmp_path: Path):
     check_elsewhere(tiny, tmp_path, enforce_eager=False)
 
 
 @pytest.mark.slow
+def test_the_default_model(default: Asking, tmp_path: Path):
+    check_elsewhere(default, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("caching", [False, True])
-def test_speculative_decoding(tiny: Tiny, tmp_path: Path, caching: bool):
+def test_speculative_decoding(tiny: Asking, tmp_path: Path, caching: bool):
     ngrams = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
     check_elsewhere(tiny, tmp_path, 24, enable_prefix_caching=caching, speculative_config=ngrams)
 
 
 @pytest.mark.slow
-def test_tensor_parallel(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tensor_parallel(tiny: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     check_elsewhere(tiny, tmp_path, tensor_parallel_size=2)

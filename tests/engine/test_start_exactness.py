@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +15,8 @@ from vllm_mega.engine import runners
 from vllm_mega.engine.routing import token_ids
 from vllm_mega.errors import MixtureError
 from vllm_mega.mixture import Mixture
-from vllm_mega.models import linear_shapes
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.engine
 
 BLOCK = ENGINE_ARGS["block_size"]
 CHUNK = ENGINE_ARGS["max_num_batched_tokens"]
@@ -39,20 +37,8 @@ class Asked(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def reference(model: Path) -> ByPosition:
-    return ByPosition(model)
-
-
-@pytest.fixture(scope="module")
-def strong(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Adapters:
-    """Adapters that change so much that one token more or less of them is seen."""
-    folder = tmp_path_factory.mktemp("strong")
-    return Adapters(folder, linear_shapes(model), layers=range(30), scale=0.1)
-
-
-@pytest.fixture(scope="module")
-def batch(strong: Adapters, reference: ByPosition) -> list[Asked]:
-    return batch_of(strong, reference)
+def batch(adapters: Adapters, reference: ByPosition) -> list[Asked]:
+    return batch_of(adapters, reference)
 
 
 def batch_of(adapters: Adapters, reference: ByPosition) -> list[Asked]:

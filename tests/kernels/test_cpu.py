@@ -173,10 +173,9 @@ extern "C" void store(void* shapes) { asm volatile("sttilecfg (%0)" ::"r"(shapes
 """
 
 
+@pytest.mark.amx
 @pytest.mark.parametrize("configured", [True, False])
 def test_whoever_else_uses_the_registers_finds_them_as_they_were(configured, tmp_path: Path):
-    if not native.has_amx():
-        pytest.skip("needs AMX")
     (source := tmp_path / "registers.cpp").write_text(REGISTERS)
     registers, case = native.loaded(source), Case(tokens=40, mix="same", dtype=torch.bfloat16)
     shapes = np.zeros(64, np.uint8)

@@ -22,6 +22,7 @@ from vllm_mega.config import MegaSettings, repeated
 from vllm_mega.engine import upstream
 from vllm_mega.engine.upstream import MESSAGE
 from vllm_mega.requests.schemas import make_plan, parse_mega
+from vllm_mega.serving.bodies import check_body
 from vllm_mega.serving.chat import MegaChat
 
 SETTINGS = MegaSettings(bank="bank")
@@ -94,6 +95,11 @@ async def test_40_000_ids_are_refused_at_once(app: Any, model: str) -> None:
     assert min(took for _, took, _ in answers) < 0.05
     assert min(held for _, _, held in answers) < 0.01 + parsing
     assert seconds(lambda: refused(make_plan, MANY, SETTINGS, SLOTS)) < 0.001
+
+
+def test_a_body_is_looked_at_in_less_time_than_it_is_parsed() -> None:
+    body = json.dumps({"mega": MANY}).encode()
+    assert seconds(lambda: check_body(body)) < seconds(lambda: json.loads(body))
 
 
 @pytest.mark.parametrize(

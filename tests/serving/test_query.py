@@ -45,9 +45,12 @@ def read(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def query(bank: Path, source: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def query(
+    bank: Path, source: Path, output: Path, *more: str, processes: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """`processes`: whether the engine and its worker have their own, each of which imports vLLM."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_") or k == "VLLM_MEGA_HOME"}
-    environment["OMP_NUM_THREADS"] = "1"
+    environment |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(processes))}
     command = [
         sys.executable,
         "-m",
@@ -84,7 +87,7 @@ def test_lines_are_answered_in_order_behind_those_that_are(bank: Path, tmp_path:
     kept = {"id": "first", "prompt": ASKED["bakery"], "answer": "from an earlier run", "mega": {}}
     output.write_text(json.dumps(kept) + '\n{"id": "second", "prompt": "Wh')
 
-    run = query(bank, source, output, "--mode", "recall", "--progress")
+    run = query(bank, source, output, "--mode", "recall", "--progress", processes=False)
     assert run.returncode == 1, run.stdout + run.stderr
     answers = read(output)
     assert [line["id"] for line in answers] == ["first", "second", 3, 7, 5, 6]

@@ -5,7 +5,6 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.banks import adapters, last_event, newest, problems, row
+from tests.forks import PROCESSES
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.changes import put
@@ -43,9 +43,6 @@ from vllm_mega.training.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)
-
-PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["peft", "vllm_mega.gate.embedder", "vllm_mega.training.trainer"])
 
 
 class OneFails(Trainer):

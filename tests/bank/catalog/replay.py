@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple, TextIO
 
+from tests.bank.catalog import writer
 from tests.bank.samples import SHAPES
+from tests.forks import PROCESSES
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.check import check
 from vllm_mega.bank.catalog.events import events_after
@@ -17,19 +20,38 @@ from vllm_mega.bank.catalog.follower import Follower
 from vllm_mega.bank.catalog.reading import history
 from vllm_mega.bank.catalog.records import Event, MemoryName
 
-REPO = Path(__file__).parents[3]
 SAID = {"added": "written", "updated": "written", "returned": "ended", "failed": "ended"}
 UNKNOWN = {"linked", "ended"}
 """What a writer does not know the version of."""
 Said = list[tuple[str, str, int]]
 
 
-def start(catalog: Catalog, url: str | None, seed: int, count: int) -> subprocess.Popen[str]:
+class Speaking(NamedTuple):
+    """A process, and what it prints."""
+
+    process: BaseProcess
+    output: TextIO
+
+
+def speaking(main: Callable[..., None], *arguments: str) -> Speaking:
+    """A process that calls `main`."""
+    heard, told = PROCESSES.Pipe(False)
+    process = PROCESSES.Process(target=_printing_there, args=(told, main, arguments))
+    process.start()
+    told.close()
+    with heard:
+        return Speaking(process, os.fdopen(os.dup(heard.fileno())))
+
+
+def _printing_there(told: Connection, main: Callable[..., None], arguments: Sequence[str]) -> None:
+    os.dup2(told.fileno(), 1)
+    told.close()
+    main(*arguments)
+
+
+def start(catalog: Catalog, url: str | None, seed: int, count: int) -> Speaking:
     """A process that changes the bank `count` times."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.bank.catalog.writer", catalog.root, url or "", str(seed), str(count)],
-        cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return speaking(writer.main, str(catalog.root), url or "", str(seed), str(count))
 
 
 def said(output: str) -> Said:

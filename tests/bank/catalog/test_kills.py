@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.bank.catalog.replay import REPO, Said, require_whole, said, start, told
+from tests.bank.catalog import maker
+from tests.bank.catalog.replay import Said, require_whole, said, speaking, start, told
 from tests.bank.samples import BASE, EMBEDDER
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog, open_catalog
 from vllm_mega.bank.catalog.records import BankSettings
@@ -22,14 +20,14 @@ from vllm_mega.errors import BankNotFoundError
 def killed(catalog: Catalog, url: str | None, seed: int) -> Said:
     """What a writer was told before it was killed, at some moment after its first change."""
     chance = random.Random(seed)
-    writer = start(catalog, url, seed, 10**6)
-    assert writer.stdout is not None
-    first = writer.stdout.readline()
-    time.sleep(chance.uniform(0, 0.4))
-    writer.kill()
-    rest = writer.stdout.read()
-    writer.stdout.close()
-    assert writer.wait(30) == -9
+    writer, output = start(catalog, url, seed, 10**6)
+    with output:
+        first = output.readline()
+        time.sleep(chance.uniform(0, 0.4))
+        writer.kill()
+        rest = output.read()
+    writer.join(30)
+    assert writer.exitcode == -9
     return said(first + rest)
 
 
@@ -60,17 +58,13 @@ def test_making_a_bank_is_killed(url: str | None, tmp_path: Path) -> None:
     settings = BankSettings(BASE, EMBEDDER)
     root = tmp_path / "bank"
     for delay in (0.0, 0.01, 0.05, 0.1):
-        maker = subprocess.Popen(
-            [sys.executable, "-m", "tests.bank.catalog.maker", root, url or ""],
-            cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert maker.stdout is not None
-        assert maker.stdout.readline() == "begins\n"
-        time.sleep(delay)
-        maker.kill()
-        done = maker.stdout.read() == "done\n"
-        maker.stdout.close()
-        maker.wait(30)
+        making, output = speaking(maker.main, str(root), url or "")
+        with output:
+            assert output.readline() == "begins\n"
+            time.sleep(delay)
+            making.kill()
+            done = output.read() == "done\n"
+        making.join(30)
         try:
             open_catalog(root, url).close()
             break

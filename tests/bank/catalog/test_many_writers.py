@@ -20,13 +20,14 @@ def run(catalog: Catalog, url: str | None, writers: int, changes: int) -> dict[s
     followers = [Follower(catalog), Follower(catalog)]
     for seen in follow(catalog, followers):
         assert seen >= 0
-        if all(process.poll() is not None for process in started.values()):
+        if not any(writer.process.is_alive() for writer in started.values()):
             break
     found = {}
-    for who, process in started.items():
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0
-        found[who] = said(output)
+    for who, writer in started.items():
+        with writer.output as output:
+            found[who] = said(output.read())
+        writer.process.join(60)
+        assert writer.process.exitcode == 0
     fresh = Follower(catalog)
     for follower in (*followers, fresh):
         follower.refresh()
