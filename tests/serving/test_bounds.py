@@ -22,7 +22,7 @@ from vllm_mega.config import MegaSettings, repeated
 from vllm_mega.engine import upstream
 from vllm_mega.engine.upstream import MESSAGE
 from vllm_mega.requests.schemas import make_plan, parse_mega
-from vllm_mega.serving.bodies import check_body
+from vllm_mega.requests.wellformed import check_body
 from vllm_mega.serving.chat import MegaChat
 
 SETTINGS = MegaSettings(bank="bank")
