@@ -82,10 +82,14 @@ def _version(n: int, key: Key) -> dict[str, Any]:
 
 
 def _keys(seed: int, count: int) -> Key:
-    """[count, D], unit rows."""
-    keys = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
-    unit: Key = keys / np.linalg.norm(keys, axis=1, keepdims=True)
-    return unit
+    """[count, D], unit rows, in clusters: within one their cosines are about 0.5."""
+    random = np.random.default_rng(seed)
+    centres = _unit(np.random.default_rng(0).normal(size=(1000, DIM)))
+    return _unit(centres[random.integers(len(centres), size=count)] + _unit(random.normal(size=(count, DIM))))
+
+
+def _unit(vectors: npt.NDArray[Any]) -> Key:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def _digest(text: str) -> str:

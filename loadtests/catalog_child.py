@@ -1,7 +1,8 @@
 """A reader of one bank, and a writer beside it, told by lines: python -m loadtests.catalog_child ROOT
 
-Told to, it starts, and says how long that took and what it holds; then for every line it adds one memory and
-looks for it.
+Told to, it starts, and says how long that took and what it holds. Then for every line "add" it adds one
+memory and looks for it, for "ask" its gate gets a batch of queries, and for "check" it compares all that the
+gate said with every key of the bank.
 """
 
 from __future__ import annotations
@@ -9,22 +10,19 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from loadtests.catalog_bulk import DIM, draft
-from vllm_mega.bank.catalog.catalog import open_catalog
+from loadtests.catalog_bulk import draft
+from loadtests.catalog_gate import Asking
 from vllm_mega.bank.catalog.changes import add
-from vllm_mega.bank.catalog.follower import Follower
-from vllm_mega.bank.catalog.records import MemoryName, Row
+from vllm_mega.bank.library import Library
+from vllm_mega.gate.index.index import Index
 
 
 class Started(msgspec.Struct, frozen=True):
-    """What the reader's start cost."""
+    """What it cost until the first query could be answered."""
 
     memories: int
     startup_s: float
@@ -38,24 +36,10 @@ class Added(msgspec.Struct, frozen=True):
     seen_s: float
 
 
-class Matrix:
-    """All keys in one array, as a gate holds them."""
+class Said(msgspec.Struct, frozen=True):
+    """Seconds of a query, or the part of them whose best memory is the exact one."""
 
-    def __init__(self) -> None:
-        self.keys: npt.NDArray[np.float32] = np.empty((1024, DIM), np.float32)
-        self.rows: dict[MemoryName, int] = {}
-
-    def put(self, rows: Sequence[Row], keys: npt.NDArray[np.float32]) -> None:
-        """Take keys [N, D]."""
-        while len(self.keys) < len(self.rows) + len(rows):
-            self.keys = np.concatenate([self.keys, np.empty_like(self.keys)])
-        for row, key in zip(rows, keys, strict=True):
-            self.keys[self.rows.setdefault(row.name, len(self.rows))] = key
-
-    def drop(self, names: Sequence[MemoryName]) -> None:
-        """Leave their rows as they are; nothing looks for them."""
-        for name in names:
-            self.rows.pop(name, None)
+    value: float
 
 
 def rss_mb() -> float:
@@ -66,23 +50,33 @@ def rss_mb() -> float:
 
 
 def main(root: str) -> None:
-    """Start at the first line, then add one memory for every other."""
+    """Start at the first line, then do what each says."""
     sys.stdin.readline()
-    with open_catalog(root) as catalog:
-        before = time.perf_counter()
-        follower = Follower(catalog, Matrix())
+    index = Index()
+    before = time.perf_counter()
+    with Library(root, keys=index) as library:
         seconds = time.perf_counter() - before
-        say(Started(len(follower.rows), round(seconds, 2), rss_mb()))
-        for number, _ in zip(itertools.count(follower.number), sys.stdin):
-            given = draft(number)
-            begin = time.perf_counter()
-            add(catalog, [given], "bench")
-            added = time.perf_counter()
-            follower.refresh()
-            seen = time.perf_counter()
-            follower.rows[MemoryName("default", f"note-{number}")]  # or it ends with an error
-            say(Added(added - begin, seen - added))
-        follower.close()
+        asking = Asking(library, index)
+        asking.ask()  # compiles what it needs for this size
+        say(Started(len(library.rows), round(seconds, 2), rss_mb()))
+        numbers = itertools.count(library.event)
+        for line in sys.stdin:
+            if line.strip() == "add":
+                say(add_one(library, next(numbers)))
+            else:
+                say(Said(asking.ask() if line.strip() == "ask" else asking.agreement()))
+
+
+def add_one(library: Library, number: int) -> Added:
+    """Add the memory `number` and look for it."""
+    given = draft(number)
+    begin = time.perf_counter()
+    add(library.catalog, [given], "bench")
+    added = time.perf_counter()
+    library.refresh()
+    seen = time.perf_counter()
+    library.get("default", f"note-{number}")  # or it ends with an error
+    return Added(added - begin, seen - added)
 
 
 def say(result: msgspec.Struct) -> None:

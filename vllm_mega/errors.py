@@ -11,7 +11,6 @@
     |   |-- BankNotFoundError
     |   |-- BankFormatError      unreadable, or of a version we do not know
     |   |-- BankMismatchError    made for another base model or another embedder
-    |   |-- BankLockedError      another writer is at work
     |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
@@ -68,10 +67,6 @@ class BankFormatError(BankError):
 
 class BankMismatchError(BankError):
     """The bank was made for another base model or another embedder."""
-
-
-class BankLockedError(BankError):
-    """Another writer holds the bank."""
 
 
 class LeaseLostError(BankError):

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
-from vllm_mega.bank.writer import StagedMemory
+from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo
 
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
 SHAPES = {UP: (6, 4), DOWN: (4, 6), "model.layers.0.self_attn.q_proj": (4, 4)}
@@ -56,19 +55,6 @@ def key(seed: int) -> np.ndarray:
     """A unit vector [D]."""
     vector = np.random.default_rng(1000 + seed).normal(size=EMBEDDER.dim)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-def staged(
-    folder: Path, memory_id: str, seed: int = 0, *, namespace: str = "default", text: str = ""
-) -> StagedMemory:
-    """The memory `memory_id`, its adapter in `folder`; `seed` decides adapter, key and text."""
-    memory = NewMemory(
-        text or f"The lamp of {memory_id} burns {seed} nights.",
-        id=memory_id,
-        namespace=namespace,
-        title="Lamp",
-    )
-    return StagedMemory(memory, write_adapter(folder, seed), key(seed), {"seed": seed})
 
 
 def files_with(root: Path, needle: bytes) -> list[Path]:

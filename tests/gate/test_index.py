@@ -50,7 +50,7 @@ def test_a_table_of_several_blocks_keeps_what_it_is_given(table: Table) -> None:
         else:
             slot = int(random.integers(len(held))) if held and random.random() < 0.2 else len(held)
             held[slot : slot + 1] = [key]
-            table.write(np.array([slot]), key)
+            table.write(slot, key)
         assert len(table) == len(held), step
     assert len(table) > 128
     every = np.concatenate(held)
@@ -64,12 +64,12 @@ def test_a_table_of_several_blocks_keeps_what_it_is_given(table: Table) -> None:
 
 def test_many_at_once_and_down_to_nothing(table: Table) -> None:
     keys = vectors(np.random.default_rng(2), 300)
-    table.write(np.arange(300), keys)
+    table.write(0, keys)
     np.testing.assert_array_equal(table.take(np.arange(300)), keys)
     for _ in range(300):
         table.drop_last(0)
     assert len(table) == 0
-    table.write(np.arange(2), keys[:2])
+    table.write(0, keys[:2])
     np.testing.assert_array_equal(table.take(np.arange(2)), keys[:2])
 
 

@@ -15,7 +15,7 @@ class FakeGate:
 
     def __init__(self, names: Sequence[str] = ("bees", "goats", "owls")) -> None:
         self.names = list(names)
-        self.version = 1
+        self.version = self.event = 1
         self.calls: list[list[Query]] = []
         self.error: MegaError | None = None
         self.fails: dict[str, Exception] = {}
@@ -37,14 +37,14 @@ class FakeGate:
 
     def _decision(self, names: list[str], score: float) -> Decision:
         if not names:
-            return Decision(mixture=EMPTY, hits=(), best_score=0.1, event=1)
+            return Decision(mixture=EMPTY, hits=(), best_score=0.1, event=self.event)
         return self._of(dict.fromkeys(names, 1 / len(names)), score)
 
     def _of(self, weights: dict[str, float], score: float | None) -> Decision:
         row: Any = None
         hits = tuple(Hit(id=n, title=n.title(), score=score, weight=w, row=row) for n, w in weights.items())
         mixture = Mixture((self.digest(n), f"/bank/{n}/{self.version}", w) for n, w in weights.items())
-        return Decision(mixture=mixture, hits=hits, best_score=score, event=1)
+        return Decision(mixture=mixture, hits=hits, best_score=score, event=self.event)
 
     def digest(self, name: str) -> str:
         return f"{self.names.index(name) + 16 * self.version:064x}"

@@ -119,19 +119,23 @@ async def test_an_adapter_replaced_meanwhile_is_decided_again() -> None:
     assert decision.mixture.components[0].path == "/bank/bees/2"
 
 
+@pytest.mark.parametrize("what", ["version", "event"])
 @pytest.mark.parametrize(("updates", "answered"), [(5, True), (100, False)])
-async def test_only_a_torrent_of_updates_is_a_named_refusal(updates: int, answered: bool) -> None:
+async def test_only_a_torrent_of_updates_is_a_named_refusal(updates: int, answered: bool, what: str) -> None:
+    """Each brings another adapter, or the same one, that was gone for a moment."""
     hook, checks, gate = make()
 
     def begin(component: Component) -> Future[str]:
-        gate.version += 1  # an update comes while the adapter is looked at
-        checks.bad = "/bees/" if gate.version <= updates else "nothing is bad"
+        setattr(gate, what, getattr(gate, what) + 1)  # an update comes while the adapter is looked at
+        checks.bad = "/bees/" if getattr(gate, what) <= updates else "nothing is bad"
         return checks.begin(component)
 
     hook._check = begin
     if answered:
         decision, _ = await hook.route(ask("bees"))
-        assert decision.mixture.components[0].path == f"/bank/bees/{updates}"
+        assert (decision.event, decision.mixture.components[0].path) == (
+            (1, f"/bank/bees/{updates}") if what == "version" else (updates, "/bank/bees/1")
+        )
         return
     with pytest.raises(BankChangedError, match=r"\(bees\) change faster than they can be read: ask again"):
         await hook.route(ask("bees"))

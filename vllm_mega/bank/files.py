@@ -78,11 +78,6 @@ def move(source: Path, target: Path) -> None:
     os.replace(source, target)  # noqa: PTH105
 
 
-def set_time(path: Path, time_ns: int) -> None:
-    """Set the modification time of `path`."""
-    os.utime(path, ns=(time_ns, time_ns))
-
-
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it; links are not followed.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vllm_mega.bank.catalog.catalog import BANK_FILE, Catalog, create_catalog, open_catalog
 from vllm_mega.bank.catalog.records import BankSettings
-from vllm_mega.bank.layout import MANIFEST
+from vllm_mega.bank.layout import OLD_MANIFEST
 from vllm_mega.bank.library import check_match
 from vllm_mega.errors import BankNotFoundError
 
@@ -17,7 +17,7 @@ def open_if_there(root: Path | str, url: str | None = None) -> Catalog | None:
     Raises:
         BankFormatError, BankMismatchError: as `open_catalog`.
     """
-    if not any((Path(root) / name).exists() for name in (BANK_FILE, MANIFEST)):
+    if not any((Path(root) / name).exists() for name in (BANK_FILE, OLD_MANIFEST)):
         return None
     try:
         return open_catalog(root, url)

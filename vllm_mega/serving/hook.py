@@ -83,10 +83,10 @@ class MemoryHook:
             decision, wrong = await self._decided(ask)
             if not wrong:
                 return decision, to_lora_request(decision.mixture)
-            if decision.mixture == before:
+            if (decision.event, decision.mixture) == before:
                 raise BankError(_unusable(decision, wrong))
-            # A writer may have replaced an adapter since the decision; then there is a newer one.
-            before = decision.mixture
+            # A writer may have removed an adapter since the decision, and even have put it there again.
+            before = decision.event, decision.mixture
         ids = _ids(decision)
         raise BankChangedError(f"the memories ({ids}) change faster than they can be read: ask again")
 

@@ -26,7 +26,7 @@ from vllm_mega.bank.catalog import schema
 from vllm_mega.bank.catalog.database import Database, is_sqlite, sqlite_url
 from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.bank.catalog.tables import settings as settings_table
-from vllm_mega.bank.layout import MANIFEST, EmbedderInfo
+from vllm_mega.bank.layout import OLD_MANIFEST, EmbedderInfo
 from vllm_mega.errors import BankError, BankFormatError, BankMismatchError, BankNotFoundError, ConfigError
 from vllm_mega.jsonl import JsonError, decode
 from vllm_mega.regular_file import read_regular
@@ -191,9 +191,9 @@ def _refuse_strangers(root: Path) -> None:
 
 
 def _refuse_old(root: Path) -> None:
-    if (root / MANIFEST).exists():
+    if (root / OLD_MANIFEST).exists():
         raise BankFormatError(
-            f"{root} holds a bank of the old format ({MANIFEST}), which this vllm_mega does not read: "
+            f"{root} holds a bank of the old format ({OLD_MANIFEST}), which this vllm_mega does not read: "
             "make a new bank of its texts in another folder"
         )
 

@@ -2,66 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.tables import events, links, memories, versions
 
 
-class Read(NamedTuple):
-    """A row of `select_rows`."""
+@lru_cache
+def select_rows(*, keys: bool, new: bool) -> sa.CompoundSelect[Any]:
+    """Of each memory the version that answers, with the newest's tags.
 
-    row: int
-    namespace: str
-    id: str
-    version: int
-    state: str
-    pinned: bool
-    title: str
-    tags: str
-    """JSON."""
-    adapter: str | None
-    adapter_bytes: int
-    rank: int
-    age: float
-    key: bytes | None = None
-
-
-def select_rows(*, keys: bool, after: int | None) -> sa.CompoundSelect[Any]:
-    """Of each memory the version that answers, with the newest's tags, as `Read` has it.
+    Columns: row, namespace, id, version, state, pinned, title, tags (JSON), adapter, adapter_bytes, rank, age
+    and, if asked for, key.
 
     Most memories are answered by their newest version: those are read without looking for another.
 
     Args:
         keys: whether to read the keys, too.
-        after: only what later events name; None: everything.
+        new: only what events later than the parameter `after` name; False: everything.
     """
     newest = versions.alias("newest")
     same, other = memories.c.newest == memories.c.current, memories.c.newest != memories.c.current
     known = (newest.c.memory == memories.c.row) & (newest.c.number == memories.c.newest)
-    alone = _select(_NOW.c.tags, keys, after).where(same)
-    return sa.union_all(alone, _select(newest.c.tags, keys, after, newest, known).where(other))
+    alone = _select(_NOW.c.tags, keys, new).where(same)
+    return sa.union_all(alone, _select(newest.c.tags, keys, new, newest, known).where(other))
 
 
-def select_links(after: int | None) -> sa.Select[Any]:
-    """(row, id that it links to), those of a row in their order."""
+@lru_cache
+def select_links(*, new: bool) -> sa.Select[Any]:
+    """(row, id that it links to), those of a row in their order; `new` as above."""
     query = sa.select(links.c.memory, links.c.target).order_by(links.c.memory, links.c.position)
-    return query if after is None else query.where(links.c.memory.in_(_changed(after)))
+    return query.where(links.c.memory.in_(_CHANGED)) if new else query
 
 
-def named_by_events(after: int) -> sa.Select[Any]:
-    """(namespace, id) of all that events name. No DISTINCT: for that SQLite would walk the index of names."""
-    return sa.select(events.c.namespace, events.c.id).where(events.c.number > after)
-
-
+_LATER = events.c.number > sa.bindparam("after")
+_CHANGED = sa.select(events.c.memory).where(_LATER)
+NAMED_BY_EVENTS = sa.select(events.c.namespace, events.c.id).where(_LATER)
+"""Whom events later than the parameter `after` name. No DISTINCT: for that SQLite would walk the index."""
 _NOW = versions.alias("now")
 
 
 def _select(
     tags: sa.ColumnElement[Any],
     keys: bool,
-    after: int | None,
+    new: bool,
     newest: sa.FromClause | None = None,
     known: sa.ColumnElement[bool] | None = None,
 ) -> sa.Select[Any]:
@@ -71,7 +57,7 @@ def _select(
     query = sa.select(*columns).join(_NOW, (now.memory == m.row) & (now.number == m.current))
     if newest is not None:
         query = query.join(newest, known)
-    return query if after is None else query.where(m.row.in_(_changed(after)))
+    return query.where(m.row.in_(_CHANGED)) if new else query
 
 
 def _age() -> sa.ColumnElement[float]:
@@ -87,7 +73,3 @@ def _age() -> sa.ColumnElement[float]:
     same = (first.c.memory == m.row) & (first.c.number <= m.current) & (first.c.number > since)
     earliest = sa.select(sa.func.min(first.c.at)).where(same).correlate(memories, _NOW)
     return sa.case((m.current == 1, now.at), else_=earliest.scalar_subquery())
-
-
-def _changed(after: int) -> sa.Select[Any]:
-    return sa.select(events.c.memory).where(events.c.number > after)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from sys import intern
 from types import MappingProxyType
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings
 from vllm_mega.bank.catalog.events import last_event
-from vllm_mega.bank.catalog.followed import Read, named_by_events, select_links, select_rows
+from vllm_mega.bank.catalog.followed import NAMED_BY_EVENTS, select_links, select_rows
 from vllm_mega.bank.catalog.question import Question
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, State
 from vllm_mega.errors import BankFormatError
@@ -120,7 +120,7 @@ class Follower:
             last = last_event(connection)
             if last == before:
                 return 0
-            named = {MemoryName(*row) for row in connection.execute(named_by_events(before))}
+            named = {MemoryName(*row) for row in connection.execute(NAMED_BY_EVENTS, {"after": before})}
             found = self._take(connection, before)
             self._drop([name for name in named if name not in found and name in self._rows])
             if _THE_BANK in named:
@@ -131,25 +131,26 @@ class Follower:
     def _take(self, connection: sa.Connection, after: int | None) -> set[MemoryName]:
         """Read the rows of all memories, or of those that events later than `after` name."""
         linked = _links(connection, after)
-        query = select_rows(keys=self._keys is not None, after=after).execution_options(yield_per=_CHUNK)
+        query = select_rows(keys=self._keys is not None, new=after is not None)
+        read = connection.execute(query, _after(after), execution_options={"yield_per": _CHUNK})
         found: set[MemoryName] = set()
-        for part in connection.execute(query).partitions():
-            read = [Read(*row) for row in part]
-            rows = [_row(one, linked.get(one.row, ())) for one in read]
-            self._give_keys(rows, [one.key for one in read])
-            self._rows.update((row.name, row) for row in rows)
+        for part in read.partitions():
+            rows = [_row(linked, one) for one in part]
+            names = [MemoryName(row.namespace, row.id) for row in rows]
+            if self._keys is not None:
+                self._give_keys(self._keys, rows, [one[-1] for one in part])
+            self._rows.update(zip(names, rows, strict=True))
             if after is not None:
-                found.update(row.name for row in rows)
+                found.update(names)
         return found
 
-    def _give_keys(self, rows: Sequence[Row], keys: Sequence[bytes | None]) -> None:
-        if self._keys is None:
-            return
-        have = [(row, key) for row, key in zip(rows, keys, strict=True) if key is not None]
-        if len(have) < len(rows):
-            self._keys.drop([row.name for row, key in zip(rows, keys, strict=True) if key is None])
-        if have:
-            self._keys.put([row for row, _ in have], self._matrix([key for _, key in have]))
+    def _give_keys(self, taker: Keys, rows: Sequence[Row], keys: Sequence[bytes | None]) -> None:
+        there = [key for key in keys if key is not None]
+        if len(there) < len(rows):
+            taker.drop([row.name for row, key in zip(rows, keys, strict=True) if key is None])
+            rows = [row for row, key in zip(rows, keys, strict=True) if key is not None]
+        if rows:
+            taker.put(rows, self._matrix(there))
 
     def _matrix(self, keys: list[bytes]) -> npt.NDArray[np.float32]:
         dim = self._catalog.embedder.dim
@@ -164,10 +165,12 @@ class Follower:
             del self._rows[name]
 
 
-def _row(read: Read, targets: tuple[str, ...]) -> Row:
+def _row(linked: Mapping[int, tuple[str, ...]], read: Sequence[Any]) -> Row:
+    """From a row of `select_rows`, not by names of columns: a million come at the start."""
+    row, namespace, memory_id, version, state, pinned, title, tags, adapter, size, rank, age, *_ = read
     return Row(
-        intern(read.namespace), read.id, read.version, _STATES[read.state], bool(read.pinned), read.title,
-        _tags(read.tags), targets, read.adapter, read.adapter_bytes, read.rank, read.age,
+        intern(namespace), memory_id, version, _STATES[state], bool(pinned), title, _tags(tags),
+        linked.get(row, ()), adapter, size, rank, age,
     )  # fmt: skip
 
 
@@ -177,9 +180,13 @@ def _tags(json: str) -> tuple[str, ...]:
     return msgspec.json.decode(json, type=tuple[str, ...])
 
 
+def _after(after: int | None) -> dict[str, int]:
+    return {} if after is None else {"after": after}
+
+
 def _links(connection: sa.Connection, after: int | None) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
-    for memory, target in connection.execute(select_links(after)):
+    for memory, target in connection.execute(select_links(new=after is not None), _after(after)):
         found[memory] = (*found.get(memory, ()), target)
     return found
 

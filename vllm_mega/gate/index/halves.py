@@ -16,9 +16,9 @@ Half = npt.NDArray[np.int16]
 
 def split(vectors: Vectors) -> tuple[Half, Half]:
     """Of finite float32 [n, D] the upper halves, rounded to the nearest, and the lower ones, signed."""
-    bits = np.ascontiguousarray(vectors).view(np.int32)
-    lower = bits.astype(np.int16)
-    return ((bits - lower) >> 16).astype(np.int16), lower
+    halves = np.ascontiguousarray(vectors, "<f4").view("<i2").reshape(*vectors.shape, 2)
+    lower = halves[..., 0].copy()
+    return halves[..., 1] + (lower < 0), lower
 
 
 def join(upper: Half, lower: Half) -> Vectors:

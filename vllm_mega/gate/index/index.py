@@ -35,8 +35,11 @@ class Index:
             if row.adapter is not None:
                 places[row.namespace].append(n)
         for namespace, some in places.items():
-            shelf = self._shelves.setdefault(namespace, Shelf(keys.shape[1]))
-            shelf.put([rows[n] for n in some], keys[some])
+            if namespace not in self._shelves:
+                self._shelves[namespace] = Shelf(keys.shape[1])
+            everybody = len(some) == len(rows)
+            mine = keys if everybody else keys[some]
+            self._shelves[namespace].put(rows if everybody else [rows[n] for n in some], mine)
 
     def drop(self, names: Sequence[MemoryName]) -> None:
         """Forget these memories, if they are here."""

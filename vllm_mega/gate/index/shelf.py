@@ -61,8 +61,15 @@ class Shelf:
         return len(self._rows)
 
     def put(self, rows: Sequence[Row], keys: Vectors) -> None:
-        """Take keys [n, D], each in place of what its memory had."""
-        self._table.write(np.array([self._place(row) for row in rows], np.intp), keys)
+        """Take keys [n, D], each in place of what its memory had; no memory twice."""
+        known = np.array([row.id in self._slots for row in rows], bool)
+        for n in np.flatnonzero(known):
+            slot = self._slots[rows[n].id]
+            self._tags.drop(slot, self._rows[slot].tags)
+            self._set(slot, rows[n])
+            self._table.write(slot, keys[n : n + 1])
+        new = rows if not known.any() else [rows[n] for n in np.flatnonzero(~known)]
+        self._append(new, keys[~known] if known.any() else keys)
 
     def drop(self, memory_id: str) -> None:
         """Forget a memory, if it is here; the last one takes its place."""
@@ -97,17 +104,16 @@ class Shelf:
                 slots[n] = self._nearest(asked[n], among[n], scores)
         return [self._ranked(*each) for each in zip(asked, slots, strict=True)]
 
-    def _place(self, row: Row) -> int:
-        slot = self._slots.setdefault(row.id, len(self._rows))
-        if slot < len(self._rows):
-            self._tags.drop(slot, self._rows[slot].tags)
-        self._set(slot, row)
-        return slot
+    def _append(self, rows: Sequence[Row], keys: Vectors) -> None:
+        start = len(self._rows)
+        self._table.write(start, keys)
+        self._rows.extend(rows)
+        for slot, row in enumerate(rows, start):
+            self._slots[row.id] = slot
+            self._tags.put(slot, row.tags)
 
     def _set(self, slot: int, row: Row) -> None:
-        """Give an empty position, or the next new one, to `row`."""
-        if slot == len(self._rows):
-            self._rows.append(row)
+        """Give an empty position to `row`."""
         self._rows[slot] = row
         self._slots[row.id] = slot
         self._tags.put(slot, row.tags)

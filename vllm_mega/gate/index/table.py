@@ -47,14 +47,15 @@ class Table:
     def __len__(self) -> int:
         return self._size
 
-    def write(self, slots: Slots, vectors: Vectors) -> None:
-        """Put `vectors` [n, D] at these positions; those beyond the end make the table larger."""
-        self._grow(int(slots.max(initial=-1)) + 1)
-        upper, lower = split(vectors)
+    def write(self, slot: int, vectors: Vectors) -> None:
+        """Put `vectors` [n, D] at `slot` and the positions behind; the table grows as it must."""
+        self._grow(slot + len(vectors))
         self._length = max(self._length, _longest(vectors))
-        for n, mine in self._by_block(slots):
-            at = slots[mine] - n * BLOCK
-            self._blocks[n].upper[at], self._blocks[n].lower[at] = upper[mine], lower[mine]
+        while len(vectors):
+            block, at = self._blocks[slot // BLOCK], slot % BLOCK
+            part = vectors[: BLOCK - at]
+            block.upper[at : at + len(part)], block.lower[at : at + len(part)] = split(part)
+            vectors, slot = vectors[len(part) :], slot + len(part)
 
     def drop_last(self, hole: int) -> None:
         """Let the last vector take the place of the one at `hole`; the table is one shorter."""

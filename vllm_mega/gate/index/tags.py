@@ -38,7 +38,9 @@ class Tags:
             self._puts.append(self._count)
         self._puts[slot] = self._count
         for tag in dict.fromkeys(tags):
-            posting = self._postings.setdefault(tag, _Posting())
+            posting = self._postings.get(tag)
+            if posting is None:
+                posting = self._postings[tag] = _Posting()
             posting.slots.append(slot)
             posting.puts.append(self._count)
 
