@@ -165,7 +165,7 @@ class WrittenClass:
 
     def slotted(self) -> bool:
         """See `Owner`."""
-        return any("__slots__" in dict(_names(one.body, "", is_package=False)) for _, one in self._classes())
+        return all("__slots__" in dict(_names(one.body, "", is_package=False)) for _, one in self._classes())
 
     def says(self, text: str) -> bool:
         """See `Owner`."""
