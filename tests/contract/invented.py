@@ -57,7 +57,8 @@ def lines(use: Use, class_name: str, change: Change | None) -> Iterator[str]:
     """The source of the module."""
     indent = "    " if class_name else ""
     if class_name:
-        yield f"class Above:\n    pass\n\nclass {class_name}(Above):\n    pass"
+        above = "__slots__ = ()" if change and change.how == "slots" else "pass"
+        yield f"class Above:\n    {above}\n\nclass {class_name}(Above):\n    pass"
     found = list(pins(use))
     for n, pin in enumerate(found):
         how = change.how if change and change.pin[1:] == pin[1:] else ""

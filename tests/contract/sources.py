@@ -96,7 +96,7 @@ def asked(node: ast.ClassDef) -> Iterator[str]:
 
 @cache
 def stocks() -> dict[str, frozenset[str]]:
-    """By class of ours: the classes of `PACKAGES` that its objects are of, also by a class that it is mixed in."""
+    """By class of ours: the classes of `PACKAGES` that its objects are of, also where it is mixed in."""
     classes = {one.name: one for source in sources() for one in source.classes}
     imports = {source.name: source.imports for source in sources()}
 

@@ -70,7 +70,9 @@ def test_names_are_found_in_bases_and_through_the_modules_that_pass_them_on(
         "class Thing(Base, Generic[T]):\n    pass\n"
     )
     (package / "base.py").write_text(
-        "class Base:\n    def __init__(self): self.size = 1\n    @classmethod\n    async def ask(cls, n, *, m=1): ...\n"
+        "class Base:\n"
+        "    def __init__(self):\n        self.size = 1\n        self.promised: int\n"
+        "    @classmethod\n    async def ask(cls, n, *, m=1): ...\n"
     )
     use = Use(
         "passed:Known", by="a", why="w", reads="size", calls={"ask": "async n m="},
@@ -81,6 +83,7 @@ def test_names_are_found_in_bases_and_through_the_modules_that_pass_them_on(
         assert len(findings([dataclasses.replace(use, calls={"ask": "async n m"})], view)) == 1
         assert len(findings([dataclasses.replace(use, calls={"ask": "async m="})], view)) == 1
         assert len(findings([dataclasses.replace(use, calls={"ask": "n m="})], view)) == 1
+        assert len(findings([dataclasses.replace(use, reads="promised")], view)) == 1
 
 
 def test_the_error_says_what_was_found_what_was_expected_and_what_was_tested(
@@ -93,8 +96,8 @@ def test_the_error_says_what_was_found_what_was_expected_and_what_was_tested(
     with pytest.raises(UpstreamError) as caught:
         require([use])
     assert str(caught.value).split("\n  ") == [
-        "invented 0.33.0 is not what this vllm_mega was written for: install invented 0.32.0, with which it was "
-        "tested, or a vllm_mega for this one",
+        "invented 0.33.0 is not what this vllm_mega was written for: install invented 0.32.0, with which it "
+        "was tested, or a vllm_mega for this one",
         "invented.core:Core.run takes (self step late=), expected (self step) (used by engine.x)",
         "invented.core:Core.size is gone, expected it to be there (used by engine.x)",
     ]

@@ -20,10 +20,10 @@ from vllm.v1.core.kv_cache_utils import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 
-from vllm_mega.engine import upstream
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.events import ToldApart, told_apart
 from vllm_mega.engine.start import starting_at
+from vllm_mega.engine.upstream import applying
 from vllm_mega.mixture import Mixture
 
 SIZE = 4
@@ -34,7 +34,7 @@ PLAIN = LoRARequest("plain", 1, "/plain")
 
 @pytest.fixture(autouse=True, scope="module")
 def patched():
-    upstream.apply()
+    applying.apply()
     init_none_hash(sha256)
 
 

@@ -23,10 +23,11 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 
-from vllm_mega.engine import runners, upstream
+from vllm_mega.engine import runners
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.routing import token_ids
 from vllm_mega.engine.start import START, acting_start, block_keys, starting_at
+from vllm_mega.engine.upstream import applying, replacements
 from vllm_mega.mixture import Mixture
 
 PREFIX = tuple(range(40))
@@ -48,7 +49,7 @@ class LostBlockError(AssertionError):
 
 @pytest.fixture(autouse=True, scope="module")
 def patched():
-    upstream.apply()
+    applying.apply()
     init_none_hash(sha256)
 
 
@@ -334,13 +335,13 @@ def caught(error: type[AssertionError]) -> None:
     ],
 )
 def test_a_broken_key_is_caught(monkeypatch: pytest.MonkeyPatch, keys):
-    monkeypatch.setattr(upstream, "block_keys", keys)
+    monkeypatch.setattr(replacements, "block_keys", keys)
     caught(WrongBlockError)
 
 
 @pytest.mark.parametrize("keys", [as_before, offset_for_all])
 def test_a_key_that_shares_too_little_is_caught(monkeypatch: pytest.MonkeyPatch, keys):
-    monkeypatch.setattr(upstream, "block_keys", keys)
+    monkeypatch.setattr(replacements, "block_keys", keys)
     caught(LostBlockError)
 
 

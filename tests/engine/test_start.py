@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
-from vllm_mega.engine import upstream
 from vllm_mega.engine.adapters import check_request, to_lora_request
 from vllm_mega.engine.routing import token_ids
 from vllm_mega.engine.runners import StartedBatch
 from vllm_mega.engine.start import START, acting_start, block_keys, start_of_request, starting_at
+from vllm_mega.engine.upstream import replacements
+from vllm_mega.engine.upstream.runner_patches import RUNNER_PATCHES
 from vllm_mega.errors import ConfigError, MixtureError
 from vllm_mega.mixture import Mixture
 
@@ -83,7 +84,7 @@ def door(request, config):
     processor = SimpleNamespace(
         vllm_config=SimpleNamespace(additional_config=config), lora_config=SimpleNamespace(max_loras=1)
     )
-    return upstream._door(lambda self, *args: request)(processor, "id")
+    return replacements.door(lambda self, *args: request)(processor, "id")
 
 
 @pytest.mark.parametrize("name", [MIXTURE.lora_name, "disguised"])
@@ -242,7 +243,7 @@ class Runner:
 
 @pytest.fixture
 def second() -> Runner:
-    for patch in upstream.RUNNER_PATCHES:
+    for patch in RUNNER_PATCHES:
         patch.apply()
     return Runner()
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 import types
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import vllm
 
-from vllm_mega.engine import upstream
+from vllm_mega.contract.checking import require
+from vllm_mega.contract.tested import TESTED
 from vllm_mega.engine.configuration import SCHEDULER, WORKER_EXTENSION
-from vllm_mega.engine.patch import Patch
 from vllm_mega.engine.settings import settings_of
-from vllm_mega.engine.upstream import PATCHES
+from vllm_mega.engine.upstream import applying, replacements
+from vllm_mega.engine.upstream.patch import Patch
+from vllm_mega.engine.upstream.patches import CUDA_PATCH, PATCHES, SERVER_PATCHES
+from vllm_mega.engine.upstream.runner_patches import RUNNER_PATCHES
+from vllm_mega.engine.upstream.whole import AT_START
 from vllm_mega.errors import ConfigError, UpstreamError
 
 
@@ -69,35 +71,31 @@ def test_a_changed_target_is_refused_and_left_alone(module: types.ModuleType, ta
 
 
 def test_every_patch_fits_this_vllm_and_says_why():
-    upstream.apply()
-    upstream.apply()
-    upstream.apply_to_server()
-    upstream.apply_to_server()
-    for runner in (*upstream.RUNNER_PATCHES, *upstream.RUNNER_PATCHES):
+    applying.apply()
+    applying.apply()
+    applying.apply_to_server()
+    applying.apply_to_server()
+    for runner in (*RUNNER_PATCHES, *RUNNER_PATCHES):
         runner.apply()
-    patches = (*PATCHES, *upstream.RUNNER_PATCHES, *upstream.SERVER_PATCHES)
-    assert all(p.why and p.until for p in patches)
+    assert all(p.why and p.until for p in (*PATCHES, CUDA_PATCH, *RUNNER_PATCHES, *SERVER_PATCHES))
 
 
-def test_the_patch_for_cuda_fits_this_vllm():
-    """By its source: the module can be imported only where CUDA is."""
-    patch = upstream.CUDA_PATCH
-    source = Path(vllm.__file__).with_name("platforms") / "cuda.py"
-    owner, name = patch.target.split(".")
-    (found,) = [
-        function
-        for node in ast.parse(source.read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == owner
-        for function in node.body
-        if isinstance(function, ast.FunctionDef) and function.name == name
-    ]
-    assert tuple(argument.arg for argument in found.args.args) == patch.parameters
+@pytest.mark.parametrize("part", AT_START)
+def test_this_vllm_is_what_the_contract_says_with_patches_and_without(part: str):
+    require(AT_START[part])
+    applying.apply()
+    applying.apply_to_server()
+    require(AT_START[part])
+
+
+def test_this_is_the_vllm_that_we_say_was_tested():
+    assert vllm.__version__.startswith(TESTED["vllm"])
 
 
 def test_on_cuda_the_same_is_asked_of_a_configuration():
     config = platform_config(additional_config={})
     config.additional_config = {"mega": {"bank": "b"}}
-    upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
+    replacements.cuda_config(lambda cls, vllm_config: None)(None, config)
     assert config.scheduler_config.scheduler_cls == SCHEDULER
 
 
@@ -133,7 +131,7 @@ def platform_config(**changes):
     def stock(cls, vllm_config):
         vllm_config.compilation_config.mode = CompilationMode.NONE
 
-    upstream._cpu_config(stock)(None, config)
+    replacements.cpu_config(stock)(None, config)
     return config
 
 
@@ -202,5 +200,5 @@ def test_experts_are_refused_on_cpus_and_not_on_cuda():
         platform_config(model_config=experts)
     config = platform_config(additional_config={}, model_config=experts)  # stock
     config.additional_config = {"mega": {"bank": "b"}}
-    upstream._cuda_config(lambda cls, vllm_config: None)(None, config)
+    replacements.cuda_config(lambda cls, vllm_config: None)(None, config)
     assert config.scheduler_config.scheduler_cls == SCHEDULER

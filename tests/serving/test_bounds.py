@@ -19,8 +19,10 @@ import pytest
 from tests.serving.running_app import build
 from vllm_mega.bank.layout import check_links
 from vllm_mega.config import MegaSettings, repeated
-from vllm_mega.engine import upstream
-from vllm_mega.engine.upstream import MESSAGE
+from vllm_mega.engine.upstream.applying import apply_to_server
+from vllm_mega.engine.upstream.patch import Patch
+from vllm_mega.engine.upstream.patches import SERVER_PATCHES
+from vllm_mega.engine.upstream.replacements import MESSAGE
 from vllm_mega.requests.schemas import make_plan, parse_mega
 from vllm_mega.requests.wellformed import check_body
 from vllm_mega.serving.chat import MegaChat
@@ -143,9 +145,9 @@ async def test_an_error_does_not_repeat_all_that_was_sent(app: Any, field: str, 
     assert held < 0.3
 
 
-@pytest.mark.parametrize("patch", upstream.SERVER_PATCHES, ids=lambda patch: patch.module)
-def test_every_message_is_short_before_it_is_cleaned(patch: upstream.Patch) -> None:
-    upstream.apply_to_server()
+@pytest.mark.parametrize("patch", SERVER_PATCHES, ids=lambda patch: patch.module)
+def test_every_message_is_short_before_it_is_cleaned(patch: Patch) -> None:
+    apply_to_server()
     clean = importlib.import_module(patch.module).sanitize_message
     assert clean("the file /home/me/x.py is a secret") == "the file <path> is a secret"
     assert seconds(lambda: clean(f"The model `{PATHS}` does not exist.")) < 0.3

@@ -65,7 +65,7 @@ class ImportedOwner:
 
     def slotted(self) -> bool:
         """See `Owner`."""
-        return any("__slots__" in vars(one) for one in self.thing.__mro__[:-1])
+        return isinstance(self.thing, type) and not self.thing.__dictoffset__
 
     def says(self, text: str) -> bool:
         """See `Owner`."""

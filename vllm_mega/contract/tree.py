@@ -165,7 +165,7 @@ class WrittenClass:
 
     def slotted(self) -> bool:
         """See `Owner`."""
-        return any("__slots__" in dict(_names(one.body, "", is_package=False)) for _, one in self._classes())
+        return all("__slots__" in dict(_names(one.body, "", is_package=False)) for _, one in self._classes())
 
     def says(self, text: str) -> bool:
         """See `Owner`."""
@@ -188,10 +188,12 @@ def _base(node: ast.expr) -> str:
 
 @cache
 def _members(written: ast.ClassDef) -> frozenset[str]:
-    """What the class defines, and what its methods set on any object."""
+    """What the class defines, and what its methods set on any object; a bare annotation sets nothing."""
+    nodes = list(ast.walk(written))
+    bare = {one.target for one in nodes if isinstance(one, ast.AnnAssign) and one.value is None}
     set_by_methods = {
         one.attr
-        for one in ast.walk(written)
-        if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)
+        for one in nodes
+        if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store) and one not in bare
     }
     return frozenset(set_by_methods.union(dict(_names(written.body, "", is_package=False))))

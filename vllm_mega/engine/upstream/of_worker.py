@@ -81,7 +81,7 @@ WORKER = (
             "slice_lora_a": "lora_a",
             "slice_lora_b": "lora_b",
         },
-        reads="lora_a_stacked lora_b_stacked n_slices tp_size",
+        reads="lora_a_stacked lora_b_stacked tp_size",
     ),
     Use(
         "vllm.lora.layers.base_linear",
@@ -96,6 +96,7 @@ WORKER = (
         why="A layer of several slices for which an adapter has fewer matrices.",
         until=_MANAGER,
         calls={"expand_packed_lora": "lora_a lora_b"},
+        reads="n_slices",
     ),
     Use(
         "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase",
