@@ -1,0 +1,80 @@
+"""What a document consists of: headings and blocks, such as paragraphs, lists and tables. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+_SOLID = re.compile(r"\S")
+
+
+class Block(NamedTuple):
+    """A heading, or what stands between empty lines."""
+
+    text: str
+    """As it is remembered: that of the document, but for white space."""
+    start: int
+    """First character of it in the document's text."""
+    end: int
+    """One past its last character there."""
+    level: int = 0
+    """Of a heading, 1 for the highest; 0: it is none."""
+    rows: tuple[int, ...] = ()
+    """Where in `text` lines begin that stand for themselves: items, rows of tables, lines of code."""
+    lead: str = ""
+    """The header of a table, without which its rows say little."""
+
+
+class Document(NamedTuple):
+    """A file that has been read."""
+
+    source: str
+    """What it is called in the catalog (`Source.file`)."""
+    digest: str
+    """SHA-256 of the file."""
+    name: str
+    """Its title, unless it has one of its own."""
+    blocks: tuple[Block, ...]
+    """In order; they do not overlap."""
+
+
+Divide = Callable[[str], list[Block]]
+"""The blocks of a text."""
+
+
+def line_starts(text: str) -> list[int]:
+    """Where each line of `text` begins, whatever ends them, and where the text ends."""
+    return [0, *(match.end() for match in _NEWLINE.finditer(text)), len(text)]
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of `text`, whatever ends them (but no other character does, as for `str.splitlines`)."""
+    return _NEWLINE.split(text)
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the white space at its ends."""
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+
+
+def original_span(document: str, block: Block, start: int, end: int) -> tuple[int, int]:
+    """Where in the document the characters `start` to `end` of `block.text` stand; none of both is a space.
+
+    Normalising touches white space alone, so the n-th solid character of one is the n-th of the other.
+    """
+    solid = [match.start() for match in _SOLID.finditer(document, block.start, block.end)]
+    before = len(_SOLID.findall(block.text, 0, start))
+    count = len(_SOLID.findall(block.text, start, end))
+    return solid[before], solid[before + count - 1] + 1
+
+
+def row_starts(rows: Sequence[str]) -> tuple[int, ...]:
+    """Where each of `rows` begins when they are joined by line ends."""
+    starts, at = [], 0
+    for row in rows:
+        starts.append(at)
+        at += len(row) + 1
+    return tuple(starts)
