@@ -15,7 +15,6 @@
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
-    |   `-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine

@@ -1,7 +1,7 @@
 """A program of its own, see `converting`: what a file of somebody else's says.
 
-`python _converting.py KIND` reads the file from standard input, and writes JSON: {"title", "text"} of HTML and
-DOCX (Markdown), {"pages", "bookmarks"} of PDF, or {"error"}. Imports nothing of the package. A file that
+`python _converting.py KIND` reads the file from standard input, and writes JSON: {"title", "text"} of HTML
+and DOCX (Markdown), {"pages", "bookmarks"} of PDF, or {"error"}. Imports nothing of the package. A file that
 would fill the memory, or keep its reader busy for ever, ends this process alone.
 """
 
@@ -19,6 +19,10 @@ BYTES = 4 << 30
 _PASSWORD = 4
 """PDFium's number for it."""
 _NO_TEXT = ("nav", "script", "style", "template", "noscript", "form", "svg", "iframe", "head")
+_STYLE: dict[str, Any] = {
+    "heading_style": "ATX", "bullets": "-", "strip": ["a", "img"], "escape_asterisks": False,
+    "escape_underscores": False,
+}  # fmt: skip
 _HEADINGS = "\n".join(
     [
         "p[style-name='Title'] => h1:fresh",
@@ -54,7 +58,7 @@ def docx(data: bytes) -> dict[str, Any]:
     import mammoth
 
     if data.startswith(b"\xd0\xcf\x11\xe0"):
-        raise RefusedError("it has a password, or is of Word before 2007: save it as .docx without a password")
+        raise RefusedError("it has a password, or is of Word before 2007: save it as .docx without one")
     try:
         made = mammoth.convert_to_html(
             io.BytesIO(data), style_map=_HEADINGS, convert_image=lambda _image: [], external_file_access=False
@@ -87,8 +91,7 @@ def _markdown(text: str) -> dict[str, Any]:
     for tag in soup(_NO_TEXT):
         tag.decompose()
     mains = soup("main")
-    converter = MarkdownConverter(heading_style="ATX", bullets="-", strip=["a", "img"], escape_asterisks=False,
-                                  escape_underscores=False)  # fmt: skip
+    converter = MarkdownConverter(**_STYLE)
     return {"title": title, "text": converter.convert_soup(mains[0] if len(mains) == 1 else soup)}
 
 

@@ -52,7 +52,11 @@ def convert(path: Path, data: bytes, kind: Kind) -> Converted:
     try:
         # -P: the folder of the program is no place to import from.
         done = subprocess.run(
-            [sys.executable, "-P", str(_PROGRAM), kind], input=data, capture_output=True, timeout=SECONDS
+            [sys.executable, "-P", str(_PROGRAM), kind],
+            input=data,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise DocumentError(f"{path}: not read within {SECONDS} s: divide it") from error

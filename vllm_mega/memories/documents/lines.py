@@ -25,15 +25,13 @@ def plan_lines(
     Args:
         source: of the file, as it is now.
         memories: as the file has them.
-        wish: its namespace is that of the memories that name none (or `default`); its tags come beside theirs.
+        wish: its namespace is that of memories that name none (or `default`); its tags come beside theirs.
         before: what the bank has of a memory.
         count: tells tokens.
     """
     wished = [_wished(memory, wish) for memory in memories]
     tokens = count([memory.text for memory in wished])
-    steps = [
-        _step(source, memory, before, length) for memory, length in zip(wished, tokens, strict=True)
-    ]
+    steps = [_step(source, memory, before, length) for memory, length in zip(wished, tokens, strict=True)]
     return Plan(source.file, "", steps, [])
 
 

@@ -11,7 +11,9 @@ from vllm_mega.memories.documents.blocks import Block, line_starts, lines_of, ro
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*(?:\r\n|\r|\n)(?:.*(?:\r\n|\r|\n))*?(?:---|\.\.\.)[ \t]*(?:\r\n|\r|\n|$)")
+_FRONT_MATTER = re.compile(
+    r"---[ \t]*[\r\n]+(?=[A-Za-z_][\w-]*[ \t]*:)(?:[^\r\n]*[\r\n])*?(?:---|\.\.\.)[ \t]*(?:[\r\n]|$)"
+)
 _BODIES = {
     "paragraph_open", "bullet_list_open", "ordered_list_open", "blockquote_open", "table_open", "fence",
     "code_block", "html_block",
@@ -43,7 +45,7 @@ def _blocks(text: str, tokens: Sequence[Token], starts: Sequence[int]) -> Iterat
             if title := _title(tokens[n + 1]):
                 yield Block(title, start, end, int(token.tag[1:]))
         elif token.type in _BODIES and _COMMENT.sub("", text[start:end]).strip():
-            yield _body(text, tokens, n, starts, (start, end))
+            yield _body(text, tokens, n, (start, end))
 
 
 def _title(inline: Token) -> str:
@@ -57,9 +59,7 @@ def _read(part: Token) -> bool:
     return part.type in ("text", "code_inline", "softbreak", "hardbreak")
 
 
-def _body(
-    text: str, tokens: Sequence[Token], n: int, starts: Sequence[int], span: tuple[int, int]
-) -> Block:
+def _body(text: str, tokens: Sequence[Token], n: int, span: tuple[int, int]) -> Block:
     token, raw = tokens[n], lines_of(text[span[0] : span[1]])
     if token.type == "paragraph_open":
         return Block(_joined(tokens[n + 1].content), *span)

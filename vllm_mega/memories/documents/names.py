@@ -20,8 +20,8 @@ def part_id(source: str, text: str, is_taken: Callable[[str], bool]) -> str:
     Args:
         source: `Source.file`.
         text: of the memory.
-        is_taken: whether an id is somebody else's; then it ends with -2, -3, ..., as for a text that a document
-            has twice.
+        is_taken: whether an id is somebody else's; then it ends with -2, -3, ..., as for a text that a
+            document has twice.
     """
     digest = hashlib.sha256(f"{source}\0{text}".encode()).hexdigest()[:_DIGITS]
     name = _NO_NAME.sub("-", PurePath(source).stem)[:_LONGEST].strip("-") or "document"

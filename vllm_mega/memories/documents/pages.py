@@ -41,8 +41,8 @@ class _Line(NamedTuple):
 def page_blocks(pages: Sequence[str], bookmarks: Sequence[Bookmark]) -> tuple[str, list[Block]]:
     """The text of a document, and its blocks.
 
-    A heading is what a bookmark names. Lines that come again at the edge of most pages (numbers aside) are left
-    out. Where paragraphs end is guessed, from where lines do.
+    A heading is what a bookmark names. Lines that come again at the edge of most pages (numbers aside) are
+    left out. Where paragraphs end is guessed, from where lines do.
 
     Args:
         pages: the text of each, line by line.

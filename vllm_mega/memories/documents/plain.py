@@ -36,7 +36,7 @@ def plain_block(text: str, start: int, end: int) -> Block:
 
 
 def wrapped(lines: Sequence[str]) -> bool:
-    """Whether these lines are prose of which a machine or a person has made lines of about the same length."""
+    """Whether these lines are prose that somebody has broken into lines of about the same length."""
     longest = max(map(len, lines))
     if longest < _LEAST_WIDTH or any(map(is_item, lines[1:])):
         return False

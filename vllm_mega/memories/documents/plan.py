@@ -32,7 +32,7 @@ class Known(NamedTuple):
     text: str
     tags: tuple[str, ...]
     links: tuple[str, ...]
-    source: Source
+    source: Source | None
 
 
 class Step(NamedTuple):
@@ -156,12 +156,17 @@ def _ids(
     is_taken: Callable[[str], bool],
 ) -> list[str]:
     """The id of each part."""
-    used = {memory.id for memory in known}
-    ids = []
+    used, ids = {memory.id for memory in known}, list[str]()
+
+    def taken(name: str) -> bool:
+        return name in used or is_taken(name)
+
     for n, part in enumerate(parts):
-        one = matches[n].id if n in matches else part_id(source, part.text, lambda name: name in used or is_taken(name))
-        used.add(one)
-        ids.append(one)
+        memory = matches.get(n)
+        ids.append(
+            memory.id if memory else part_id(source, part.text, lambda one: one in used or is_taken(one))
+        )
+        used.add(ids[-1])
     return ids
 
 
@@ -173,7 +178,7 @@ class _Named(NamedTuple):
 def _named(ids: Sequence[str], n: int, mine: set[str], before: Known | None) -> _Named:
     """Its id, and its links: to its neighbours, and to memories of other sources, as before."""
     others = [link for link in (before.links if before else ()) if link not in mine]
-    return _Named(ids[n], tuple([*ids[max(n - 1, 0) : n], *ids[n + 1 : n + 2], *others]))
+    return _Named(ids[n], (*ids[max(n - 1, 0) : n], *ids[n + 1 : n + 2], *others))
 
 
 def _step(source: Source, part: Part, before: Known | None, wish: Wish, named: _Named) -> Step:

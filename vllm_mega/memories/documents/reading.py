@@ -15,7 +15,7 @@ from vllm_mega.memories.documents.converting import convert
 from vllm_mega.memories.documents.markdown import markdown_blocks
 from vllm_mega.memories.documents.pages import page_blocks
 from vllm_mega.memories.documents.plain import plain_blocks
-from vllm_mega.regular_file import open_regular, read_regular
+from vllm_mega.regular_file import read_regular
 from vllm_mega.text_file import decode_text
 from vllm_mega.training.memories import read_memories
 
@@ -121,11 +121,7 @@ def _data(path: Path, most: int) -> bytes:
 
 def _lines_digest(path: Path) -> str:
     """SHA-256 of the file, which is then known to be one that can be read."""
-    try:
-        with open_regular(path, MOST_LINES) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DocumentError(f"cannot read {path}: {error.strerror}") from error
+    return hashlib.sha256(_data(path, MOST_LINES)).hexdigest()
 
 
 def _decoded(path: Path, data: bytes) -> str:

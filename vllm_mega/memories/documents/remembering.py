@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-
 from vllm_mega.bank.catalog import changes
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.drafts import key_bytes
@@ -70,7 +69,7 @@ def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str, *, tra
     """
     steps = [step for step in plan.steps if step.change != "keep"]
     if steps:
-        changes.put(catalog, list(_drafts(catalog, steps, embedder, train=train)), who)
+        changes.put(catalog, list(_drafts(steps, embedder, train=train)), who)
     for step in steps:
         if step.unlinked:
             changes.unlink(catalog, _name(step.memory), step.unlinked, who)
@@ -100,7 +99,7 @@ class _Bank(NamedTuple):
         found = sorted(self._memories(Filter(namespace, source=source)), key=_place)
         for memory in found:
             version, links = self._newest(memory)
-            yield Known(memory.id, version.title, version.text, version.tags, links, memory.source or Source(source))
+            yield Known(memory.id, version.title, version.text, version.tags, links, memory.source)
 
     def before(self, memory: NewMemory) -> tuple[Version, tuple[str, ...]] | None:
         """The newest version of a memory, and its links."""
@@ -141,9 +140,7 @@ def _name(memory: NewMemory) -> MemoryName:
     return MemoryName(memory.namespace, memory.id)
 
 
-def _drafts(
-    catalog: Catalog, steps: Sequence[Step], embedder: Embedder, *, train: bool
-) -> Iterator[Draft]:
+def _drafts(steps: Sequence[Step], embedder: Embedder, *, train: bool) -> Iterator[Draft]:
     """What the catalog gets; links alone come with the text that is there, and make no version."""
     written = [step for step in steps if step.change != "link"]
     keys = iter(embedder.embed([step.memory.text for step in written]) if written else ())
@@ -151,4 +148,3 @@ def _drafts(
         key = None if step.change == "link" else key_bytes(next(keys))
         asked = train and step.change != "link"
         yield Draft(step.memory, text_digest(step.memory), key, step.source, train=asked)
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 from vllm_mega.memories.documents.blocks import Block
@@ -39,7 +40,7 @@ def block_units(number: int, block: Block) -> list[Unit]:
     """The sentences of a block, or of each of its rows."""
     edges = [0, *block.rows, len(block.text)]
     found: list[Unit] = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         border = Border.ROW if found else Border.BLOCK
         for span in _spans(block.text, start, end, sentences(block.text[start:end])):
             found.append(Unit(number, *span, block.text[slice(*span)], border))
