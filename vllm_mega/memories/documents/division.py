@@ -16,10 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vllm_mega.errors import ConfigError
 from vllm_mega.memories.documents.units import Unit
 
 _LEAST = 5
 """A piece has a fifth of the most tokens, if it can."""
+FEWEST_TOKENS, MOST_ASKED = 16, 1024
+"""Of what may be asked for."""
 MOST_TOKENS = 128
 """A text of so many is recited, answered from, and read by the embedder at once (docs/documents.md)."""
 
@@ -28,6 +31,17 @@ class Size(NamedTuple):
     """How long a memory of a document is, in tokens of the base model."""
 
     most: int = MOST_TOKENS
+
+    @classmethod
+    def of(cls, most: int) -> Size:
+        """With at most so many tokens.
+
+        Raises:
+            ConfigError: a number out of range.
+        """
+        if not FEWEST_TOKENS <= most <= MOST_ASKED:
+            raise ConfigError(f"a memory has at most {FEWEST_TOKENS} to {MOST_ASKED} tokens, not {most}")
+        return cls(most)
 
     @property
     def least(self) -> int:

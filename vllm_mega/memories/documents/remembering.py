@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vllm_mega.bank.catalog import changes
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.drafts import key_bytes
-from vllm_mega.bank.catalog.forgetting import forget
-from vllm_mega.bank.catalog.reading import get_links, get_memory, get_version, list_memories
-from vllm_mega.bank.catalog.records import Draft, Filter, Memory, MemoryName, Source, Version
-from vllm_mega.bank.identity import text_digest
+from vllm_mega.bank.catalog.forgetting import Receipt, forget
+from vllm_mega.bank.catalog.reading import MOST, get_memory, list_memories
+from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName, Source, Version
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import DocumentError, MemoryNotFoundError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.lines import plan_lines
-from vllm_mega.memories.documents.plan import Known, Plan, Step, Wish, make_plan
+from vllm_mega.memories.documents.plan import Known, Plan, Wish, make_plan
 from vllm_mega.memories.documents.reading import ReadDocument, ReadLines
 from vllm_mega.memories.documents.sections import Count, document_parts
+from vllm_mega.memories.drafting import draft, keys_of
+from vllm_mega.memories.reading import get_entry
 
 
 def make_plans(
@@ -52,29 +53,59 @@ def make_plans(
     return plans
 
 
-def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str, *, train: bool = True) -> None:
-    """Do what a plan says: add, update and link in one change, then forget what is gone.
+def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str) -> None:
+    """Do what a plan says: add, update and link, then `finish`. Nothing is trained.
 
-    Cut off between both, the same document again does the rest.
+    Cut off between its changes, the same document again does the rest.
 
     Args:
         catalog: of the bank.
         plan: see `make_plans`.
         embedder: the bank's own.
         who: for the history.
-        train: whether trainers shall make adapters.
 
     Raises:
-        BankError: the catalog refuses; nothing of this document has changed, or only the forgetting is left.
+        BankMismatchError: the bank was made with another embedder; then nothing has changed.
+        BankError: the catalog refuses.
     """
-    steps = [step for step in plan.steps if step.change != "keep"]
-    if steps:
-        changes.put(catalog, list(_drafts(steps, embedder, train=train)), who)
-    for step in steps:
+    written = [step for step in plan.steps if step.change in ("add", "update")]
+    keys = keys_of(catalog, [step.memory.text for step in written], embedder)
+    pairs = zip(written, keys, strict=True)
+    changes.put(catalog, [draft(step.memory, key, step.source, train=False) for step, key in pairs], who)
+    changes.amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
+    finish(catalog, plan, who)
+
+
+def finish(catalog: Catalog, plan: Plan, who: str) -> None:
+    """Do what is left of a plan whose memories are stored: forget what is gone, and links to it.
+
+    Raises:
+        BankError: the catalog refuses.
+    """
+    for step in plan.steps:
         if step.unlinked:
             changes.unlink(catalog, _name(step.memory), step.unlinked, who)
     if plan.gone:
         forget(catalog, [MemoryName(plan.namespace, memory.id) for memory in plan.gone], who)
+
+
+def forget_source(catalog: Catalog, source: str, who: str, namespace: str | None = None) -> Receipt:
+    """Forget all memories that came from a source.
+
+    Args:
+        catalog: of the bank.
+        source: `Source.file`, or a path that leads to it from here.
+        who: for the history.
+        namespace: only those of this one; None: of all.
+
+    Raises:
+        MemoryNotFoundError: none came from it.
+        BankError: the catalog refuses.
+    """
+    for name in (source, os.path.abspath(source)):  # noqa: PTH100  (links stay as they are)
+        if found := list(_memories(catalog, Filter(namespace, source=name))):
+            return forget(catalog, [memory.name for memory in found], who)
+    raise MemoryNotFoundError(f"no memory came from {source}")
 
 
 def _plan(
@@ -96,7 +127,7 @@ class _Bank(NamedTuple):
 
     def known(self, source: str, namespace: str) -> Iterator[Known]:
         """All memories of a source, in the order in which they stand there, as far as it is known."""
-        found = sorted(self._memories(Filter(namespace, source=source)), key=_place)
+        found = sorted(_memories(self.catalog, Filter(namespace, source=source)), key=_place)
         for memory in found:
             version, links = self._newest(memory)
             yield Known(memory.id, version.title, version.text, version.tags, links, memory.source)
@@ -119,16 +150,17 @@ class _Bank(NamedTuple):
 
     def _newest(self, memory: Memory) -> tuple[Version, tuple[str, ...]]:
         assert self.catalog is not None
-        version = get_version(self.catalog, *memory.name, memory.newest)
-        return version, get_links(self.catalog, *memory.name)
+        entry = get_entry(self.catalog, memory.name)
+        return entry.version, entry.links
 
-    def _memories(self, chosen: Filter) -> Iterator[Memory]:
-        cursor, more = None, self.catalog is not None
-        while more:
-            assert self.catalog is not None
-            page = list_memories(self.catalog, chosen, limit=1000, cursor=cursor)
-            yield from page.memories
-            cursor, more = page.cursor, page.cursor is not None
+
+def _memories(catalog: Catalog | None, chosen: Filter) -> Iterator[Memory]:
+    cursor, more = None, catalog is not None
+    while more:
+        assert catalog is not None
+        page = list_memories(catalog, chosen, limit=MOST, cursor=cursor)
+        yield from page.memories
+        cursor, more = page.cursor, page.cursor is not None
 
 
 def _place(memory: Memory) -> tuple[int, str]:
@@ -138,13 +170,3 @@ def _place(memory: Memory) -> tuple[int, str]:
 
 def _name(memory: NewMemory) -> MemoryName:
     return MemoryName(memory.namespace, memory.id)
-
-
-def _drafts(steps: Sequence[Step], embedder: Embedder, *, train: bool) -> Iterator[Draft]:
-    """What the catalog gets; links alone come with the text that is there, and make no version."""
-    written = [step for step in steps if step.change != "link"]
-    keys = iter(embedder.embed([step.memory.text for step in written]) if written else ())
-    for step in steps:
-        key = None if step.change == "link" else key_bytes(next(keys))
-        asked = train and step.change != "link"
-        yield Draft(step.memory, text_digest(step.memory), key, step.source, train=asked)
