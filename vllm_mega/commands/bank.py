@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_add(action("add", _bank.add, "add memories: a text, or an adapter that PEFT has written"))
     forget = action("forget", _bank.forget, "forget memories: adapter, text and key leave the disk")
     _add_memory(forget, several=True)
+    forget.add_argument("--source", metavar="FILE", help="forget all that came from this file")
     link = action("link", _bank.link, "let a memory bring others to mind, for questions that need both")
     _add_memory(link)
     link.add_argument("other", nargs="+", help="id of a memory that it links to; it need not be there yet")

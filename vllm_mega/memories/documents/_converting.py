@@ -18,7 +18,7 @@ SECONDS = 300
 BYTES = 4 << 30
 _PASSWORD = 4
 """PDFium's number for it."""
-_NO_TEXT = ("nav", "script", "style", "template", "noscript", "form", "svg", "iframe", "head")
+_NO_TEXT = ("nav", "script", "style", "template", "noscript", "form", "svg", "iframe", "head", "title")
 _STYLE: dict[str, Any] = {
     "heading_style": "ATX", "bullets": "-", "strip": ["a", "img"], "escape_asterisks": False,
     "escape_underscores": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -60,15 +61,21 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(part) - len(part.lstrip()), start + len(part.rstrip())
 
 
-def original_span(document: str, block: Block, start: int, end: int) -> tuple[int, int]:
-    """Where in the document the characters `start` to `end` of `block.text` stand; none of both is a space.
+class Places:
+    """Where in a document the characters of a block stand.
 
     Normalising touches white space alone, so the n-th solid character of one is the n-th of the other.
     """
-    solid = [match.start() for match in _SOLID.finditer(document, block.start, block.end)]
-    before = len(_SOLID.findall(block.text, 0, start))
-    count = len(_SOLID.findall(block.text, start, end))
-    return solid[before], solid[before + count - 1] + 1
+
+    def __init__(self, document: str, block: Block) -> None:
+        """Takes time linear in the block's length."""
+        self._there = [match.start() for match in _SOLID.finditer(document, block.start, block.end)]
+        self._here = [match.start() for match in _SOLID.finditer(block.text)]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Of the characters `start` to `end` of the block's text; first and last are solid."""
+        first, last = bisect_left(self._here, start), bisect_left(self._here, end) - 1
+        return self._there[first], self._there[last] + 1
 
 
 def row_starts(rows: Sequence[str]) -> tuple[int, ...]:

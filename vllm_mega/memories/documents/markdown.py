@@ -83,4 +83,9 @@ def _items(tokens: Sequence[Token], n: int) -> Iterator[int]:
 
 def _joined(paragraph: str) -> str:
     """Its lines as one, but where it breaks them on purpose (two spaces or a backslash before the end)."""
-    return re.sub(r"(?<! {2})(?<!\\)[ \t]*\n[ \t]*", " ", paragraph)
+    return re.sub(r"([ \t]*\\?)\n[ \t]*", _line_end, paragraph)
+
+
+def _line_end(found: re.Match[str]) -> str:
+    end = found[1]
+    return f"{end.strip()}\n" if end.endswith(("  ", "\\")) else " "

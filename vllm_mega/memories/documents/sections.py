@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from vllm_mega.memories.documents.blocks import Block, Document, original_span
+from vllm_mega.memories.documents.blocks import Block, Document, Places
 from vllm_mega.memories.documents.division import Size, divide
 from vllm_mega.memories.documents.units import Unit, block_units, unit_words
 
@@ -86,20 +86,20 @@ def _parts(section: Section, text: str, count: Count, size: Size) -> Iterator[Pa
         for small in (unit_words(unit) if length > size.most else [unit])
     ]
     tokens = list(count([unit.text for unit in units]))
+    places = [Places(text, block) for block in section.blocks]
     for piece in divide(units, tokens, size):
-        chosen = units[piece.start : piece.stop]
-        yield _part(section, text, chosen, sum(tokens[piece.start : piece.stop]))
+        yield _part(section, places, units[piece.start : piece.stop], sum(tokens[piece.start : piece.stop]))
 
 
-def _part(section: Section, text: str, units: Sequence[Unit], tokens: int) -> Part:
+def _part(section: Section, places: Sequence[Places], units: Sequence[Unit], tokens: int) -> Part:
     spans = [_span(list(mine)) for _, mine in groupby(units, key=lambda unit: unit.block)]
     said = "\n\n".join(section.blocks[unit.block].text[unit.start : end] for unit, end in spans)
     (first, _), (last, end) = spans[0], spans[-1]
-    opening = section.blocks[first.block]
-    if opening.lead and first.start >= len(opening.lead):
-        said = f"{opening.lead}\n{said}"
-    begins, _ = original_span(text, opening, first.start, first.end)
-    _, ends = original_span(text, section.blocks[last.block], last.start, end)
+    lead = section.blocks[first.block].lead
+    if lead and first.start >= len(lead):
+        said = f"{lead}\n{said}"
+    begins, _ = places[first.block].span(first.start, first.end)
+    _, ends = places[last.block].span(last.start, end)
     return Part(section.title, said, begins, ends, tokens)
 
 
