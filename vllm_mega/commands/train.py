@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_mega.training.crew import Crew
-    from vllm_mega.training.outcome import Trained, TrainReport
+    from vllm_mega.training.outcome import TrainReport
     from vllm_mega.training.outlook import Outlook
 
 HELP = "train an adapter for every memory of a file, or that waits in a bank"
@@ -23,6 +22,7 @@ A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tag
 first, and have their adapters as soon as all that are trained side by side (--jobs) are done; the bank can be
 used and changed meanwhile, and a run that was stopped goes on with the memories that are missing. Memories
 that cannot be trained are told, all of them, before any is stored."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; those left out have the defaults of `TrainSettings`."""

@@ -162,9 +162,7 @@ def _store(
     changes.set_chat_template(catalog, plan.recipe.chat_template, who)
     for some in _parts(_amended(catalog, plan.there)):
         changes.amend(catalog, some, who)
-    for drafts in _parts(
-        [_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]
-    ):
+    for drafts in _parts([_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]):
         changes.put(catalog, drafts, who)
     why = dict(zip(map(name_of, plan.missing), plan.why, strict=True))
     found = known(catalog, list(why))

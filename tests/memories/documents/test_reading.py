@@ -86,8 +86,9 @@ def test_html_that_declares_nothing_and_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_docx(tmp_path: Path) -> None:
-    paragraphs = [("Title", "Handbook"), ("", "The lamp."), ("heading 1", "Doors"), ("", "The blue & red door."),
-                  ("heading 2", "Codes"), ("", "4711"), ("heading 1", "Bells"), ("", "The bell.")]  # fmt: skip
+    headings = [("Title", "Handbook"), ("heading 1", "Doors"), ("heading 2", "Codes"), ("heading 1", "Bells")]
+    texts = ["The lamp.", "The blue & red door.", "4711", "The bell."]
+    paragraphs = [one for pair in zip(headings, [("", text) for text in texts], strict=True) for one in pair]
     assert parts(written(tmp_path, "watch.docx", docx(paragraphs))) == [
         ("Handbook", "The lamp."),
         ("Handbook > Doors", "The blue & red door."),
@@ -123,7 +124,7 @@ def test_an_encrypted_pdf(tmp_path: Path) -> None:
         ("a.pdf", b"no pdf", "no whole PDF"),
         ("a.docx", b"PK\x03\x04 cut off", "no whole document of Word"),
         ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "has a password"),
-        ("a.odt", b"x", "expected one of .md, .markdown, .txt, .text, .html, .htm, .xhtml, .docx, .pdf, .jsonl, found "),
+        ("a.odt", b"x", ".docx, .pdf, .jsonl, found .odt"),
         ("README", b"x", "found no suffix"),
         ("a.txt", pdf([["a"]]), "is a PDF by its content"),
         ("a.md", docx([]), "is a ZIP archive, such as DOCX"),

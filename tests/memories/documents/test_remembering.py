@@ -27,6 +27,7 @@ from vllm_mega.memories.reading import Entry
 
 EMBEDDER = FakeEmbedder()
 WHO = "oona"
+MINE = Wish("default")
 
 
 @pytest.fixture
@@ -42,11 +43,11 @@ def handbook(tmp_path: Path) -> Path:
     return path
 
 
-def planned(catalog: Catalog | None, *paths: Path, wish: Wish = Wish("default")) -> list[Plan]:
+def planned(catalog: Catalog | None, *paths: Path, wish: Wish = MINE) -> list[Plan]:
     return make_plans(catalog, read_files(paths), wish, words, Size())
 
 
-def remember(catalog: Catalog, *paths: Path, wish: Wish = Wish("default")) -> list[str]:
+def remember(catalog: Catalog, *paths: Path, wish: Wish = MINE) -> list[str]:
     """The changes that it made, in the order of the documents."""
     plans = planned(catalog, *paths, wish=wish)
     for plan in plans:
@@ -101,7 +102,9 @@ def test_an_insertion_leaves_all_others_as_they_were(catalog: Catalog, handbook:
     assert events(catalog)[4:] == ["added", "linked", "linked"]
 
 
-def test_a_changed_part_is_a_new_version_and_a_dropped_one_is_forgotten(catalog: Catalog, handbook: Path) -> None:
+def test_a_changed_part_is_a_new_version_and_a_dropped_one_is_forgotten(
+    catalog: Catalog, handbook: Path
+) -> None:
     remember(catalog, handbook)
     before = {entry.version.title: entry.memory.id for entry in entries(catalog, handbook)}
     text = HANDBOOK.replace("melted spoons", "melted copper spoons")

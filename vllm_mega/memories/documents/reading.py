@@ -15,9 +15,9 @@ from vllm_mega.memories.documents.converting import convert
 from vllm_mega.memories.documents.markdown import markdown_blocks
 from vllm_mega.memories.documents.pages import page_blocks
 from vllm_mega.memories.documents.plain import plain_blocks
+from vllm_mega.memories.lines import read_memories
 from vllm_mega.regular_file import read_regular
 from vllm_mega.text_file import decode_text
-from vllm_mega.training.memories import read_memories
 
 MOST_TEXT = 16 << 20
 """Bytes of a text: a hundred novels' worth of memories is a mistake."""
