@@ -42,7 +42,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     from vllm_mega.commands._memory_options import add_bank_options
     from vllm_mega.commands._training import add_training_options
-    from vllm_mega.memories.documents.division import MOST_TOKENS
 
     parser.description = "Remember what documents say: divide them into memories, and train these."
     parser.epilog = EPILOG
@@ -62,9 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", help="what the document is called in the bank (default: by its absolute path)"
     )
-    parser.add_argument(
-        "--tokens", type=int, default=MOST_TOKENS, help=f"most tokens of a memory (default: {MOST_TOKENS})"
-    )
+    parser.add_argument("--tokens", type=int, help="most tokens of a memory (default: 128)")
     parser.add_argument("--dry-run", action="store_true", help="show the memories, and write nothing")
     parser.add_argument(
         "--no-train", action="store_true", help="keep the memories as texts, for a trainer to come"
@@ -84,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     check_name(args.namespace, "namespace")
     check_tags(args.tags or ())
     wish = Wish(args.namespace, None if args.tags is None else tuple(args.tags))
-    size, read = Size.of(args.tokens), read_files(args.files, args.source)
+    size = Size() if args.tokens is None else Size.of(args.tokens)
+    read = read_files(args.files, args.source)
     catalog = open_if_there(args.bank, args.catalog)
     try:
         plans = make_plans(catalog, read, wish, _count(args, catalog), size)

@@ -11,6 +11,7 @@ from vllm_mega.bank.catalog.reading import list_memories
 from vllm_mega.bank.catalog.records import Memory
 from vllm_mega.cli import main
 from vllm_mega.memories import get_entry
+from vllm_mega.memories.documents.division import MOST_TOKENS
 
 TEXT = "# red kettle\n\nThe red kettle sings at dawn.\n\n## geese\n\nNine geese count copper.\n"
 """In the few words of the tiny model."""
@@ -110,6 +111,12 @@ def test_what_cannot_be_trained_changes_nothing(
     assert main(command) == 1
     assert "1 of 1 memories cannot be trained" in capsys.readouterr().err
     assert stored(tmp_path / "bank") == before
+
+
+def test_help_tells_the_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["remember", "--help"])
+    assert f"most tokens of a memory (default: {MOST_TOKENS})" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
