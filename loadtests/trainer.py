@@ -31,9 +31,9 @@ from loadtests.plain_peft import RANK, ROWS, STEPS, TOKENS, PlainLoop, plain_loo
 from loadtests.program import Add, Program, at_least, positive
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
+from vllm_mega.memories.lines import read_memories
 from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.training.crew import LocalFitter, trained_by
-from vllm_mega.training.memories import read_memories
 from vllm_mega.training.outcome import Trained
 from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.session import train

@@ -15,6 +15,7 @@
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
+    |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
     |-- TrainingError      a training that cannot go on
@@ -83,6 +84,8 @@ class MemoryNotFoundError(BankError, LookupError):
 
 class MemoryNotReadyError(BankError):
     """The memory has no adapter: it waits for one, is being trained, or its training was given up."""
+class DocumentError(MegaError):
+    """A document that cannot be read, or says nothing; the message begins with its path."""
 
 
 class AdapterError(MegaError):

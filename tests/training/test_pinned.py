@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from vllm_mega.bank.layout import NewMemory
+from vllm_mega.memories.lines import read_memories
 from vllm_mega.text import ends_sentence
-from vllm_mega.training.memories import read_memories
 from vllm_mega.training.recipe import Recipe
 from vllm_mega.training.texts import examples
 

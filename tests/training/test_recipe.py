@@ -62,7 +62,6 @@ HARMLESS = {
     "training.lora": {"PEFT_PREFIX": NAMED, "_TINY": "the smallest float32: keeps a division by zero away"},
     "training.leases": {"LEASE_S": "how long a trainer that is gone has its jobs", "_LOG": NAMED},
     "training.loss": {"COLUMNS": ROUNDING, "ROWS": ROUNDING},
-    "training.memories": {"_SHOWN_LINES": CHECKS, "_SHOWN_REASONS": CHECKS},
     "training.model": {"LENGTH": CHECKS, "LONGEST": CHECKS, "_BEYOND": CHECKS},
     "training.outlook": dict.fromkeys(
         ("CPU_OTHERS", "GPU_LAYER", "GPU_SHARE", "PROBE", "SAMPLE", "_CUBES", "_NONE"), FORECAST

@@ -202,11 +202,15 @@ def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
 
 
 def forget(args: argparse.Namespace) -> int:
-    """Forget memories."""
+    """Forget memories, by their ids or by where they came from."""
     from vllm_mega.memories import forget as act
+    from vllm_mega.memories.documents.remembering import forget_source
 
     with opened(args) as catalog:
-        receipt = act(catalog, _names(args), who())
+        if args.source is None:
+            receipt = act(catalog, _names(args), who())
+        else:
+            receipt = forget_source(catalog, args.source, who(), args.namespace)
     for event in receipt.events:
         print(f"forgot {event.namespace}/{event.id} (event {event.number})")
     if not receipt.erased:

@@ -44,8 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_memory(restore)
     restore.add_argument("version", type=int, help="number of the version (see history)")
     _configure_add(action("add", _bank.add, "add memories: a text, or an adapter that PEFT has written"))
-    forget = action("forget", _bank.forget, "forget memories: adapter, text and key leave the disk")
-    _add_memory(forget, several=True)
+    _configure_forget(action("forget", _bank.forget, "forget memories: adapter, text and key leave the disk"))
     link = action("link", _bank.link, "let a memory bring others to mind, for questions that need both")
     _add_memory(link)
     link.add_argument("other", nargs="+", help="id of a memory that it links to; it need not be there yet")
@@ -119,6 +118,17 @@ def _time(text: str) -> float:
     """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone."""
     found = datetime.fromisoformat(text)
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _configure_forget(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="*", default=[], help="id of a memory")
+    which.add_argument("--source", metavar="FILE", help="all that came from this file")
+    parser.add_argument(
+        "--namespace",
+        default=DEFAULT_NAMESPACE,
+        help=f"namespace of the memories (default: {DEFAULT_NAMESPACE})",
+    )
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:

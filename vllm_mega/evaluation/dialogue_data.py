@@ -15,8 +15,8 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.errors import ConfigError
 from vllm_mega.jsonl import read_lines
+from vllm_mega.memories.lines import read_memories
 from vllm_mega.prompts import Message
-from vllm_mega.training.memories import read_memories
 
 ASSISTANT = "Assistant"
 PUBLISHED: Mapping[str, Mapping[str, float]] = {

@@ -6,11 +6,12 @@ Killed at any moment, the next run goes on, and in the end the bank is that of a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from vllm_mega.bank.catalog import changes, jobs
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.drafts import key_bytes
 from vllm_mega.bank.catalog.known import Known, known, list_jobs
-from vllm_mega.bank.catalog.records import BankSettings, Draft, MemoryName
+from vllm_mega.bank.catalog.records import BankSettings, Draft, MemoryName, Source
 from vllm_mega.bank.catalog.store import sweep
 from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import NewMemory
@@ -36,6 +37,7 @@ from vllm_mega.training.settings import TrainSettings
 Part = TypeVar("Part")
 Progress = Callable[[int, int, Trained | None], None]
 """Called with (memories done, memories to train, the last one): once before the first, then after each."""
+Stored = Callable[[Catalog], None]
 _AT_A_TIME = 200
 """Memories that one change stores."""
 
@@ -50,6 +52,8 @@ def train(  # noqa: PLR0913
     crew: Crew = here,
     *,
     catalog: str | None = None,
+    sources: Mapping[MemoryName, Source] = MappingProxyType({}),
+    stored: Stored = lambda _catalog: None,
     trust_remote_code: bool = False,
 ) -> TrainReport:
     """Train an adapter for every memory that `bank` does not have yet, or has of another text or recipe.
@@ -69,6 +73,8 @@ def train(  # noqa: PLR0913
         progress: is told after each memory.
         crew: who trains, asked when there is something to train.
         catalog: URL of the bank's catalog, if it is not in the folder.
+        sources: where memories come from; of those that are not in it nothing is known.
+        stored: is called once all memories are in the bank, before any is trained.
         trust_remote_code: whether to run code that the base model or the embedder brings.
 
     Raises:
@@ -84,7 +90,8 @@ def train(  # noqa: PLR0913
         bank, memories, model, embedder, settings, catalog=catalog, trust_remote_code=trust_remote_code
     )
     with open_or_create(bank, BankSettings(plan.base, plan.embedder), catalog) as opened:
-        why = _store(opened, plan, owner())
+        why = _store(opened, plan, sources, owner())
+        stored(opened)
         task = Task(opened.root, plan.path, plan.base.name, plan.recipe, catalog, trust_remote_code)
         report = _run(opened, task, why, progress, crew)
     report.skipped = len(memories) - len(report.trained) - len(report.failed)
@@ -147,13 +154,15 @@ def _run(
     return report
 
 
-def _store(catalog: Catalog, plan: Plan, who: str) -> dict[MemoryName, Why]:
+def _store(
+    catalog: Catalog, plan: Plan, sources: Mapping[MemoryName, Source], who: str
+) -> dict[MemoryName, Why]:
     """Everything that the run brings, in the bank; those that wait for a trainer now, and why, in order."""
     sweep(catalog)
     changes.set_chat_template(catalog, plan.recipe.chat_template, who)
     for some in _parts(_amended(catalog, plan.there)):
         changes.amend(catalog, some, who)
-    for drafts in _parts([_draft(*each) for each in zip(plan.missing, plan.keys, strict=True)]):
+    for drafts in _parts([_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]):
         changes.put(catalog, drafts, who)
     why = dict(zip(map(name_of, plan.missing), plan.why, strict=True))
     found = known(catalog, list(why))
@@ -193,9 +202,9 @@ def _outcomes(
     yield from (killed | failed).values()
 
 
-def _draft(memory: NewMemory, key: Vectors) -> Draft:
+def _draft(memory: NewMemory, key: Vectors, sources: Mapping[MemoryName, Source]) -> Draft:
     named = _named(memory)
-    return Draft(named, text_digest(named), key_bytes(key))
+    return Draft(named, text_digest(named), key_bytes(key), sources.get(name_of(named)))
 
 
 def _named(memory: NewMemory) -> NewMemory:

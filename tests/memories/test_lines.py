@@ -7,7 +7,7 @@ import pytest
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
-from vllm_mega.training.memories import read_memories
+from vllm_mega.memories.lines import read_memories
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -1,4 +1,4 @@
-"""The trainer's input: memories as JSON lines, checked before anything is trained."""
+"""Memories as JSON lines, all of them checked before anything is done with one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,159 @@
+"""What commands that train share: their options, and telling what comes of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_mega.commands._memory_options import add_trust_option
+
+if TYPE_CHECKING:
+    from vllm_mega.training.crew import Crew
+    from vllm_mega.training.outcome import Trained, TrainReport
+    from vllm_mega.training.session import Progress
+
+_SETTINGS = (
+    "rank",
+    "alpha",
+    "layers",
+    "learning_rate",
+    "max_steps",
+    "seconds",
+    "batch",
+    "jobs",
+    "seed",
+    "dtype",
+)
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Base model and embedder, workers, settings; those left out have the defaults of `TrainSettings`."""
+    parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
+    parser.add_argument("--embedder", help="embedder that makes the keys (default: the bank's)")
+    add_trust_option(parser)
+    parser.add_argument(
+        "--chat-template",
+        metavar="plain|FILE",
+        help="Jinja template in place of the model's own, or where it has none; plain: 'User: ...', "
+        "'Assistant: ...'. The bank keeps it and is served with it (default: the bank's, or the model's own)",
+    )
+    parser.add_argument(
+        "--progress", action="store_true", help="a progress bar, even if stderr is no terminal"
+    )
+    group = parser.add_argument_group("scale-out (needs Ray: pip install 'vllm-mega[ray]')")
+    group.add_argument(
+        "--workers", type=int, help="processes that train, sharing the cores (default: this one)"
+    )
+    group.add_argument(
+        "--ray-address",
+        help='a running Ray cluster, "auto" for the one here (default: one of our own, on loopback)',
+    )
+    group = parser.add_argument_group("settings (docs/memories.md has the defaults)")
+    group.add_argument("--rank", type=int, help="rank of the adapters")
+    group.add_argument(
+        "--alpha", type=float, help="the adapter is scaled by alpha / rank (default: the rank)"
+    )
+    group.add_argument(
+        "--modules", help="with an adapter: mlp (the default), attention, all, or names of layers"
+    )
+    group.add_argument("--layers", type=int, help="how many have adapters, from the top (default: a third)")
+    group.add_argument(
+        "--learning-rate", type=float, help="how far a step goes, as a part of what the layers compute"
+    )
+    group.add_argument(
+        "--max-steps", type=int, help="most steps for one memory; it ends before when it is learnt, or stuck"
+    )
+    group.add_argument(
+        "--seconds",
+        type=float,
+        help="most seconds for one memory, as its share (default: what its steps take)",
+    )
+    group.add_argument("--batch", type=int, help="examples a step")
+    group.add_argument("--jobs", type=int, help="memories that are trained side by side")
+    group.add_argument("--seed", type=int, help="the same seed gives the same adapters")
+    group.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the exported tensors")
+
+
+@contextmanager
+def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
+    """What to tell `training.session.train` to call: a bar, and a line for every memory."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" memories", disable=not (args.progress or sys.stderr.isatty())) as bar:
+
+        def progress(done: int, total: int, last: Trained | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if last:
+                with bar.external_write_mode():
+                    print(_line(last), flush=True)
+
+        yield progress
+
+
+def tell(report: TrainReport, bank: Path) -> int:
+    """Tell what a run has done; 1 if the training of a memory failed."""
+    for line in report.failed:
+        print(f"NOT trained: {line}", file=sys.stderr)
+    print(_summary(report, bank))
+    return 1 if report.failed else 0
+
+
+def crew_of(args: argparse.Namespace) -> Crew:
+    """Who trains: this process, or workers.
+
+    Raises:
+        ConfigError: a cluster without a number of workers.
+    """
+    from vllm_mega.errors import ConfigError
+    from vllm_mega.training.crew import here
+    from vllm_mega.training.ray_cluster import RayCluster
+    from vllm_mega.training.scale_out import RayCrew
+
+    if args.workers is None:
+        if args.ray_address is not None:
+            raise ConfigError("--ray-address needs --workers: how many of the cluster")
+        return here
+    return RayCrew(RayCluster(args.workers, args.ray_address))
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """The settings that the arguments ask for.
+
+    Raises:
+        ConfigError: a value that cannot be right.
+    """
+    from vllm_mega.config import settings_from
+    from vllm_mega.models.chat_template import read_template
+    from vllm_mega.training.settings import TrainSettings
+
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    if args.modules is not None:
+        given["modules"] = [name.strip() for name in args.modules.split(",")]
+    if args.chat_template is not None:
+        given["chat_template"] = read_template(args.chat_template)
+    return settings_from(given, TrainSettings)
+
+
+def _line(one: Trained) -> str:
+    result = "recalled" if one.recalled else "NOT recalled word for word"
+    why = "" if one.ending == "learnt" else f" ({one.ending}, loss {one.loss:.3f})"
+    again = "" if one.why == "new" else f"; trained again: {one.why}"
+    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps{why}, {one.seconds:.1f} s{again}"
+
+
+def _summary(report: TrainReport, bank: Path) -> str:
+    n = len(report.trained)
+    there = f", {report.skipped} were there already" if report.skipped else ""
+    if not n:
+        return f"{bank}: nothing to train{there}"
+    recalled = sum(one.recalled for one in report.trained)
+    size = sum(one.bytes for one in report.trained) / n / 1024
+    return (
+        f"{bank}: trained {n} memories in {report.seconds:.0f} s{there}; "
+        f"{recalled} recalled word for word, {size:.0f} KiB each"
+    )
