@@ -70,12 +70,16 @@ def _open(root: Path, settings: BankSettings, url: str | None) -> Catalog:
 
 def _draft(catalog: Catalog, item: Item, shapes: Shapes) -> Draft:
     memory = msgspec.structs.replace(item.memory, id=memory_id(item.memory))
-    trained = item.adapter and place(
-        catalog,
-        item.adapter,
-        check_adapter(item.adapter, shapes),
-        recipe=item.recipe,
-        training=item.training,
+    trained = (
+        None
+        if item.adapter is None
+        else place(
+            catalog,
+            item.adapter,
+            check_adapter(item.adapter, shapes),
+            recipe=item.recipe,
+            training=item.training,
+        )
     )
     key = None if item.key is None else key_bytes(item.key)
     return Draft(memory, text_digest(memory), key, trained=trained)

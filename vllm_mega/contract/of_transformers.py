@@ -20,7 +20,7 @@ TRANSFORMERS = (
     ),
     Use(
         "transformers.models.auto.tokenization_auto",
-        by="gate.embedder models.chat_format models.recipes",
+        by="gate.embedder memories.documents.counting models.chat_format models.recipes",
         why="Tokenizers are loaded by their public name.",
         reads="AutoTokenizer",
     ),
@@ -98,7 +98,7 @@ TRANSFORMERS = (
 ARCHITECTURES = (
     Use(
         _LLAMA,
-        by="training.attention training.fused",
+        by="models.architectures training.attention training.fused",
         why="Attention is called by keyword with what a layer is; rotary embeddings are called so.",
         until=_PACKED,
         reads="apply_rotary_pos_emb",
@@ -120,14 +120,14 @@ ARCHITECTURES = (
     ),
     Use(
         f"{_LLAMA}:LlamaRMSNorm",
-        by="training.fused",
+        by="models.architectures training.fused",
         why="Norms are known by what they look like.",
         until="transformers has a fused norm with a backward pass on CPUs",
         reads="variance_epsilon weight",
     ),
     Use(
         f"{_LLAMA}:LlamaMLP",
-        by="training.fused",
+        by="models.architectures training.fused",
         why="Gated MLPs are known by what they look like.",
         until="transformers has a fused gated product with a backward pass on CPUs",
         reads="act_fn down_proj gate_proj up_proj",

@@ -176,7 +176,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionResponse",
-        by="serving.chat serving.handlers serving.usage",
+        by="serving.chat serving.handlers requests.usage",
         why="What a recital says; usage is added up over passes.",
         reads="choices usage",
     ),

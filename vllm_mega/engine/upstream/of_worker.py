@@ -85,7 +85,7 @@ WORKER = (
     ),
     Use(
         "vllm.lora.layers.base_linear",
-        by="engine.punica engine.punica_gpu",
+        by="engine.slots.cpu engine.slots.cuda",
         why="Where layers hand over to what `set_mapping` gave them.",
         until=_MANAGER,
         says=("self.punica_wrapper.add_lora_linear(",),
@@ -100,7 +100,7 @@ WORKER = (
     ),
     Use(
         "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase",
-        by="engine.manager engine.punica engine.punica_gpu",
+        by="engine.manager engine.slots.cpu engine.slots.cuda",
         why="LayerMixture and GpuLayerMixture stand in for it: they add the mixtures of a step.",
         until="the stock CPU LoRA path is right for tokens without an adapter, and takes several per token",
         overrides={
