@@ -28,7 +28,7 @@ class Installed:
                 return None
             found = ImportedOwner(module, class_name)
             return found if not class_name or isinstance(found.thing, type) else None
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError, ValueError):  # ValueError: a module that was made by hand
             return None
 
 

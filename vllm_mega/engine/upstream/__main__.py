@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         help="holds vllm/ or transformers/ to check: an unpacked wheel, for one",
     )
     parser.add_argument(
-        "--markdown", action="store_true", help="the contract as the table of docs/upstream.md"
+        "--markdown", action="store_true", help="the contract as the tables of docs/upstream.md"
     )
     args = parser.parse_args(argv)
     if args.folder is None:
@@ -45,8 +45,11 @@ def main(argv: Sequence[str]) -> int:
 
 def told(*, markdown: bool = False) -> Iterator[str]:
     """The whole contract, in lines."""
-    for uses in CONTRACT.values():
-        yield from table(uses) if markdown else lines(uses)
+    for package, uses in CONTRACT.items():
+        if markdown:
+            yield from (f"### {package}", "", *table(uses), "")
+        else:
+            yield from lines(uses)
 
 
 def _checked(tree: Tree, package: str) -> int:
