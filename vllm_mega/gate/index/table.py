@@ -121,12 +121,12 @@ class Table:
 
 
 def _empty(rows: int, dim: int) -> _Block:
-    """Not zeros: of empty arrays, but not of those, numpy asks for large pages, which come faster."""
-    return _Block(np.empty((rows, dim), np.int16), np.empty((rows, dim), np.int16))
+    """Zeros: for large arrays that are not, numpy asks for huge pages, and waits until there are some."""
+    return _Block(np.zeros((rows, dim), np.int16), np.zeros((rows, dim), np.int16))
 
 
 def _larger(half: Half, rows: int) -> Half:
-    made = np.empty((rows, half.shape[1]), np.int16)
+    made = np.zeros((rows, half.shape[1]), np.int16)
     made[: len(half)] = half
     return made
 
