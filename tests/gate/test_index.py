@@ -22,7 +22,8 @@ from vllm_mega.gate.vectors import Vectors
 def test_two_halves_are_the_whole_and_the_upper_is_its_bfloat16() -> None:
     numbers = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     numbers[0] = [0, -0.0, 1, -1, np.nextafter(np.float32(1), np.float32(0)), 1e-30, -1e-30, 0.1]
-    upper, lower = split(numbers)
+    upper, lower = np.empty((2, 50, 8), np.int16)
+    split(numbers, upper, lower)
     np.testing.assert_array_equal(join(upper, lower).view(np.int32), numbers.view(np.int32))
     bare = torch.from_numpy(upper).view(torch.bfloat16).float().numpy()
     assert np.abs(bare - numbers).max() <= 2.0**-8 * np.abs(numbers).max()

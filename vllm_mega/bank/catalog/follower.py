@@ -28,8 +28,8 @@ from vllm_mega.bank.catalog.question import Question
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, State
 from vllm_mega.errors import BankFormatError
 
-_CHUNK = 10_000
-"""Rows that are read at a time."""
+_CHUNK = 2_000
+"""Rows that are read at a time: with their keys they stay in the cache."""
 _THE_BANK = MemoryName("", "")
 """Whom events about the settings name."""
 _STATES: dict[str, State] = {state: state for state in get_args(State)}

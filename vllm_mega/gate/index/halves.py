@@ -14,11 +14,11 @@ from vllm_mega.gate.vectors import Vectors
 Half = npt.NDArray[np.int16]
 
 
-def split(vectors: Vectors) -> tuple[Half, Half]:
-    """Of finite float32 [n, D] the upper halves, rounded to the nearest, and the lower ones, signed."""
+def split(vectors: Vectors, upper: Half, lower: Half) -> None:
+    """Write finite float32 [n, D] as its upper halves, rounded to the nearest, and its lower ones, signed."""
     halves = np.ascontiguousarray(vectors, "<f4").view("<i2").reshape(*vectors.shape, 2)
-    lower = halves[..., 0].copy()
-    return halves[..., 1] + (lower < 0), lower
+    np.copyto(lower, halves[..., 0])
+    np.add(halves[..., 1], lower < 0, out=upper)
 
 
 def join(upper: Half, lower: Half) -> Vectors:

@@ -21,8 +21,8 @@ _STEP = 1024
 """A scan reads so many vectors at a time, the last of them empty: oneDNN compiles for every other number."""
 _ROUNDED = 1.01 * 2.0**-8
 """What bfloat16 takes from a number at most, as a part of it, and a little more for what is rounded twice."""
-_PIECE = 4096
-"""Vectors that are made float32 at once, so that they stay in the cache; where bfloat16 is slow."""
+_PIECE = 1024
+"""Vectors that are taken at once where all of them would not stay in the cache."""
 
 Slots = npt.NDArray[np.intp]
 """Positions in a table."""
@@ -53,8 +53,8 @@ class Table:
         self._length = max(self._length, _longest(vectors))
         while len(vectors):
             block, at = self._blocks[slot // BLOCK], slot % BLOCK
-            part = vectors[: BLOCK - at]
-            block.upper[at : at + len(part)], block.lower[at : at + len(part)] = split(part)
+            part = vectors[: min(_PIECE, BLOCK - at)]
+            split(part, block.upper[at : at + len(part)], block.lower[at : at + len(part)])
             vectors, slot = vectors[len(part) :], slot + len(part)
 
     def drop_last(self, hole: int) -> None:
@@ -121,6 +121,7 @@ class Table:
 
 
 def _empty(rows: int, dim: int) -> _Block:
+    """Zeros: for large arrays that are not, numpy asks for huge pages, and waits until there are some."""
     return _Block(np.zeros((rows, dim), np.int16), np.zeros((rows, dim), np.int16))
 
 
