@@ -84,6 +84,8 @@ class MemoryNotFoundError(BankError, LookupError):
 
 class MemoryNotReadyError(BankError):
     """The memory has no adapter: it waits for one, is being trained, or its training was given up."""
+
+
 class DocumentError(MegaError):
     """A document that cannot be read, or says nothing; the message begins with its path."""
 
