@@ -19,13 +19,14 @@ from transformers import AutoModelForCausalLM
 from tests.banks import adapters, last_event, newest, problems, row
 from tests.forks import PROCESSES
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
-from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.changes import put
 from vllm_mega.bank.catalog.drafts import draft_of
 from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.forgetting import forget as forget_memories
 from vllm_mega.bank.catalog.keys import read_keys
 from vllm_mega.bank.catalog.known import list_jobs
+from vllm_mega.bank.catalog.reading import list_memories
 from vllm_mega.bank.catalog.records import Draft, MemoryName, Source
 from vllm_mega.bank.identity import text_digest
 from vllm_mega.bank.layout import NewMemory
@@ -454,3 +455,21 @@ def test_what_waits_is_trained_whoever_stored_it(tmp_path: Path, tiny: Path) -> 
         train_waiting(bank, str(tiny), QUICK)
     with pytest.raises(BankNotFoundError):
         train_waiting(tmp_path / "none", str(tiny), QUICK)
+
+
+def test_where_memories_come_from_is_kept_and_it_is_told_when_all_are_stored(
+    tmp_path: Path, tiny: Path
+) -> None:
+    source = Source("kitchen.md", "ab" * 32, 3, 9)
+    sources, states = {MemoryName("default", KETTLE.id): source}, list[str]()
+
+    def stored(catalog: Catalog) -> None:
+        states.extend(memory.state for memory in list_memories(catalog).memories)
+
+    bank = tmp_path / "bank"
+    for _ in range(2):
+        train(bank, [KETTLE, LAMP], str(tiny), f"base:{tiny}", QUICK, sources=sources, stored=stored)
+    assert states == ["pending", "pending", "ready", "ready"]
+    with open_catalog(bank) as catalog:
+        found = {memory.id: (memory.source, memory.newest) for memory in list_memories(catalog).memories}
+    assert found == {"kettle": (source, 1), "lamp": (None, 1)}

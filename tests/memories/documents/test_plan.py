@@ -94,6 +94,15 @@ def test_other_headings_and_places_keep_the_memory() -> None:
     assert "update" not in changes(made)[1:]
 
 
+def test_another_title_of_a_long_document_keeps_all_memories() -> None:
+    texts = [f"The lamp {n} of Odrin is out." for n in range(600)]
+    old = plan([part(text) for text in texts])
+    made = plan([part(text, "Night watch") for text in texts], stored(old))
+    assert ids(made) == ids(old)
+    assert changes(made) == ["update"] * 600
+    assert made.gone == []
+
+
 def test_a_paragraph_twice_is_two_memories_and_stays_so() -> None:
     twice = [part(TEXTS[0]), part(TEXTS[1]), part(TEXTS[0], "Elsewhere")]
     made = plan(twice)
