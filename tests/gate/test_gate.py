@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -218,6 +220,33 @@ def test_what_is_new_is_noticed(bank: Path) -> None:
     assert ([hit.id for hit in after.hits], after.event) == (["lamp"], 5)
     forget(bank, ("default", "lamp"))
     assert gate.decide([query])[0].mixture == EMPTY
+
+
+def test_threads_see_whole_changes_alone(bank: Path) -> None:
+    gate = open_gate(bank, FakeEmbedder())
+    pair = [msgspec.structs.replace(KILN, id=one) for one in ("left", "right")]
+    wide = GateSettings(top_k=8, threshold=-1.0, beta=0.0)
+    done = threading.Event()
+
+    def both_or_none() -> set[tuple[int, int]]:
+        seen = set()
+        while not done.is_set():
+            shown = {hit.id for hit in gate.explain(ask(FERRY.text, settings=wide))[1]}
+            assert len(shown & {"left", "right"}) != 1
+            seen.add((len(shown), gate.decide([ask(FERRY.text)])[0].event))
+        return seen
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(both_or_none) for _ in range(3)]
+        try:
+            for turn in range(6):
+                add(bank, FakeEmbedder(), pair, seed=2 * turn)
+                forget(bank, ("default", "left"), ("default", "right"))
+        finally:
+            done.set()
+        seen = set().union(*(one.result() for one in asking))
+    assert {count for count, _ in seen} <= {3, 5}
+    assert len(seen) > 1, "nobody saw a change"
 
 
 def test_a_dialogue_gives_the_mean_of_both_cosines(bank: Path) -> None:
