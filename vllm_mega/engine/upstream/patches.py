@@ -101,7 +101,7 @@ SERVER_PATCHES = tuple(
         make=replacements.short_message,
     )
     for module in (
-        "serve.exception_handling.utils",  # where it is at home: for what is imported later (cohere, realtime)
+        "serve.exception_handling.utils",  # its home: for who imports it later (cohere, realtime)
         "serve.exception_handling.error_response",
         "serve.exception_handling.handlers.http",
         "serve.exception_handling.handlers.validation",
