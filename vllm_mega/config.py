@@ -6,9 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from vllm_mega.errors import ConfigError
 
@@ -71,13 +72,23 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shows them.
     """
 
-    top_k: int = 2
+    top_k: Annotated[int, Meta(description="most memories in a mixture")] = 2
     """Below half of the weight a memory is hardly recalled word for word, so more than two rarely help."""
-    threshold: float = 0.4
+    threshold: Annotated[
+        float, Meta(description="least score (cosine) of a memory; below it the base model answers")
+    ] = 0.4
     """Questions that name their subject nearly always reach it, ordinary unrelated requests rarely."""
-    beta: float = 25.0
+    beta: Annotated[
+        float, Meta(description="sharpness of the softmax; smaller (5) for questions that need two memories")
+    ] = 25.0
     """A memory that is 0.1 better than the next gets 0.92 of the weight: word for word, still."""
-    link_share: float = 0.8
+    link_share: Annotated[
+        float,
+        Meta(
+            description="what a memory that a chosen one links to has of its score, at least; "
+            "0: links are not followed"
+        ),
+    ] = 0.8
     """A memory that a chosen one links to counts as if it had at least this share of that one's score; 0:
     links are not followed. With beta 25 a memory of score 0.5 keeps 0.92 of the weight beside it, with beta
     5, for questions that need both, 0.62."""
@@ -94,26 +105,43 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server or an offline engine needs to know; travels as vLLM's `additional_config["mega"]`."""
 
-    bank: str
-    """Its folder."""
-    catalog: str | None = None
-    """Where the bank's catalog is, if not in its folder: postgresql+psycopg://user@host/database."""
-    mode: Mode = "adapter"
-    namespace: str = DEFAULT_NAMESPACE
-    """Whose memories a request sees that names no namespace."""
+    bank: Annotated[str, Meta(description="the bank's folder")]
+    catalog: Annotated[
+        str | None,
+        Meta(
+            description="where the bank's catalog is, if not in its folder: "
+            "postgresql+psycopg://user@host/database"
+        ),
+    ] = None
+    mode: Annotated[Mode, Meta(description="how memory is used")] = "adapter"
+    namespace: Annotated[
+        str, Meta(description="whose memories are used, where a request names no namespace")
+    ] = DEFAULT_NAMESPACE
     gate: GateSettings = GateSettings()
-    embedder: str | None = None
-    """Model id or path of the embedder; None: the one that the bank was made with."""
-    window: int = 1
-    """How many of the last user messages make the query."""
-    dialogue: int = 8
-    """How many of the last messages, of both roles, are compared beside it; 0 and 1: none are. A score is
-    then the mean of both cosines, so what is being talked about counts, and what was just said."""
-    pinned: tuple[str, ...] = ()
-    """Memories of `namespace` that are loaded when the engine starts and never leave host memory."""
-    max_requests: int | None = None
-    """How many requests a server answers or keeps waiting at a time; more are told to come back. None: four
-    times as many as its engines run (--max-num-seqs)."""
+    embedder: Annotated[str | None, Meta(description="embedder of the gate: model id or path")] = None
+    """None: the one that the bank was made with."""
+    window: Annotated[int, Meta(description="how many of the last user messages are compared")] = 1
+    dialogue: Annotated[
+        int,
+        Meta(
+            description="how many of the last messages, of user and assistant, are compared beside it, so "
+            "that a question is understood from what is being talked about; 0: none"
+        ),
+    ] = 8
+    """A score is then the mean of both cosines; 1 is as 0."""
+    pinned: Annotated[
+        tuple[str, ...],
+        Meta(description="a memory that is loaded at the start and never leaves host memory"),
+    ] = ()
+    """Of `namespace`."""
+    max_requests: Annotated[
+        int | None,
+        Meta(
+            description="how many requests a server answers or keeps waiting at a time; more get 503 with "
+            "Retry-After, which clients of OpenAI heed"
+        ),
+    ] = None
+    """None: four times as many as its engines run (--max-num-seqs)."""
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")
@@ -129,6 +157,18 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.max_requests is None or self.max_requests >= 1,
             f"max_requests must be at least 1, got {self.max_requests}",
         )
+
+
+def described(kind: type) -> dict[str, str]:
+    """What each setting of `kind` is, in the words of `--help` and of the documents."""
+    hints = get_type_hints(kind, include_extras=True)
+    metas = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {
+        name: meta.description
+        for name, some in metas.items()
+        for meta in some
+        if isinstance(meta, Meta) and meta.description
+    }
 
 
 S = TypeVar("S")

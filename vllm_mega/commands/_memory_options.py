@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vllm_mega.config import MODES, GateSettings, MegaSettings
+from vllm_mega.commands._settings import add_setting
+from vllm_mega.config import GateSettings, MegaSettings, described
 
 
 def add_bank_options(
@@ -19,47 +20,27 @@ def add_bank_options(
     parser.add_argument(
         "--catalog",
         metavar="URL",
-        help="where the bank's catalog is, if not in its folder: postgresql+psycopg://user@host/database",
+        help=described(MegaSettings)["catalog"],
     )
 
 
 def add_memory_options(parser: argparse.ArgumentParser) -> None:
     """--bank and what a request may say of memory, as defaults for all of them."""
-    gate = GateSettings()
     add_bank_options(parser)
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
-    parser.add_argument("--embedder", help="embedder of the gate (default: the bank's)")
-    parser.add_argument("--namespace", help="whose memories are used (default: 'default')")
-    parser.add_argument("--mode", choices=MODES, help="how memory is used (default: adapter)")
-    parser.add_argument(
-        "--window", type=int, help="how many of the last user messages are compared (default: 1)"
-    )
-    parser.add_argument(
-        "--dialogue",
-        type=int,
-        metavar="N",
-        help="how many of the last messages, of user and assistant, are compared as well, so that a question "
-        "is understood from what is being talked about; 0: none (default: 8)",
-    )
-    parser.add_argument("--top-k", type=int, help=f"most memories in a mixture (default: {gate.top_k})")
-    parser.add_argument(
-        "--threshold", type=float, help=f"least score of a memory (default: {gate.threshold})"
-    )
+    add_setting(parser, MegaSettings, "embedder", told="the bank's")
+    for name in ("namespace", "mode", "window"):
+        add_setting(parser, MegaSettings, name)
+    add_setting(parser, MegaSettings, "dialogue", metavar="N")
     parser.add_argument(
         "--pin",
         action="append",
         metavar="ID",
         dest="pinned",
-        help="a memory to keep in host memory from the start; may be given several times",
+        help=f"{described(MegaSettings)['pinned']}; may be given several times",
     )
-    parser.add_argument("--beta", type=float, help=f"sharpness of the softmax (default: {gate.beta:g})")
-    parser.add_argument(
-        "--link-share",
-        type=float,
-        metavar="SHARE",
-        help="what a memory that a chosen one links to has of its score, at least; 0: links are not followed "
-        f"(default: {gate.link_share:g})",
-    )
+    for name in GateSettings.__struct_fields__:
+        add_setting(parser, GateSettings, name)
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

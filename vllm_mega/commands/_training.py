@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_mega.commands._memory_options import add_trust_option
+from vllm_mega.commands._settings import add_setting
 
 if TYPE_CHECKING:
     from vllm_mega.training.crew import Crew
@@ -52,30 +53,20 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--ray-address",
         help='a running Ray cluster, "auto" for the one here (default: one of our own, on loopback)',
     )
-    group = parser.add_argument_group("settings (docs/memories.md has the defaults)")
-    group.add_argument("--rank", type=int, help="rank of the adapters")
-    group.add_argument(
-        "--alpha", type=float, help="the adapter is scaled by alpha / rank (default: the rank)"
-    )
-    group.add_argument(
-        "--modules", help="with an adapter: mlp (the default), attention, all, or names of layers"
-    )
-    group.add_argument("--layers", type=int, help="how many have adapters, from the top (default: a third)")
-    group.add_argument(
-        "--learning-rate", type=float, help="how far a step goes, as a part of what the layers compute"
-    )
-    group.add_argument(
-        "--max-steps", type=int, help="most steps for one memory; it ends before when it is learnt, or stuck"
-    )
-    group.add_argument(
-        "--seconds",
-        type=float,
-        help="most seconds for one memory, as its share (default: what its steps take)",
-    )
-    group.add_argument("--batch", type=int, help="examples a step")
-    group.add_argument("--jobs", type=int, help="memories that are trained side by side")
-    group.add_argument("--seed", type=int, help="the same seed gives the same adapters")
-    group.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the exported tensors")
+    _add_settings(parser.add_argument_group("settings"))
+
+
+def _add_settings(group: argparse._ActionsContainer) -> None:
+    from vllm_mega.training.settings import TrainSettings
+
+    told = {
+        "alpha": "the rank",
+        "modules": "mlp",
+        "layers": "the upper third, at least ten",
+        "seconds": "what its steps take",
+    }
+    for name in ("modules", *_SETTINGS):
+        add_setting(group, TrainSettings, name, told=told.get(name))
 
 
 @contextmanager

@@ -37,8 +37,8 @@ example:
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega eval`."""
     from vllm_mega.commands._memory_options import add_bank_options
+    from vllm_mega.commands._settings import add_setting, own_default
 
-    gate = GateSettings()
     parser.description = "Train what is missing, ask every question in every way, and report what is right."
     parser.epilog = EPILOG
     parser.add_argument("--data", required=True, type=Path, help="memories and their questions, JSONL")
@@ -76,15 +76,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         help="a function (question, golds, reply) -> bool; its rate stands beside ours",
     )
-    parser.add_argument(
-        "--top-k", type=int, default=gate.top_k, help=f"most memories in a mixture (default: {gate.top_k})"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=gate.threshold, help=f"least score (default: {gate.threshold})"
-    )
-    parser.add_argument(
-        "--beta", type=float, default=gate.beta, help=f"sharpness of the softmax (default: {gate.beta:g})"
-    )
+    for name in ("top_k", "threshold", "beta"):
+        add_setting(parser, GateSettings, name, own_default(GateSettings, name))
 
 
 def run(args: argparse.Namespace) -> int:

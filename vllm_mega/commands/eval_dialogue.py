@@ -21,7 +21,8 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega eval-dialogue`."""
-    settings = MegaSettings(bank="none")
+    from vllm_mega.commands._settings import add_setting, own_default
+
     parser.description = "Rank the memories at every turn as the gate does, and count the right ones."
     parser.epilog = EPILOG
     parser.add_argument("--memories", required=True, type=Path, help="the memories, JSONL")
@@ -32,19 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedder", help="embedder of the gate: name, path or id (default: all-MiniLM-L6-v2)"
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        default=settings.window,
-        help=f"how many of the last user messages are compared (default: {settings.window})",
-    )
-    parser.add_argument(
-        "--dialogue",
-        type=int,
-        default=settings.dialogue,
-        metavar="N",
-        help=f"how many of the last messages of both are compared as well (default: {settings.dialogue})",
-    )
+    for name in ("window", "dialogue"):
+        add_setting(parser, MegaSettings, name, own_default(MegaSettings, name), metavar="N")
 
 
 def run(args: argparse.Namespace) -> int:

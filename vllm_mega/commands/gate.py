@@ -19,8 +19,8 @@ _BAR = 24
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega gate`."""
     from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
+    from vllm_mega.commands._settings import add_setting, own_default
 
-    gate = GateSettings()
     parser.description = (
         "Show the scores of a text's best memories, and the mixture that the gate makes of them."
     )
@@ -45,22 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="only memories with this tag; of several, with all of them",
     )
-    parser.add_argument(
-        "--top-k", type=int, default=gate.top_k, help=f"most memories in a mixture (default: {gate.top_k})"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=gate.threshold, help=f"least score (default: {gate.threshold})"
-    )
-    parser.add_argument(
-        "--beta", type=float, default=gate.beta, help=f"sharpness of the softmax (default: {gate.beta:g})"
-    )
-    parser.add_argument(
-        "--link-share",
-        type=float,
-        default=gate.link_share,
-        help=f"what a linked memory has of the score, at least; 0: links are not followed "
-        f"(default: {gate.link_share:g})",
-    )
+    for name in GateSettings.__struct_fields__:
+        add_setting(parser, GateSettings, name, own_default(GateSettings, name))
     parser.add_argument("--all", action="store_true", help=f"show every memory, not the best {BEST} only")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 

@@ -13,6 +13,8 @@ PASSTHROUGH = True
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega serve`; all others go to `vllm serve`."""
     from vllm_mega.commands._memory_options import add_memory_options
+    from vllm_mega.commands._settings import add_setting
+    from vllm_mega.config import MegaSettings
 
     parser.description = (
         "Start vLLM's OpenAI-compatible server: NAME is the base model, NAME-mega the same with memory. "
@@ -20,13 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = "Example: vllm-mega serve --bank bank --mode irag --port 8001 --max-model-len 4096"
     add_memory_options(parser)
-    parser.add_argument(
-        "--max-requests",
-        type=int,
-        metavar="N",
-        help="how many requests are answered or kept waiting at a time; more get 503 and Retry-After "
-        "(default: four times --max-num-seqs)",
-    )
+    add_setting(parser, MegaSettings, "max_requests", metavar="N", told="four times --max-num-seqs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from vllm_mega.errors import ConfigError
 
@@ -20,29 +21,41 @@ def _require(condition: bool, message: str) -> None:
 class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shape of an adapter and how it is trained."""
 
-    rank: int = 4
-    alpha: float | None = None
-    """The adapter is scaled by alpha / rank; None: alpha is the rank, the scale 1."""
-    modules: tuple[str, ...] | None = None
-    """Last name parts of the linear layers that get an adapter, or kinds: mlp, attention, all. None: those of
-    the MLP, as the architecture calls them; of attention in a mixture of experts."""
-    layers: int | None = None
-    """How many layers, counted from the top; a model that has fewer gets all. None: the upper third,
-    but ten where there are so many."""
-    learning_rate: float = 1e-2
-    """How far a step moves an adapter, as a part of what its layers compute (see `alignment`)."""
-    max_steps: int = 100
-    """A memory is trained until it is learnt, or no step helps; but no longer than this ..."""
-    seconds: float | None = None
-    """... nor, as its share of the time of all that are trained beside it, than this. None: as long as it
-    takes."""
-    batch: int = 8
-    """Examples a step."""
-    jobs: int = 8
-    """Adapters that are trained side by side."""
-    seed: int = 0
-    dtype: AdapterDtype = "bfloat16"
-    """Of the exported tensors. Training computes in the model's own type either way."""
+    rank: Annotated[int, Meta(description="rank of the adapters")] = 4
+    alpha: Annotated[float | None, Meta(description="the adapter is scaled by alpha / rank")] = None
+    """None: alpha is the rank, the scale 1."""
+    modules: Annotated[
+        tuple[str, ...] | None,
+        Meta(
+            description="which linear layers have adapters: mlp, attention, all, or "
+            "last parts of their names, with commas"
+        ),
+    ] = None
+    """None: those of the MLP, as the architecture calls them; of attention in a mixture of experts."""
+    layers: Annotated[int | None, Meta(description="how many layers have adapters, from the top")] = None
+    """A model that has fewer gets all. None: the upper third, but ten where there are so many."""
+    learning_rate: Annotated[
+        float, Meta(description="how far a step goes, as a part of what the layers compute")
+    ] = 1e-2
+    """See `alignment`."""
+    max_steps: Annotated[
+        int,
+        Meta(
+            description="most steps for a memory, which ends before when it is learnt, or when no step helps"
+        ),
+    ] = 100
+    seconds: Annotated[
+        float | None,
+        Meta(description="most seconds for a memory, as its share of the time of those trained beside it"),
+    ] = None
+    """None: as long as it takes."""
+    batch: Annotated[int, Meta(description="examples a step")] = 8
+    jobs: Annotated[
+        int, Meta(description="memories that are trained side by side; fewer when memory is short")
+    ] = 8
+    seed: Annotated[int, Meta(description="the same seed gives the same adapters on the same machine")] = 0
+    dtype: Annotated[AdapterDtype, Meta(description="type of the exported tensors")] = "bfloat16"
+    """Training computes in the model's own type either way."""
     chat_template: str = ""
     """Jinja, in place of the model's own chat template; empty: the bank's, or else the model's own."""
 
