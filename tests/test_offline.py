@@ -121,7 +121,7 @@ def test_tags_narrow_the_memories(results: dict[str, Any]) -> None:
         ("tags twice", "RequestError", "mega.tags names food more than once", "in conversation 1"),
         ("length", "RequestError", "3 conversations", None),
         ("wide", "MixtureError", "3 slots", "in conversation 0"),
-        ("no question", "RequestError", "last user message", None),
+        ("no question", "RequestError", "last user message", "in conversation 0"),
         ("start", "RequestError", "mega.start is 1000, but the prompt has", "in conversation 2"),
         ("character", "RequestError", "give a token", "in conversation 0"),
         ("broken", "BankError", "SHA-256", None),

@@ -34,9 +34,13 @@ def command(tmp_path: Path, tiny: Path) -> list[str]:
 
 
 def stored(bank: Path) -> list[Memory]:
-    """The memories, the first first."""
+    """The memories, as they stand in their document; the catalog adds those of one change by their names."""
     with open_catalog(bank) as catalog:
-        return list(reversed(list_memories(catalog).memories))
+        return sorted(list_memories(catalog).memories, key=_place)
+
+
+def _place(memory: Memory) -> int:
+    return (memory.source and memory.source.start) or 0
 
 
 def test_a_dry_run_shows_the_memories_and_writes_nothing(
