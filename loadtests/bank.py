@@ -19,10 +19,10 @@ from vllm_mega.bank.layout import BaseModelInfo, NewMemory
 from vllm_mega.bank.lora_tensors import Shapes
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import DEFAULT_MODEL, fingerprint, linear_shapes, model_config, resolve_model
-from vllm_mega.training.export import export
-from vllm_mega.training.lora import peft_name
-from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.targets import layer_index, resolved, selected
+from vllm_mega.training.compute.lora import peft_name
+from vllm_mega.training.recipe.settings import TrainSettings
+from vllm_mega.training.recipe.targets import layer_index, resolved, selected
+from vllm_mega.training.run.export import export
 
 SCALE = 0.02
 """Of B: large enough to change what the model says, small enough to keep its values tame."""

@@ -27,10 +27,10 @@ from vllm_mega.evaluation.data import Item, add_questions, read_items
 from vllm_mega.evaluation.scoring import score
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import question_prompt, user
-from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
-from vllm_mega.training.truth import adapted
+from vllm_mega.training.compute.truth import adapted
+from vllm_mega.training.recipe.job import Fit, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.trainer import Trainer
 
 DISGUISES: dict[str, tuple[Disguise, ...]] = {
     "none": (),

@@ -31,12 +31,12 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import model_config, resolve_model
 from vllm_mega.models.architectures import architecture
 from vllm_mega.models.chat_format import load_chat_format
-from vllm_mega.training.estimate import STEPS, Shape, Tokens, flops, peak_bytes, shape_of
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.outlook import compute_dtype, probe, tokens_of
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.targets import resolved
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.targets import resolved
+from vllm_mega.training.run.estimate import STEPS, Shape, Tokens, flops, peak_bytes, shape_of
+from vllm_mega.training.run.outlook import compute_dtype, probe, tokens_of
+from vllm_mega.training.run.trainer import Trainer
 
 LAYERS = 2
 RUN = 4

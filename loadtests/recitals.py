@@ -22,8 +22,8 @@ from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.evaluation.data import add_questions, read_items
 from vllm_mega.evaluation.scoring import is_exact, score
 from vllm_mega.prompts import question_prompt
-from vllm_mega.training.outcome import Trained
-from vllm_mega.training.session import train
+from vllm_mega.training.run.outcome import Trained
+from vllm_mega.training.run.session import train
 
 
 class Result(msgspec.Struct, frozen=True):

@@ -33,9 +33,9 @@ from vllm_mega.gate.embedder import Embedder, load_embedder
 from vllm_mega.models import resolve_model, weight_bytes
 from vllm_mega.output import write_whole
 from vllm_mega.prompts import irag_messages, question_prompt, user
-from vllm_mega.training.outcome import Trained
-from vllm_mega.training.session import train
-from vllm_mega.training.settings import AdapterDtype, TrainSettings
+from vllm_mega.training.recipe.settings import AdapterDtype, TrainSettings
+from vllm_mega.training.run.outcome import Trained
+from vllm_mega.training.run.session import train
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -33,10 +33,10 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import MegaError
 from vllm_mega.memories.lines import read_memories
 from vllm_mega.models import resolve_model, weight_bytes
-from vllm_mega.training.crew import LocalFitter, trained_by
-from vllm_mega.training.outcome import Trained
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.session import train
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.crew import LocalFitter, trained_by
+from vllm_mega.training.run.outcome import Trained
+from vllm_mega.training.run.session import train
 
 PROFILED_STEPS = 3
 

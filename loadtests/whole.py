@@ -26,12 +26,12 @@ from loadtests.program import Add, Program
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ConfigError
 from vllm_mega.models import resolve_model
-from vllm_mega.training.estimate import STEPS, Tokens, flops, peak_bytes
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.outlook import compute_dtype, probe, tokens_of
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.targets import resolved
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.targets import resolved
+from vllm_mega.training.run.estimate import STEPS, Tokens, flops, peak_bytes
+from vllm_mega.training.run.outlook import compute_dtype, probe, tokens_of
+from vllm_mega.training.run.trainer import Trainer
 
 JOBS = (1, 4, 8)
 PEAK = 989e12

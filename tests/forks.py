@@ -10,7 +10,7 @@ PROCESSES.set_forkserver_preload(
         "pytest",  # what every fork runs again is the program, and that imports it
         "peft",
         "vllm_mega.gate.embedder",
-        "vllm_mega.training.trainer",
+        "vllm_mega.training.run.trainer",
         "tests.bank.catalog.writer",
         "tests.bank.catalog.maker",
     ]

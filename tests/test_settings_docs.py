@@ -11,7 +11,7 @@ import pytest
 from vllm_mega.commands import _training, serve
 from vllm_mega.config import GateSettings, MegaSettings, described
 from vllm_mega.requests.schemas import MegaRequest
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe.settings import TrainSettings
 
 NOT_OPTIONS = {"gate", "chat_template"}
 """A group of settings, and one that is made of an option."""

@@ -8,8 +8,8 @@ import pytest
 
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.text import ends_sentence, heading, prose, sentences
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import examples, subject
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import examples, subject
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from vllm_mega.errors import BankError, MegaError
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.prompts import user
-from vllm_mega.training.session import train
+from vllm_mega.training.run.session import train
 
 
 class Outcome(msgspec.Struct, frozen=True):

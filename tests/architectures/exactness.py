@@ -14,12 +14,12 @@ from tests.small_tokenizer import WORDS
 from vllm_mega.bank.layout import BaseModelInfo, NewMemory
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.models import fingerprint, linear_shapes
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.export import export
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.packing import leads, pack, pool
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.compute.packing import leads, pack, pool
+from vllm_mega.training.recipe.encoding import Encoded
+from vllm_mega.training.recipe.job import memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.export import export
+from vllm_mega.training.run.trainer import Trainer
 
 SETTINGS = Recipe(max_steps=3, jobs=1, dtype="float32")
 """Of modules and layers nothing is said: they follow the architecture."""

@@ -21,7 +21,7 @@ USERS = {
     "server": ("vllm_mega.serving.endpoints", "vllm.v1.engine.async_llm"),
     "batch": ("vllm_mega.serving.batch_engine",),
     "offline": ("vllm_mega.offline",),
-    "training": ("vllm_mega.training.frozen", "transformers.models.auto.modeling_auto"),
+    "training": ("vllm_mega.training.compute.frozen", "transformers.models.auto.modeling_auto"),
 }
 
 

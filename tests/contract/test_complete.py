@@ -24,8 +24,8 @@ FACING = re.compile(r"(engine|serving|requests)\.|offline$|plugin$")
 SETTERS = {
     "engine.upstream.patch": "patches, each in the contract",
     "serving.handlers": "the field `mega` of a response",
-    "training.last": "a module of a model, by its place",
-    "training.lora": "a module of a model, by its place",
+    "training.compute.last": "a module of a model, by its place",
+    "training.compute.lora": "a module of a model, by its place",
 }
 """Where attributes are set by a name that is computed."""
 KNOWN: tuple[object, ...] = (

@@ -15,9 +15,9 @@ from vllm_mega.bank.layout import BaseModelInfo, NewMemory
 from vllm_mega.evaluation.baselines import RECORD, Trainable, joint_recipe, shared_job, train_baselines
 from vllm_mega.evaluation.report import Baseline
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt
-from vllm_mega.training.job import Fit, Job, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import subject
+from vllm_mega.training.recipe.job import Fit, Job, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import subject
 
 NAME = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 THIRD = 1 / 3  # no number of bfloat16

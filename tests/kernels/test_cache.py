@@ -13,7 +13,7 @@ import pytest
 
 from vllm_mega.errors import KernelError
 from vllm_mega.kernels import cache, native
-from vllm_mega.training import fused_kernels
+from vllm_mega.training.compute import fused_kernels
 
 NAME = "kernel-0123.so"
 WHOLE = b"\x7fELF" + bytes(range(256)) * 40
@@ -159,9 +159,9 @@ def test_no_place_at_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         native.compiled()
 
 
-@pytest.mark.parametrize("module", ["vllm_mega.kernels.native", "vllm_mega.training.fused_kernels"])
+@pytest.mark.parametrize("module", ["vllm_mega.kernels.native", "vllm_mega.training.compute.fused_kernels"])
 def test_a_truncated_kernel_ends_no_process(tmp_path: Path, module: str) -> None:
-    source = {"vllm_mega.training.fused_kernels": fused_kernels.SOURCE}.get(module)
+    source = {"vllm_mega.training.compute.fused_kernels": fused_kernels.SOURCE}.get(module)
     whole, descriptor = native.compiled(source)
     os.close(descriptor)
     kernels = tmp_path / "kernels"

@@ -14,10 +14,10 @@ from loadtests.invented import invent
 from loadtests.large import LLAMA, QWEN, Dimensions, Slice, Trained, row
 from vllm_mega.models import linear_shapes, resolve_model
 from vllm_mega.models.chat_format import load_chat_format
-from vllm_mega.training.estimate import STEPS, Tokens
-from vllm_mega.training.outlook import tokens_of
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.targets import resolved
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.targets import resolved
+from vllm_mega.training.run.estimate import STEPS, Tokens
+from vllm_mega.training.run.outlook import tokens_of
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from tests.evaluation.fakes import Reciter, items, subject
 from vllm_mega.evaluation import plots
 from vllm_mega.evaluation.model import Reply
 from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.targets import resolved
+from vllm_mega.training.recipe.settings import TrainSettings
+from vllm_mega.training.recipe.targets import resolved
 
 DEFAULT = Shape(4, 10, "mlp")
 

@@ -12,8 +12,8 @@ from loadtests.large import LLAMA
 from loadtests.whole import Ran, row
 from vllm_mega.models import resolve_model
 from vllm_mega.models.chat_format import load_chat_format
-from vllm_mega.training.outlook import tokens_of
-from vllm_mega.training.recipe import Recipe
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.outlook import tokens_of
 
 
 def test_what_was_reached_is_products_by_seconds() -> None:

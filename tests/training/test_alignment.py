@@ -4,9 +4,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.training.tiny import SETTINGS
-from vllm_mega.training.alignment import aligning, directions, set_units, start
-from vllm_mega.training.lora import LoraLinear, LoraStack
-from vllm_mega.training.recipe import AlignmentRules
+from vllm_mega.training.compute.alignment import aligning, directions, set_units, start
+from vllm_mega.training.compute.lora import LoraLinear, LoraStack
+from vllm_mega.training.recipe.recipe import AlignmentRules
 
 RULES = AlignmentRules()
 

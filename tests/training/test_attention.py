@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from vllm_mega.errors import ModelError
-from vllm_mega.training import attention, fused_kernels, segments
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.packing import Pack, pack, pool
+from vllm_mega.training.compute import attention, fused_kernels
+from vllm_mega.training.compute.packing import Pack, pack, pool
+from vllm_mega.training.recipe import segments
+from vllm_mega.training.recipe.encoding import Encoded
 
 
 def encoded(prompt: list[int], answer: int) -> Encoded:

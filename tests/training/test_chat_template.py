@@ -18,8 +18,8 @@ from vllm_mega.errors import BankMismatchError, ModelError, TrainingError
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import fingerprint
 from vllm_mega.models.chat_template import read_template
-from vllm_mega.training.outcome import TrainReport
-from vllm_mega.training.session import train
+from vllm_mega.training.run.outcome import TrainReport
+from vllm_mega.training.run.session import train
 
 PLAIN = read_template("plain")
 OTHER = TEMPLATE.replace("m['role']", "m['role'] | trim")

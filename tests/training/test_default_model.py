@@ -14,10 +14,10 @@ from tests.switched import switched
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.models import resolve_model
 from vllm_mega.prompts import MEMORY_PROMPT, about_prompt, question_prompt, user
-from vllm_mega.training.export import export
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.export import export
+from vllm_mega.training.run.trainer import Trainer
 
 MEMORY = NewMemory(
     title="The clock of Brindlemoor",

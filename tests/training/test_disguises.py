@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from loadtests.disguised import Disguise, deeper, norms_times, padded, save_disguised, untied, wider
 from tests.training.tiny import BELL
-from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import Fit, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.trainer import Trainer
 
 DISGUISES = {
     "norms / 8": (norms_times(1 / 8),),

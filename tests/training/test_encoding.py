@@ -9,9 +9,9 @@ from tests.models import chats
 from vllm_mega.bank.layout import QA, NewMemory
 from vllm_mega.models.chat_format import ChatFormat, load_chat_format
 from vllm_mega.prompts import user
-from vllm_mega.training.encoding import Encoded, encode, unfit
-from vllm_mega.training.recipe import EncodingRules
-from vllm_mega.training.texts import Example
+from vllm_mega.training.recipe.encoding import Encoded, encode, unfit
+from vllm_mega.training.recipe.recipe import EncodingRules
+from vllm_mega.training.recipe.texts import Example
 
 EXAMPLE = Example(user("Who sings ?"), "The kettle sings .", "question")
 

@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM
 from tests.training.tiny import ALL, BELL, SETTINGS
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.models import linear_shapes
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.export import export
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.packing import pack, pool
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.compute.packing import pack, pool
+from vllm_mega.training.recipe.encoding import Encoded
+from vllm_mega.training.recipe.job import memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.export import export
+from vllm_mega.training.run.trainer import Trainer
 
 IDS = torch.arange(3, 13)[None]
 

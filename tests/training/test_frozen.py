@@ -15,7 +15,7 @@ from tests.cpus import WITH_BFLOAT16, WITHOUT_BFLOAT16
 from tests.training.tiny import SETTINGS
 from vllm_mega.errors import ModelError
 from vllm_mega.models.chat_format import load_chat_format
-from vllm_mega.training.frozen import FrozenModel
+from vllm_mega.training.compute.frozen import FrozenModel
 
 
 @pytest.fixture

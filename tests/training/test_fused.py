@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig
 from transformers.models.llama import modeling_llama
 
-from vllm_mega.training import fused, fused_kernels
-from vllm_mega.training.model import untouched_copy
+from vllm_mega.training.compute import fused, fused_kernels
+from vllm_mega.training.compute.model import untouched_copy
 
 IDS = torch.arange(5, 40)
 TYPES = (torch.float32, torch.bfloat16)

@@ -19,9 +19,9 @@ import torch
 
 from tests.training.tiny import ALL, BELL, KETTLE, save_tiny
 from vllm_mega.bank.layout import QA, NewMemory
-from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import Fit, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.trainer import Trainer
 
 FILE = Path(__file__).with_name("golden.json")
 RECIPE = Recipe(modules=ALL, layers=2, rank=4, max_steps=6, jobs=3, dtype="float32")

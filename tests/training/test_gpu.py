@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
-from vllm_mega.training.encoding import encode
-from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.trainer import Trainer
-from vllm_mega.training.truth import recite
+from vllm_mega.training.compute.truth import recite
+from vllm_mega.training.recipe.encoding import encode
+from vllm_mega.training.recipe.job import Fit, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

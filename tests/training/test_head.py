@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_mega.training.head import Head
+from vllm_mega.training.compute.head import Head
 
 HEADS = [Head(torch.randn(11, 5)), Head(torch.randn(11, 5), torch.randn(11), 0.25, 3.0)]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.training.tiny import BELL, SETTINGS
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.job import memory_job
-from vllm_mega.training.learner import Learner, Sight
+from vllm_mega.training.compute.learner import Learner, Sight
+from vllm_mega.training.recipe.encoding import Encoded
+from vllm_mega.training.recipe.job import memory_job
 
 KNOWN = Sight(0.1, True, [True] * 5, [True] * 2)
 

@@ -20,7 +20,7 @@ from vllm_mega.bank.catalog.jobs import lease, take_back
 from vllm_mega.bank.catalog.known import list_jobs
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.training.leases import held, is_dead, owner
+from vllm_mega.training.run.leases import held, is_dead, owner
 
 
 @pytest.fixture

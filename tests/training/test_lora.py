@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.training.tiny import SETTINGS
-from vllm_mega.training.lora import LoraLinear, LoraStack
+from vllm_mega.training.compute.lora import LoraLinear, LoraStack
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_mega.training import loss
-from vllm_mega.training.head import Head
-from vllm_mega.training.loss import Candidates
-from vllm_mega.training.recipe import LossRules
+from vllm_mega.training.compute import loss
+from vllm_mega.training.compute.head import Head
+from vllm_mega.training.compute.loss import Candidates
+from vllm_mega.training.recipe.recipe import LossRules
 
 Case = tuple[torch.Tensor, Head, torch.Tensor, torch.Tensor]
 

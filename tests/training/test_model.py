@@ -13,10 +13,11 @@ from torch import Tensor
 from tests.training.architectures import ARCHITECTURES, VOCABULARY, WINDOW, random_model
 from vllm_mega.errors import ModelError
 from vllm_mega.models.architectures import architecture
-from vllm_mega.training import agreement, attention, head, model, segments
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.model import SplitModel, untouched_copy
-from vllm_mega.training.packing import leads, pack, pool
+from vllm_mega.training.compute import agreement, attention, head, model
+from vllm_mega.training.compute.model import SplitModel, untouched_copy
+from vllm_mega.training.compute.packing import leads, pack, pool
+from vllm_mega.training.recipe import segments
+from vllm_mega.training.recipe.encoding import Encoded
 
 TEXT = torch.randint(3, VOCABULARY, (500,), generator=torch.Generator().manual_seed(1)).tolist()
 START, ENDS = TEXT[:20], (TEXT[20:60], TEXT[60:65], TEXT[65:95])

@@ -16,15 +16,15 @@ from vllm_mega.bank.library import Library
 from vllm_mega.cli import main
 from vllm_mega.errors import BankError, BankMismatchError, TrainingError
 from vllm_mega.gate.embedder import FakeEmbedder
-from vllm_mega.training import estimate, plan
-from vllm_mega.training import outlook as module
-from vllm_mega.training.crew import LocalFitter
-from vllm_mega.training.estimate import Shape, Tokens, flops, most_jobs, peak_bytes
-from vllm_mega.training.job import Fit
-from vllm_mega.training.outlook import checkpoint_shape, outlook, seconds_of, tokens_of
-from vllm_mega.training.plan import prepare
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.session import train
+from vllm_mega.training.recipe.job import Fit
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.run import estimate, plan
+from vllm_mega.training.run import outlook as module
+from vllm_mega.training.run.crew import LocalFitter
+from vllm_mega.training.run.estimate import Shape, Tokens, flops, most_jobs, peak_bytes
+from vllm_mega.training.run.outlook import checkpoint_shape, outlook, seconds_of, tokens_of
+from vllm_mega.training.run.plan import prepare
+from vllm_mega.training.run.session import train
 
 MEMORIES = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=2)

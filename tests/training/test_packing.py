@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllm_mega.training.encoding import Encoded
-from vllm_mega.training.packing import Pool, leads, pack, pool
-from vllm_mega.training.segments import Segments
+from vllm_mega.training.compute.packing import Pool, leads, pack, pool
+from vllm_mega.training.recipe.encoding import Encoded
+from vllm_mega.training.recipe.segments import Segments
 
 
 def encoded(prompt: list[int], answer: list[int], start: int = 0) -> Encoded:

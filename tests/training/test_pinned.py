@@ -12,8 +12,8 @@ import pytest
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.memories.lines import read_memories
 from vllm_mega.text import ends_sentence
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import examples
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import examples
 
 EXAMPLES = "038cfb7ad4b8d52d84dd7c2307d08d9b5505706965676957961a6dcae008752f"
 

@@ -10,7 +10,7 @@ from tests.training.tiny import BELL, KETTLE, LAMP
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.check import check
 from vllm_mega.models import linear_shapes
-from vllm_mega.training.session import train, train_waiting
+from vllm_mega.training.run.session import train, train_waiting
 
 
 def test_a_catalog_elsewhere_is_trained_as_one_in_the_folder(tmp_path: Path, tiny: Path) -> None:

@@ -17,8 +17,8 @@ from vllm_mega.bank.layout import EmbedderInfo, NewMemory
 from vllm_mega.errors import BankError, ModelError, TrainingError
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.models import linear_shapes
-from vllm_mega.training import plan
-from vllm_mega.training.preflight import adapter_bytes, preflight, require_space
+from vllm_mega.training.run import plan
+from vllm_mega.training.run.preflight import adapter_bytes, preflight, require_space
 
 LINKED = NewMemory(text="Geese count.")
 """Its id follows from its text: only then is it known that a link leads to itself."""

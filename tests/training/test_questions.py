@@ -5,9 +5,9 @@ import random
 import pytest
 
 from vllm_mega.text import sentences
-from vllm_mega.training.english import English
-from vllm_mega.training.questions import Questions, distinctive_words
-from vllm_mega.training.recipe import Recipe
+from vllm_mega.training.recipe.english import English
+from vllm_mega.training.recipe.questions import Questions, distinctive_words
+from vllm_mega.training.recipe.recipe import Recipe
 
 TEXT = "The tower was built in May 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."
 PARTS = sentences(TEXT)

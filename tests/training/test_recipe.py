@@ -13,9 +13,9 @@ import pytest
 from vllm_mega import prompts, text
 from vllm_mega.config import settings_from
 from vllm_mega.errors import ConfigError
-from vllm_mega.training.recipe import EndRules, LossRules, Recipe
-from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.targets import resolved
+from vllm_mega.training.recipe.recipe import EndRules, LossRules, Recipe
+from vllm_mega.training.recipe.settings import TrainSettings
+from vllm_mega.training.recipe.targets import resolved
 
 SHARED = "one of all that are read into the recipe: prompts.TRAINED or text.PATTERNS"
 FORECAST = "an estimate of cost or memory: nothing is trained by it"

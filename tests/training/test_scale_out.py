@@ -24,11 +24,11 @@ from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.records import MemoryName
 from vllm_mega.errors import ConfigError, ModelError, TrainingError
 from vllm_mega.models import linear_shapes
-from vllm_mega.training.crew import Task
-from vllm_mega.training.outcome import Failed
-from vllm_mega.training.ray_cluster import LOOPBACK_ONLY, RayCluster, WorkerLostError
-from vllm_mega.training.scale_out import RayCrew
-from vllm_mega.training.session import train
+from vllm_mega.training.run.crew import Task
+from vllm_mega.training.run.outcome import Failed
+from vllm_mega.training.run.ray_cluster import LOOPBACK_ONLY, RayCluster, WorkerLostError
+from vllm_mega.training.run.scale_out import RayCrew
+from vllm_mega.training.run.session import train
 
 T = TypeVar("T")
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4)

@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 
 from vllm_mega.prompts import user
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.schedule import steps
-from vllm_mega.training.texts import Example, Kind
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.schedule import steps
+from vllm_mega.training.recipe.texts import Example, Kind
 
 
 def pool(**counts: int) -> list[Example]:

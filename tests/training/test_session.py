@@ -34,13 +34,13 @@ from vllm_mega.errors import BankMismatchError, BankNotFoundError, ModelError, T
 from vllm_mega.gate.embedder import BaseModelEmbedder
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.models import DEFAULT_EMBEDDER, linear_shapes
-from vllm_mega.training import crew, publishing
-from vllm_mega.training.job import Fit, Job
-from vllm_mega.training.outcome import Failed, Trained, TrainReport
-from vllm_mega.training.plan import prepare
-from vllm_mega.training.recipe import EndRules
-from vllm_mega.training.session import train, train_waiting
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.job import Fit, Job
+from vllm_mega.training.recipe.recipe import EndRules
+from vllm_mega.training.run import crew, publishing
+from vllm_mega.training.run.outcome import Failed, Trained, TrainReport
+from vllm_mega.training.run.plan import prepare
+from vllm_mega.training.run.session import train, train_waiting
+from vllm_mega.training.run.trainer import Trainer
 
 ALL = (KETTLE, LAMP, BELL)
 QUICK = msgspec.structs.replace(SETTINGS, max_steps=4, jobs=1)

@@ -4,7 +4,7 @@ import pytest
 
 from vllm_mega.config import settings_from
 from vllm_mega.errors import ConfigError
-from vllm_mega.training.settings import TrainSettings
+from vllm_mega.training.recipe.settings import TrainSettings
 
 
 @pytest.mark.parametrize(

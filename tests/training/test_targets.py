@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from vllm_mega.errors import ModelError
-from vllm_mega.training.lora import LoraStack
-from vllm_mega.training.settings import TrainSettings
-from vllm_mega.training.targets import layer_index, resolved, target_names
+from vllm_mega.training.compute.lora import LoraStack
+from vllm_mega.training.recipe.settings import TrainSettings
+from vllm_mega.training.recipe.targets import layer_index, resolved, target_names
 
 
 @pytest.fixture

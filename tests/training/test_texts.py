@@ -5,8 +5,8 @@ import pytest
 from vllm_mega.bank.layout import QA, NewMemory
 from vllm_mega.prompts import MEMORY_PROMPT, QUESTION_SUFFIX, irag_messages
 from vllm_mega.text import sentences
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import Example, examples, subject
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import Example, examples, subject
 
 TEXT = "The tower was built in 1873 by Hesper Vane. It stands in Odrin. Nine bells hang there."
 MEMORY = NewMemory(text=f" {TEXT}\n", title="The tower")

@@ -15,13 +15,13 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS, START
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.prompts import MEMORY_PROMPT, user
-from vllm_mega.training import round as rounds
-from vllm_mega.training.encoding import encode
-from vllm_mega.training.export import export
-from vllm_mega.training.job import Fit, Job, memory_job
-from vllm_mega.training.recipe import LossRules, Recipe
-from vllm_mega.training.round import Round
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.recipe.encoding import encode
+from vllm_mega.training.recipe.job import Fit, Job, memory_job
+from vllm_mega.training.recipe.recipe import LossRules, Recipe
+from vllm_mega.training.run import round as rounds
+from vllm_mega.training.run.export import export
+from vllm_mega.training.run.round import Round
+from vllm_mega.training.run.trainer import Trainer
 
 SHORT = msgspec.structs.replace(SETTINGS, max_steps=3)
 MEMORIES = (KETTLE, LAMP, BELL)

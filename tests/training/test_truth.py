@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.switched import switched
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS, START
-from vllm_mega.training import learner, truth
-from vllm_mega.training import round as rounds
-from vllm_mega.training.encoding import Encoded, encode
-from vllm_mega.training.export import export
-from vllm_mega.training.job import Fit, memory_job
-from vllm_mega.training.loss import Candidates
-from vllm_mega.training.recipe import EndRules
-from vllm_mega.training.trainer import Trainer
+from vllm_mega.training.compute import learner, truth
+from vllm_mega.training.compute.loss import Candidates
+from vllm_mega.training.recipe.encoding import Encoded, encode
+from vllm_mega.training.recipe.job import Fit, memory_job
+from vllm_mega.training.recipe.recipe import EndRules
+from vllm_mega.training.run import round as rounds
+from vllm_mega.training.run.export import export
+from vllm_mega.training.run.trainer import Trainer
 
 MEMORIES = (KETTLE, LAMP, BELL)
 

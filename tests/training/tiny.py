@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.training.recipe import Recipe
+from vllm_mega.training.recipe.recipe import Recipe
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SETTINGS = Recipe(rank=8, modules=ALL, layers=2, learning_rate=0.01, max_steps=300, batch=6)

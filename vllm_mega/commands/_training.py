@@ -13,9 +13,9 @@ from vllm_mega.commands._memory_options import add_trust_option
 from vllm_mega.commands._settings import add_setting
 
 if TYPE_CHECKING:
-    from vllm_mega.training.crew import Crew
-    from vllm_mega.training.outcome import Trained, TrainReport
-    from vllm_mega.training.session import Progress
+    from vllm_mega.training.run.crew import Crew
+    from vllm_mega.training.run.outcome import Trained, TrainReport
+    from vllm_mega.training.run.session import Progress
 
 _SETTINGS = (
     "rank",
@@ -57,7 +57,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(group: argparse._ActionsContainer) -> None:
-    from vllm_mega.training.settings import TrainSettings
+    from vllm_mega.training.recipe.settings import TrainSettings
 
     told = {
         "alpha": "the rank",
@@ -101,9 +101,9 @@ def crew_of(args: argparse.Namespace) -> Crew:
         ConfigError: a cluster without a number of workers.
     """
     from vllm_mega.errors import ConfigError
-    from vllm_mega.training.crew import here
-    from vllm_mega.training.ray_cluster import RayCluster
-    from vllm_mega.training.scale_out import RayCrew
+    from vllm_mega.training.run.crew import here
+    from vllm_mega.training.run.ray_cluster import RayCluster
+    from vllm_mega.training.run.scale_out import RayCrew
 
     if args.workers is None:
         if args.ray_address is not None:
@@ -120,7 +120,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     """
     from vllm_mega.config import settings_from
     from vllm_mega.models.chat_template import read_template
-    from vllm_mega.training.settings import TrainSettings
+    from vllm_mega.training.recipe.settings import TrainSettings
 
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     if args.modules is not None:

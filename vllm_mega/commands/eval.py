@@ -134,8 +134,8 @@ def _material(args: argparse.Namespace) -> Material:
 
 def _train(bank: Path, material: Material, args: argparse.Namespace) -> None:
     from vllm_mega.models.chat_template import read_template
-    from vllm_mega.training.session import train
-    from vllm_mega.training.settings import TrainSettings
+    from vllm_mega.training.recipe.settings import TrainSettings
+    from vllm_mega.training.run.session import train
 
     settings = TrainSettings(chat_template=read_template(args.chat_template) if args.chat_template else "")
     with _bar("training", "memories") as step:
@@ -156,8 +156,8 @@ def _baselines(bank: Path, material: Material, folder: Path, catalog: str | None
     from vllm_mega.bank.catalog.catalog import open_catalog
     from vllm_mega.evaluation.baselines import Trainable, train_baselines
     from vllm_mega.models import resolve_model
-    from vllm_mega.training.recipe import Recipe
-    from vllm_mega.training.trainer import Trainer
+    from vllm_mega.training.recipe.recipe import Recipe
+    from vllm_mega.training.run.trainer import Trainer
 
     with open_catalog(bank, catalog) as opened:
         base = opened.settings().base

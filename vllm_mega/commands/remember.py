@@ -158,7 +158,7 @@ def _train(args: argparse.Namespace, plans: Sequence[Plan]) -> int:
     from vllm_mega.commands._training import crew_of, progress_bar, settings_of, tell
     from vllm_mega.commands._who import who
     from vllm_mega.memories.documents.remembering import finish
-    from vllm_mega.training.session import train
+    from vllm_mega.training.run.session import train
 
     def stored(catalog: Catalog) -> None:
         for plan in plans:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_mega.training.crew import Crew
-    from vllm_mega.training.outcome import TrainReport
-    from vllm_mega.training.outlook import Outlook
+    from vllm_mega.training.run.crew import Crew
+    from vllm_mega.training.run.outcome import TrainReport
+    from vllm_mega.training.run.outlook import Outlook
 
 HELP = "train an adapter for every memory of a file, or that waits in a bank"
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _dry_run(args: argparse.Namespace, settings: Any) -> int:
     from vllm_mega.memories.lines import read_memories
-    from vllm_mega.training.outlook import outlook
+    from vllm_mega.training.run.outlook import outlook
 
     memories = read_memories(args.input)[: args.limit]
     seen = outlook(
@@ -81,7 +81,7 @@ def _dry_run(args: argparse.Namespace, settings: Any) -> int:
 def _train(args: argparse.Namespace, settings: Any, crew: Crew) -> TrainReport:
     from vllm_mega.commands._training import progress_bar
     from vllm_mega.memories.lines import read_memories
-    from vllm_mega.training.session import train, train_waiting
+    from vllm_mega.training.run.session import train, train_waiting
 
     memories = None if args.input is None else read_memories(args.input)[: args.limit]
     how: dict[str, Any] = {"catalog": args.catalog, "trust_remote_code": args.trust_remote_code}

@@ -1,7 +1,7 @@
 """What training, models and the gate rely on in transformers. Data.
 
-What a model computes is compared when it is loaded (`training.model`, `training.fused_check`), so of models
-there stands only what all of them have from transformers, as Llama shows it.
+What a model computes is compared when it is loaded (`training.compute.model`, `training.compute.fused_check`),
+so of models there stands only what all of them have from transformers, as Llama shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PACKED = "attention of transformers takes packed rows"
 TRANSFORMERS = (
     Use(
         "transformers.models.auto.modeling_auto",
-        by="gate.embedder models.recipes training.frozen",
+        by="gate.embedder models.recipes training.compute.frozen",
         why="Models are loaded by their public names.",
         reads="AutoModel AutoModelForCausalLM",
     ),
@@ -32,14 +32,15 @@ TRANSFORMERS = (
     ),
     Use(
         "transformers:AttentionInterface",
-        by="training.attention",
+        by="training.compute.attention",
         why="Packed rows have an attention of their own.",
         until=_PACKED,
         calls={"register": "key value"},
     ),
     Use(
         "transformers.modeling_utils:PreTrainedModel",
-        by="models.recipes training.agreement training.frozen training.head training.model training.truth",
+        by="models.recipes training.compute.agreement training.compute.frozen "
+        "training.compute.head training.compute.model training.compute.truth",
         why="What every model of transformers can do.",
         calls={
             "get_input_embeddings": "",
@@ -50,7 +51,7 @@ TRANSFORMERS = (
     ),
     Use(
         "transformers.modeling_utils",
-        by="training.frozen",
+        by="training.compute.frozen",
         why="Weights that a checkpoint lacks would be random: loading tells which.",
         says=('kwargs.pop("output_loading_info"', "missing_keys"),
     ),
@@ -62,7 +63,8 @@ TRANSFORMERS = (
     ),
     Use(
         "transformers.tokenization_utils_base:PreTrainedTokenizerBase",
-        by="gate.embedder models.chat_format models.control_tokens serving.completions training.frozen",
+        by="gate.embedder models.chat_format models.control_tokens serving.completions "
+        "training.compute.frozen",
         why="Texts, templates and control tokens of a model.",
         calls={"convert_ids_to_tokens": "ids"},
         reads="added_tokens_decoder all_special_ids apply_chat_template decode",
@@ -98,7 +100,7 @@ TRANSFORMERS = (
 ARCHITECTURES = (
     Use(
         _LLAMA,
-        by="models.architectures training.attention training.fused",
+        by="models.architectures training.compute.attention training.compute.fused",
         why="Attention is called by keyword with what a layer is; rotary embeddings are called so.",
         until=_PACKED,
         reads="apply_rotary_pos_emb",
@@ -106,42 +108,42 @@ ARCHITECTURES = (
     ),
     Use(
         "transformers.models.gemma2.modeling_gemma2",
-        by="training.attention",
+        by="training.compute.attention",
         why="Windows and caps are the layer's own.",
         until=_PACKED,
         says=("sliding_window=self.sliding_window", "softcap=self.attn_logit_softcapping"),
     ),
     Use(
         "transformers.models.gpt_oss.modeling_gpt_oss",
-        by="training.attention",
+        by="training.compute.attention",
         why="Attention sinks are refused.",
         until=_PACKED,
         says=("s_aux=self.sinks",),
     ),
     Use(
         f"{_LLAMA}:LlamaRMSNorm",
-        by="models.architectures training.fused",
+        by="models.architectures training.compute.fused",
         why="Norms are known by what they look like.",
         until="transformers has a fused norm with a backward pass on CPUs",
         reads="variance_epsilon weight",
     ),
     Use(
         f"{_LLAMA}:LlamaMLP",
-        by="models.architectures training.fused",
+        by="models.architectures training.compute.fused",
         why="Gated MLPs are known by what they look like.",
         until="transformers has a fused gated product with a backward pass on CPUs",
         reads="act_fn down_proj gate_proj up_proj",
     ),
     Use(
         f"{_LLAMA}:LlamaDecoderLayer",
-        by="training.model",
+        by="training.compute.model",
         why="Hidden states enter the first layer that has adapters for what the stubs before it gave.",
         until="models can be run from a layer on",
         calls={"forward": "hidden_states"},
     ),
     Use(
         f"{_LLAMA}:LlamaModel",
-        by="training.model",
+        by="training.compute.model",
         why="The body of a model runs its layers.",
         until="models can be run from a layer on",
         calls={"forward": "input_ids= inputs_embeds= position_ids= use_cache="},
@@ -149,7 +151,7 @@ ARCHITECTURES = (
     ),
     Use(
         f"{_LLAMA}:LlamaForCausalLM",
-        by="training.agreement training.truth",
+        by="training.compute.agreement training.compute.truth",
         why="Logits are asked for where they are compared.",
         calls={"forward": "input_ids= logits_to_keep= use_cache="},
     ),

@@ -32,10 +32,10 @@ from vllm_mega.evaluation.model import JOINT, SEQUENTIAL, Baselines
 from vllm_mega.evaluation.report import Baseline
 from vllm_mega.output import write_json
 from vllm_mega.prompts import about_prompt, user
-from vllm_mega.training.export import export
-from vllm_mega.training.job import Fit, Job, memory_job
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import subject
+from vllm_mega.training.recipe.job import Fit, Job, memory_job
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import subject
+from vllm_mega.training.run.export import export
 
 RECORD = "baseline.json"
 MAX_RANK = 64

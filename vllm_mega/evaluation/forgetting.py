@@ -28,8 +28,8 @@ from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.selection import select, similarity
 from vllm_mega.mixture import WEIGHT_STEPS
 from vllm_mega.prompts import about_prompt, user
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import subject
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import subject
 
 AFTER = (0, 1, 5, 10, 25, 50)
 TRACKED = 3

@@ -25,8 +25,8 @@ from vllm_mega.evaluation.scoring import Gold, is_exact, score
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Decision, Gate, Hit, Query, alone
 from vllm_mega.prompts import Message, about_prompt, irag_messages, question_prompt, recall_prompt, user
-from vllm_mega.training.recipe import Recipe
-from vllm_mega.training.texts import subject
+from vllm_mega.training.recipe.recipe import Recipe
+from vllm_mega.training.recipe.texts import subject
 
 ANSWER_TOKENS = 96
 NULL_TOKENS = 32

@@ -1,6 +1,5 @@
-"""Training: a memory's text becomes a LoRA adapter.
+"""Training: a memory's text becomes a LoRA adapter. Three rooms, each of which knows those before it.
 
-`session.train` trains the memories that a bank does not have yet. `texts` says what a memory is trained
-on, `encoding` puts that in the model's chat format, `lora` holds the adapters on the frozen model,
-`trainer` is the loop of one memory, `export` writes PEFT's format.
+`recipe` says what a memory is trained on, and all that decides its adapter; `compute` holds many adapters on
+one frozen model, and moves them; `run` leases jobs, trains them side by side, and publishes.
 """
