@@ -1,7 +1,7 @@
 """What training, models and the gate rely on in transformers. Data.
 
-What a model computes is compared when it is loaded (`training.compute.model`, `training.compute.fused_check`),
-so of models there stands only what all of them have from transformers, as Llama shows it.
+What a model computes is compared when it is loaded (`model` and `fused_check` of `training.compute`), so
+of models there stands only what all of them have from transformers, as Llama shows it.
 """
 
 from __future__ import annotations
