@@ -49,33 +49,36 @@ HARMLESS = {
         "_WIDE": SHARED,
         "_WIDE_CLOSING": SHARED,
     },
-    "training.agreement": {"_CLEAR": CHECKS, "_COMPARED": CHECKS, "_FLOOR": CHECKS, "_TIMES": CHECKS},
-    "training.alignment": {"_TINY": "the smallest float32: keeps a division by zero away"},
-    "training.attention": {"NAME": NAMED, "_ROW": "the row that runs"},
-    "training.english": dict.fromkeys(("_MONTH", "_NAME"), "a part of patterns of `English`"),
-    "training.estimate": dict.fromkeys(
+    "training.compute.agreement": {"_CLEAR": CHECKS, "_COMPARED": CHECKS, "_FLOOR": CHECKS, "_TIMES": CHECKS},
+    "training.compute.alignment": {"_TINY": "the smallest float32: keeps a division by zero away"},
+    "training.compute.attention": {"NAME": NAMED, "_ROW": "the row that runs"},
+    "training.recipe.english": dict.fromkeys(("_MONTH", "_NAME"), "a part of patterns of `English`"),
+    "training.run.estimate": dict.fromkeys(
         ("CANDIDATES", "LOGITS", "REST", "ROWS", "RUNTIME", "STEPS", "THIN", "TURNS"), FORECAST
     ),
-    "training.frozen": {"_TEXT": CHECKS},
-    "training.fused_check": {"CANCELLED": CHECKS, "ROUNDINGS": CHECKS, "TOKENS": CHECKS},
-    "training.fused_kernels": {"SOURCE": NAMED, "_LOG": NAMED, "_NAMES": NAMED},
-    "training.lora": {"PEFT_PREFIX": NAMED, "_TINY": "the smallest float32: keeps a division by zero away"},
-    "training.leases": {"LEASE_S": "how long a trainer that is gone has its jobs", "_LOG": NAMED},
-    "training.loss": {"COLUMNS": ROUNDING, "ROWS": ROUNDING},
-    "training.model": {"LENGTH": CHECKS, "LONGEST": CHECKS, "_BEYOND": CHECKS},
-    "training.outlook": dict.fromkeys(
+    "training.compute.frozen": {"_TEXT": CHECKS},
+    "training.compute.fused_check": {"CANCELLED": CHECKS, "ROUNDINGS": CHECKS, "TOKENS": CHECKS},
+    "training.compute.fused_kernels": {"SOURCE": NAMED, "_LOG": NAMED, "_NAMES": NAMED},
+    "training.compute.lora": {
+        "PEFT_PREFIX": NAMED,
+        "_TINY": "the smallest float32: keeps a division by zero away",
+    },
+    "training.run.leases": {"LEASE_S": "how long a trainer that is gone has its jobs", "_LOG": NAMED},
+    "training.compute.loss": {"COLUMNS": ROUNDING, "ROWS": ROUNDING},
+    "training.compute.model": {"LENGTH": CHECKS, "LONGEST": CHECKS, "_BEYOND": CHECKS},
+    "training.run.outlook": dict.fromkeys(
         ("CPU_OTHERS", "GPU_LAYER", "GPU_SHARE", "PROBE", "SAMPLE", "_CUBES", "_NONE"), FORECAST
     ),
-    "training.plan": {"_LOG": NAMED},
-    "training.preflight": {"_BEGINNING": CHECKS, "_SLACK": CHECKS},
-    "training.ray_cluster": {"LOOPBACK_ONLY": NAMED, "STORE_BYTES": "room for results on their way"},
-    "training.scale_out": {"LOSSES": "how often a worker is started again", "_LOG": NAMED},
-    "training.segments": {"_WASTE": ROUNDING},
-    "training.session": {"_AT_A_TIME": "how many are stored at once"},
-    "training.targets": {"_LAYER": "reads names; which layers there are is resolved into the recipe"},
-    "training.trainer": {"_LOG": NAMED},
-    "training.work": {"POLL_S": "how often others are looked after"},
-    "training.truth": {"LOGITS": ROUNDING},
+    "training.run.plan": {"_LOG": NAMED},
+    "training.run.preflight": {"_BEGINNING": CHECKS, "_SLACK": CHECKS},
+    "training.run.ray_cluster": {"LOOPBACK_ONLY": NAMED, "STORE_BYTES": "room for results on their way"},
+    "training.run.scale_out": {"LOSSES": "how often a worker is started again", "_LOG": NAMED},
+    "training.recipe.segments": {"_WASTE": ROUNDING},
+    "training.run.session": {"_AT_A_TIME": "how many are stored at once"},
+    "training.recipe.targets": {"_LAYER": "reads names; which layers there are is resolved into the recipe"},
+    "training.run.trainer": {"_LOG": NAMED},
+    "training.run.work": {"POLL_S": "how often others are looked after"},
+    "training.compute.truth": {"LOGITS": ROUNDING},
 }
 """By module, every constant that stands outside of the recipe, and why it may."""
 
@@ -90,7 +93,7 @@ def constants(source: str) -> Iterator[str]:
 
 def test_every_constant_is_in_the_recipe_or_changes_no_adapter(repo: Path) -> None:
     package = repo / "vllm_mega"
-    files = [package / "prompts.py", package / "text.py", *sorted((package / "training").glob("*.py"))]
+    files = [package / "prompts.py", package / "text.py", *sorted((package / "training").rglob("*.py"))]
     found = {}
     for file in files:
         if names := sorted(set(constants(file.read_text(encoding="utf-8")))):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -13,8 +12,15 @@ from vllm_mega.config import described
 _NUMBERS: tuple[type, ...] = (int, float)
 
 
+class TakesOptions(Protocol):
+    """A parser of arguments, or a group of one."""
+
+    def add_argument(self, *names: str, **more: Any) -> Any:
+        """See argparse."""
+
+
 def add_setting(
-    parser: argparse._ActionsContainer,
+    parser: TakesOptions,
     kind: type[msgspec.Struct],
     name: str,
     default: object = None,

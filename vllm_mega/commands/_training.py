@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_mega.commands._memory_options import add_trust_option
-from vllm_mega.commands._settings import add_setting
+from vllm_mega.commands._settings import TakesOptions, add_setting
 
 if TYPE_CHECKING:
     from vllm_mega.training.run.crew import Crew
@@ -56,7 +56,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser.add_argument_group("settings"))
 
 
-def _add_settings(group: argparse._ActionsContainer) -> None:
+def _add_settings(group: TakesOptions) -> None:
     from vllm_mega.training.recipe.settings import TrainSettings
 
     told = {
