@@ -34,9 +34,8 @@ KNOWN: tuple[object, ...] = (
 OTHERS = frozenset({
     "CONFLICT", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "SERVICE_UNAVAILABLE",
     "TOO_MANY_REQUESTS", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
-    "add_api_route",
-    "add_argument",
-    "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback", "cancel",
+    "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
+    "cancel",
     "connect", "copy_", "create_future", "cumsum", "data_ptr", "default", "exception", "fileno",
     "flatten", "flush", "headers", "include_router", "is_alive", "itemsize", "kill", "max",
     "mega_ready", "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
