@@ -25,6 +25,7 @@ PAGE = """\
 <style>p {{ color: red }}</style></head>
 <body><nav><a href="/">Home</a></nav><main><h2>Doors</h2><p>The <b>blue</b> door of <a href="x">Frau Grün</a>
 opens on Mondays.<img src="data:image/png;base64,AAAA"></p><ul><li>snake_case * 2</li><li>two</li></ul></main>
+<p>Lamps since 1911</p>
 <script>alert("no")</script></body></html>"""
 
 

@@ -212,6 +212,9 @@ def test_lines_are_added_updated_and_never_forgotten(catalog: Catalog, tmp_path:
     assert events(catalog)[written:] == ["updated"]
     bell = get_entry(catalog, MemoryName("default", "bell"))
     assert bell.links == ("lamp",)
+    lines(path, changed, msgspec.structs.replace(BELL, links=()))
+    assert remember(catalog, path, wish=Wish("default", ("work",))) == ["keep", "keep"]
+    assert get_entry(catalog, MemoryName("default", "bell")).links == ("lamp",)
     lines(path, changed, msgspec.structs.replace(BELL, links=("kettle",)))
     assert remember(catalog, path, wish=Wish("default", ("work",))) == ["keep", "link"]
     assert len(forget_source(catalog, str(path), WHO).events) == 2

@@ -162,10 +162,8 @@ def _ids(
         return name in used or is_taken(name)
 
     for n, part in enumerate(parts):
-        memory = matches.get(n)
-        ids.append(
-            memory.id if memory else part_id(source, part.text, lambda one: one in used or is_taken(one))
-        )
+        before = matches.get(n)
+        ids.append(before.id if before else part_id(source, part.text, taken))
         used.add(ids[-1])
     return ids
 
