@@ -11,8 +11,10 @@ import pytest
 
 from tests.engine.adapters import Adapters
 from tests.engine.conftest import Engine
+from vllm_mega.engine.holding import folder_of
+from vllm_mega.engine.slots.packed import PackedAdapter
 from vllm_mega.errors import ConfigError
-from vllm_mega.mixture import Mixture
+from vllm_mega.mixture import Component, Mixture
 
 pytestmark = pytest.mark.engine
 WEIGHTS = "adapter_model.safetensors"
@@ -47,7 +49,12 @@ def test_an_adapter_is_loaded_ahead_while_another_request_runs(
     ahead = Mixture([(adapters.digests[6], str(folder), 1.0)])
     loader, reads = engine.manager._loader, []
     read = loader._read
-    monkeypatch.setattr(loader, "_read", lambda component: (reads.append(component.path), read(component))[1])
+
+    def noted(component: Component) -> PackedAdapter:
+        reads.append(folder_of(component.path))  # the engine holds its files: the path says so
+        return read(component)
+
+    monkeypatch.setattr(loader, "_read", noted)
     llm, params = engine.llm.llm_engine, SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     llm.add_request("runs", "Hello", params, lora_request=to_lora_request(adapters.mixture((5, 1.0))))
     llm.step()
