@@ -24,9 +24,9 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings
 from vllm_mega.bank.catalog.events import last_event
 from vllm_mega.bank.catalog.followed import NAMED_BY_EVENTS, select_links, select_rows
+from vllm_mega.bank.catalog.keys import key_matrix
 from vllm_mega.bank.catalog.question import Question
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, State
-from vllm_mega.errors import BankFormatError
 
 _CHUNK = 2_000
 """Rows that are read at a time: with their keys they stay in the cache."""
@@ -150,13 +150,7 @@ class Follower:
             taker.drop([row.name for row, key in zip(rows, keys, strict=True) if key is None])
             rows = [row for row, key in zip(rows, keys, strict=True) if key is not None]
         if rows:
-            taker.put(rows, self._matrix(there))
-
-    def _matrix(self, keys: list[bytes]) -> npt.NDArray[np.float32]:
-        dim = self._catalog.embedder.dim
-        if any(len(key) != 4 * dim for key in keys):
-            raise BankFormatError(f"{self._catalog.root}: expected keys of {4 * dim} bytes; run bank verify")
-        return np.frombuffer(b"".join(keys), np.float32).reshape(len(keys), dim)
+            taker.put(rows, key_matrix(self._catalog, there))
 
     def _drop(self, names: list[MemoryName]) -> None:
         if self._keys is not None and names:

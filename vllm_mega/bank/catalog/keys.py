@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,17 @@ def read_keys(catalog: Catalog) -> BankKeys:
     query = sa.select(m.namespace, m.id, v.key).join(versions, (v.memory == m.row) & (v.number == m.current))
     with catalog.database.read() as connection:
         rows = connection.execute(query.where(v.key.is_not(None)).order_by(m.row)).all()
-    dim = catalog.embedder.dim
-    if any(len(row.key) != 4 * dim for row in rows):
-        raise BankFormatError(f"{catalog.root}: expected keys of {4 * dim} bytes; run bank verify")
-    matrix = np.frombuffer(b"".join(row.key for row in rows), np.float32).reshape(len(rows), dim)
+    matrix = key_matrix(catalog, [row.key for row in rows])
     return BankKeys([MemoryName(row.namespace, row.id) for row in rows], matrix)
+
+
+def key_matrix(catalog: Catalog, keys: Sequence[bytes]) -> npt.NDArray[np.float32]:
+    """Keys as the catalog keeps them, [N, D]; read-only.
+
+    Raises:
+        BankFormatError: one has another length than the bank's.
+    """
+    dim = catalog.embedder.dim
+    if any(len(key) != 4 * dim for key in keys):
+        raise BankFormatError(f"{catalog.root}: expected keys of {4 * dim} bytes; run bank verify")
+    return np.frombuffer(b"".join(keys), np.float32).reshape(len(keys), dim)

@@ -102,7 +102,7 @@ def prepare(
     if missing:
         for line in [
             *filter(None, [crowded(keys, GateSettings())]),
-            *advice(missing, vectors, keys, made.keys if made else None),
+            *advice(missing, vectors, keys, _keys_there(bank, catalog)),
         ]:
             _LOG.warning("warning: %s", line)
         require_space(bank, len(missing), adapter_bytes(shapes, recipe))
@@ -117,8 +117,6 @@ class _There(NamedTuple):
     """Of memories with an adapter."""
     known: dict[MemoryName, Known]
     """Those of the run."""
-    keys: BankKeys | None
-    """None: nobody compares with them."""
 
 
 def _there(bank: Path, url: str | None, names: Sequence[MemoryName]) -> _There | None:
@@ -126,12 +124,16 @@ def _there(bank: Path, url: str | None, names: Sequence[MemoryName]) -> _There |
     if catalog is None:
         return None
     with catalog:
-        return _There(
-            catalog.settings(),
-            count_adapters(catalog),
-            known(catalog, names),
-            read_keys(catalog) if names else None,
-        )
+        return _There(catalog.settings(), count_adapters(catalog), known(catalog, names))
+
+
+def _keys_there(bank: Path, url: str | None) -> BankKeys | None:
+    """All keys of the bank, if there is one: read only where new memories are compared with them."""
+    catalog = open_if_there(bank, url)
+    if catalog is None:
+        return None
+    with catalog:
+        return read_keys(catalog)
 
 
 def _model_path(model: str | None, made: _There | None) -> Path:
