@@ -105,6 +105,11 @@ class MegaLLM:
         self._checks = AdapterChecks.of(self.llm.llm_engine.vllm_config)
         self._holder = Holder()
 
+    @property
+    def library(self) -> Library:
+        """The bank, as the gate knows it; closed with this object."""
+        return self._gate.library
+
     def close(self) -> None:
         """End the engine's processes, instead of leaving them to the end of this one, and close the bank."""
         self._gate.library.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -30,8 +29,8 @@ class Still:
     def still(self) -> Iterator[int]:
         yield 1
 
-    def folder(self, row: Row) -> Path:
-        return Path(row.id)
+    def component(self, row: Row, weight: float) -> tuple[str, str, float]:
+        return row.adapter or "", f"/bank/{row.id}", weight
 
 
 class Given(FakeEmbedder):

@@ -120,6 +120,16 @@ class Library:
             )
         return adapter_folder(self.catalog, row.adapter)
 
+    def component(self, row: Row, weight: float) -> tuple[str, str, float]:
+        """The part of a `Mixture` that `row`'s adapter is: its digest, its folder, the weight.
+
+        Raises:
+            MemoryNotReadyError, BankFormatError: as `folder`.
+        """
+        folder = self.folder(row)
+        assert row.adapter is not None, "or it would have no folder"
+        return row.adapter, str(folder), weight
+
     def version(self, row: Row) -> Version:
         """The version of `row`, with its text.
 
@@ -129,7 +139,7 @@ class Library:
         return get_version(self.catalog, row.namespace, row.id, row.version)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the catalog; the library is of no more use."""
         self._follower.close()
         self.catalog.close()
 

@@ -19,7 +19,7 @@ from vllm_mega.prompts import Message, spoken
 
 
 class Engine:
-    """See `vllm_mega.evaluation.model.Model`."""
+    """The `vllm_mega.evaluation.model.Model` that an evaluation asks: vLLM with a bank."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Engine:
         system: str = "",
         catalog: str | None = None,
     ) -> None:
-        """Start it.
+        """Start vLLM with a bank.
 
         Args:
             bank: of the memories.
@@ -61,11 +61,9 @@ class Engine:
             enable_prefix_caching=bool(system),
             max_lora_rank=slot_rank(largest),
         )
-        self._library = Library(bank, catalog)  # behind the engine's start, which may fork
 
     def close(self) -> None:
-        """Stop it."""
-        self._library.close()
+        """End the engine, and close the bank."""
         self._llm.close()
 
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
@@ -124,13 +122,11 @@ class Engine:
             return Mixture([(_digest(how), str(how.absolute()), 1.0)])
         if how is OFF:
             return EMPTY
-        return Mixture(self._component(one["id"], one["weight"]) for one in how["memories"])
-
-    def _component(self, memory: str, weight: float) -> tuple[str, str, float]:
-        row = self._library.get(DEFAULT_NAMESPACE, memory)
-        folder = self._library.folder(row)
-        assert row.adapter is not None, "or it would have no folder"
-        return row.adapter, str(folder), weight
+        library = self._llm.library
+        return Mixture(
+            library.component(library.get(DEFAULT_NAMESPACE, one["id"]), one["weight"])
+            for one in how["memories"]
+        )
 
 
 _digest = cache(adapter_digest)

@@ -179,9 +179,7 @@ class Gate:
         return self._index.get(list(ids), asked)
 
     def _decision(self, event: int, hits: Sequence[Hit], best_score: float | None) -> Decision:
-        mixture = Mixture(
-            (hit.row.adapter or "", str(self.library.folder(hit.row)), hit.weight) for hit in hits
-        )
+        mixture = Mixture(self.library.component(hit.row, hit.weight) for hit in hits)
         return Decision(mixture, tuple(hits), best_score, event)
 
 
