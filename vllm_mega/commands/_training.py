@@ -17,18 +17,8 @@ if TYPE_CHECKING:
     from vllm_mega.training.run.outcome import Trained, TrainReport
     from vllm_mega.training.run.session import Progress
 
-_SETTINGS = (
-    "rank",
-    "alpha",
-    "layers",
-    "learning_rate",
-    "max_steps",
-    "seconds",
-    "batch",
-    "jobs",
-    "seed",
-    "dtype",
-)
+_READ_OTHERWISE = ("modules", "chat_template")
+"""Settings whose option is no plain value."""
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +55,9 @@ def _add_settings(group: TakesOptions) -> None:
         "layers": "the upper third, at least ten",
         "seconds": "what its steps take",
     }
-    for name in ("modules", *_SETTINGS):
-        add_setting(group, TrainSettings, name, told=told.get(name))
+    for name in TrainSettings.__struct_fields__:
+        if name != "chat_template":
+            add_setting(group, TrainSettings, name, told=told.get(name))
 
 
 @contextmanager
@@ -122,7 +113,8 @@ def settings_of(args: argparse.Namespace) -> Any:
     from vllm_mega.models.chat_template import read_template
     from vllm_mega.training.recipe.settings import TrainSettings
 
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    plain = [name for name in TrainSettings.__struct_fields__ if name not in _READ_OTHERWISE]
+    given = {name: getattr(args, name) for name in plain if getattr(args, name) is not None}
     if args.modules is not None:
         given["modules"] = [name.strip() for name in args.modules.split(",")]
     if args.chat_template is not None:

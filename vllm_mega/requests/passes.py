@@ -116,8 +116,8 @@ def first_passes(plan: Plan, decision: Decision, messages: Sequence[Message], ro
     mixtures = steps.recitals(decision)
     if not mixtures:
         return []
-    tokens = conversation.recall_tokens(room, len(mixtures))
-    return [Recital(conversation.recall_request(messages), mixture, tokens) for mixture in mixtures]
+    tokens, request = conversation.recall_tokens(room, len(mixtures)), conversation.recall_request(messages)
+    return [Recital(request, mixture, tokens) for mixture in mixtures]
 
 
 def recalled(recited: Sequence[str], control: Collection[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -39,10 +39,6 @@ class Document(NamedTuple):
     """Its title, unless it has one of its own."""
     blocks: tuple[Block, ...]
     """In order; they do not overlap."""
-
-
-Divide = Callable[[str], list[Block]]
-"""The blocks of a text."""
 
 
 def line_starts(text: str) -> list[int]:
