@@ -34,7 +34,7 @@ class Given:
         self.vectors = np.zeros((0, DIM), np.float32)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """[n, D]."""
+        """The vectors [n, D] that the numbers in `texts` stand for, or any of unit length."""
         if all(text.isdigit() for text in texts):
             return self.vectors[[int(text) for text in texts]]
         return unit(np.random.default_rng(0).normal(size=(len(texts), DIM)).astype(np.float32))

@@ -43,7 +43,7 @@ GROUPS = {"mlp": MLP, "attention": ATTENTION, "all": (*ATTENTION, *MLP)}
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """Of an adapter."""
+    """Where an adapter acts, and of which rank."""
 
     rank: int
     layers: int

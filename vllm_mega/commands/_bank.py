@@ -250,7 +250,7 @@ def tag(args: argparse.Namespace) -> int:
 
 
 def pin(args: argparse.Namespace) -> int:
-    """Pin memories."""
+    """Pin the memories that the arguments name."""
     return _pin(args, pinned=True)
 
 
@@ -270,7 +270,7 @@ def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
 
 
 def jobs(args: argparse.Namespace) -> int:
-    """Print the jobs."""
+    """Print which memories wait for an adapter, or have a trainer at work."""
     from vllm_mega.memories import list_jobs
 
     with opened(args) as catalog:

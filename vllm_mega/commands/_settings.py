@@ -16,7 +16,7 @@ class TakesOptions(Protocol):
     """A parser of arguments, or a group of one."""
 
     def add_argument(self, *names: str, **more: Any) -> Any:
-        """See argparse."""
+        """Add an option, as `argparse.ArgumentParser` does."""
 
 
 def add_setting(
