@@ -1,13 +1,14 @@
-"""What vLLM's two model runners say of a step's tokens: no token before its request's start has an adapter.
+"""What vLLM's two model runners do with a step's tokens: which adapter acts on them, and what is drawn.
 
-Both repeat a request's adapter id over its tokens. Here the tokens before start lose it, by position alone:
-chunks, preemption and recomputation need no thought. A step without LoRA, or in which all requests are past
-their prompts, is left to vLLM.
+No token before its request's start has an adapter. Both runners repeat a request's adapter id over its
+tokens; here those before start lose it, by position alone: chunks, preemption and recomputation need no
+thought. A step without LoRA, or in which all requests are past their prompts, is left to vLLM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,19 @@ def second_runner_inputs(state: Any, inputs: Inputs, index: NDArray[Any], schedu
     """
     ids, computed, starts = state.lora_ids[index], state.computed[index], state.starts[index]
     return started(inputs, ids, computed, scheduled, np.ones_like(ids), starts)
+
+
+@contextmanager
+def without_draws_to_discard(runner: Any) -> Iterator[None]:
+    """While the first runner samples: requests whose prompts go on in a later step leave their generators be.
+
+    It samples for them, too, and throws that away. Stock then winds a request's generator (one that came
+    with a seed) back, which those of a CPU cannot, so a seed and a prompt in two chunks end the engine.
+    """
+    batch = runner.input_batch
+    discarded = np.flatnonzero(runner.discard_request_mask.np[: batch.num_reqs]).tolist()
+    kept = {row: batch.generators.pop(row) for row in discarded if row in batch.generators}
+    try:
+        yield
+    finally:
+        batch.generators.update(kept)

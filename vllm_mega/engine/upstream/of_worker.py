@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_mega.contract.use import Use
 
 _MANAGER = "vLLM lets a plugin choose the worker LoRA manager"
+_GENERATORS = "vLLM winds the generators of a CPU back, too, or draws nothing for what it discards"
 _START = "a LoRARequest can say from which token it acts"
 
 WORKER = (
@@ -148,12 +149,33 @@ WORKER = (
         says=("self.requests: dict[str, CachedRequestState]",),
     ),
     Use(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
+        by="engine.runners engine.upstream.runner_patches",
+        why="Whose sampled tokens the first runner throws away.",
+        until=_GENERATORS,
+        reads="device discard_request_mask input_batch",
+    ),
+    Use(
+        "vllm.v1.utils:CpuGpuBuffer",
+        by="engine.runners",
+        why="Whose sampled tokens the first runner throws away, as numpy sees it.",
+        until=_GENERATORS,
+        reads="np",
+    ),
+    Use(
+        "vllm.v1.worker.gpu_input_batch",
+        by="engine.runners",
+        why="The sampler is given the very generators that the batch has.",
+        until=_GENERATORS,
+        says=("generators=self.generators,",),
+    ),
+    Use(
         "vllm.v1.worker.gpu_input_batch:InputBatch",
         by="engine.runners",
         why="StartedBatch stands in for the first runner's batch, and asks it who is past its start.",
         until=_START,
         overrides={"make_lora_inputs": "self num_scheduled_tokens num_sampled_tokens"},
-        reads="num_computed_tokens_cpu num_prompt_tokens num_reqs req_ids request_lora_mapping",
+        reads="generators num_computed_tokens_cpu num_prompt_tokens num_reqs req_ids request_lora_mapping",
     ),
     Use(
         "vllm.v1.worker.gpu_input_batch:CachedRequestState",

@@ -1,10 +1,15 @@
-"""Patches of vLLM's two model runners, which tell every token of a step its adapter."""
+"""Patches of vLLM's two model runners, which tell every token of a step its adapter, and sample."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vllm_mega.engine.runners import StartedBatch, note_starts, second_runner_inputs
+from vllm_mega.engine.runners import (
+    StartedBatch,
+    note_starts,
+    second_runner_inputs,
+    without_draws_to_discard,
+)
 from vllm_mega.engine.upstream.patch import Patch
 
 STARTS = "a LoRARequest can say from which token it acts (vLLM has no such field)"
@@ -33,6 +38,16 @@ def _second_runner(original: Any) -> Any:
     return make_lora_inputs
 
 
+def _sampling(original: Any) -> Any:
+    def sample_tokens(self: Any, grammar_output: Any) -> Any:
+        if self.device.type != "cpu":
+            return original(self, grammar_output)
+        with without_draws_to_discard(self):
+            return original(self, grammar_output)
+
+    return sample_tokens
+
+
 RUNNER_PATCHES = (
     Patch(
         module="vllm.v1.worker.lora_model_runner_mixin",
@@ -57,6 +72,14 @@ RUNNER_PATCHES = (
         why="The second runner gives all tokens of a request its LoRA; those before start have none.",
         until=STARTS,
         make=_second_runner,
+    ),
+    Patch(
+        module="vllm.v1.worker.gpu_model_runner",
+        target="GPUModelRunner.sample_tokens",
+        parameters=("self", "grammar_output"),
+        why="On a CPU, a request with a seed whose prompt comes in chunks ends the engine, for all.",
+        until="vLLM winds the generators of a CPU back, too, or draws nothing for what it discards",
+        make=_sampling,
     ),
 )
 """Only in processes that run the model, once they have our LoRA manager: the runners are slow to import."""
