@@ -17,6 +17,7 @@ from vllm_mega.bank.catalog import changes, forgetting
 from vllm_mega.bank.catalog.catalog import BANK_FILE, Catalog, create_catalog, open_catalog
 from vllm_mega.bank.catalog.check import Problem, check
 from vllm_mega.bank.catalog.drafts import key_bytes
+from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.reading import history
 from vllm_mega.bank.catalog.records import BankSettings, Draft, Memory, MemoryName, Row, Version
 from vllm_mega.bank.catalog.store import place
@@ -107,6 +108,12 @@ def last_event(root: Path | str) -> int:
     """The number of the bank's last event."""
     with Library(root) as library:
         return library.event
+
+
+def events(root: Path | str) -> list[tuple[str, str]]:
+    """Of every event the memory's id and what became of it, in order."""
+    with open_catalog(root) as catalog:
+        return [(event.id, event.kind) for event in events_after(catalog, 0)]
 
 
 def problems(root: Path | str, shapes: Shapes | None = SHAPES) -> list[Problem]:

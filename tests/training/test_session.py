@@ -2,27 +2,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.banks import adapters, last_event, newest, problems, row
-from tests.forks import PROCESSES
 from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.changes import put
 from vllm_mega.bank.catalog.drafts import draft_of
-from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.forgetting import forget as forget_memories
 from vllm_mega.bank.catalog.keys import read_keys
 from vllm_mega.bank.catalog.known import list_jobs
@@ -65,11 +58,6 @@ def run(bank: Path, tiny: Path, memories: tuple = ALL, settings: object = QUICK)
 def content(bank: Path, memory_id: str) -> NewMemory:
     """What the bank says of a memory, but for its links."""
     return draft_of(newest(bank, memory_id), train=True).memory
-
-
-def events(bank: Path) -> list[tuple[str, str]]:
-    with open_catalog(bank) as catalog:
-        return [(event.id, event.kind) for event in events_after(catalog, 0)]
 
 
 def test_memories_become_adapters(tmp_path: Path, tiny: Path) -> None:
@@ -118,68 +106,6 @@ def test_order_and_company_change_nothing(tmp_path: Path, tiny: Path) -> None:
     run(tmp_path / "three", tiny, (LAMP,))
     assert adapters(tmp_path / "one") == adapters(tmp_path / "two")
     assert adapters(tmp_path / "three")["lamp"] == adapters(tmp_path / "one")["lamp"]
-
-
-def _slowly(told: Connection, bank: Path, tiny: Path) -> None:
-    torch.set_num_threads(1)
-
-    def progress(done: int, _total: int, _last: Trained | None) -> None:
-        told.send(done)
-        time.sleep(0.2)  # so that the kill comes between any two steps
-
-    train(bank, ALL, str(tiny), f"base:{tiny}", QUICK, progress)
-
-
-def start(bank: Path, tiny: Path) -> tuple[BaseProcess, Connection]:
-    """A training process, and what tells how many memories are done.
-
-    All that are compared are processes of their own: an engine that ran in this one has changed how torch
-    uses threads, and with that the last bits of sums. They are forks of one that has imported what they need.
-    """
-    heard, told = PROCESSES.Pipe(False)
-    process = PROCESSES.Process(target=_slowly, args=(told, bank, tiny))
-    process.start()
-    told.close()
-    return process, heard
-
-
-def finish(bank: Path, tiny: Path) -> dict[str, str | None]:
-    process, heard = start(bank, tiny)
-    with heard:
-        process.join()
-    assert process.exitcode == 0
-    return adapters(bank)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, str | None]:
-    """The adapters of a run that nobody kills."""
-    return finish(tmp_path_factory.mktemp("whole") / "bank", tiny)
-
-
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_killed_at_any_moment_the_next_run_goes_on(
-    tmp_path: Path, tiny: Path, whole: dict[str, str | None], after: int
-) -> None:
-    bank = tmp_path / "bank"
-    process, heard = start(bank, tiny)
-    with heard:
-        while heard.recv() < after:
-            pass
-        time.sleep(0.05 * after)
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-    done = adapters(bank)
-    assert len(done) >= after
-    finished = finish(bank, tiny)
-    kinds = [kind for _, kind in events(bank)]
-    assert kinds.count("ready") == 3, "what was there was trained again"
-    assert kinds.count("leased") == 3 + kinds.count("returned") <= 4
-    assert done.items() <= finished.items()
-    assert problems(bank, linear_shapes(tiny)) == []
-    assert finished == whole
 
 
 def test_a_bank_of_another_embedder_is_refused(tmp_path: Path, tiny: Path) -> None:
