@@ -22,11 +22,11 @@ pytestmark = pytest.mark.engine
 REPEATS = "one two three four one two three four one two three four one two three"
 
 
-def _generate(engine: Engine, params: Any, *mixtures: Mixture, prompt: str = REPEATS) -> list[Any]:
+def _generate(engine: Engine, params: Any, *mixtures: Mixture) -> list[Any]:
     from vllm_mega.engine.adapters import to_lora_request
 
     loras = [to_lora_request(mixture) for mixture in mixtures]
-    prompts = [prompt] * len(loras)
+    prompts = [REPEATS] * len(loras)
     return list(engine.llm.generate(prompts, params, lora_request=loras, use_tqdm=False))
 
 
@@ -49,26 +49,6 @@ def test_seeded_sampling_is_the_same_in_any_batch(engine: Engine, adapters: Adap
     together = [tuple(o.outputs[0].token_ids) for o in _generate(engine, params, one, two, Mixture())]
     alone = [tuple(_generate(engine, params, m)[0].outputs[0].token_ids) for m in (one, two, Mixture())]
     assert together == alone
-
-
-def test_a_seed_and_a_prompt_that_comes_in_chunks(engine: Engine, adapters: Adapters):
-    """What a chunk before the last one draws is thrown away: it must not move the seed on."""
-    from vllm import SamplingParams
-
-    prompt = "The lamp of the harbour is red. " * 20
-    assert len(engine.llm.get_tokenizer()(prompt).input_ids) > 1.2 * ENGINE_ARGS["max_num_batched_tokens"]
-    seeded = SamplingParams(temperature=0.8, seed=7, max_tokens=8, ignore_eos=True)
-    mixture = adapters.mixture((0, 0.5), (1, 1.0))
-
-    def ask(*mixtures: Mixture) -> list[tuple[int, ...]]:
-        return [tuple(o.outputs[0].token_ids) for o in _generate(engine, seeded, *mixtures, prompt=prompt)]
-
-    engine.forget_cache()
-    in_chunks = ask(mixture)
-    cached = ask(mixture)
-    engine.forget_cache()
-    assert in_chunks == cached == ask(mixture, Mixture())[:1]
-    engine.forget_cache()
 
 
 def test_logprobs_and_prompt_logprobs_are_those_of_the_mixture(engine: Engine, adapters: Adapters):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,17 +39,42 @@ PARAMETERS: tuple[dict[str, Any], ...] = (
     {"skip_special_tokens": False, "spaces_between_special_tokens": False},
 )
 
+PROMPT = "The lamp of the harbour is red. " * 20
+
+
+def answers(engine: Engine, params: Any, *mixtures: Mixture) -> list[Any]:
+    """What is said to a prompt that comes in chunks, unless it is in the cache."""
+    assert len(engine.llm.get_tokenizer()(PROMPT).input_ids) > 1.2 * ENGINE_ARGS["max_num_batched_tokens"]
+    loras = [to_lora_request(mixture) for mixture in mixtures]
+    return list(engine.llm.generate([PROMPT] * len(loras), params, lora_request=loras, use_tqdm=False))
+
+
+@pytest.fixture
+def mixture(engine: Engine, adapters: Adapters) -> Iterator[Mixture]:
+    engine.forget_cache()
+    yield adapters.mixture((0, 0.5), (1, 1.0))
+    engine.forget_cache()
+
 
 @pytest.mark.parametrize("asked", PARAMETERS, ids=str)
-def test_every_parameter_with_a_prompt_in_chunks(engine: Engine, adapters: Adapters, asked: dict[str, Any]):
+def test_every_parameter_with_a_prompt_in_chunks(engine: Engine, mixture: Mixture, asked: dict[str, Any]):
     from vllm import SamplingParams
 
-    prompt = "The lamp of the harbour is red. " * 20
-    assert len(engine.llm.get_tokenizer()(prompt).input_ids) > 1.2 * ENGINE_ARGS["max_num_batched_tokens"]
     params = SamplingParams(**{"temperature": 0.9, "max_tokens": 6} | asked)
-    loras = [to_lora_request(mixture) for mixture in (adapters.mixture((0, 0.5), (1, 1.0)), Mixture())]
+    found = answers(engine, params, mixture, Mixture())
+    assert [len(answer.outputs) for answer in found] == [params.n] * 2
+    assert all(output.finish_reason in {"stop", "length"} for answer in found for output in answer.outputs)
+
+
+def test_what_is_drawn_before_the_last_chunk_does_not_move_a_seed_on(engine: Engine, mixture: Mixture):
+    from vllm import SamplingParams
+
+    seeded = SamplingParams(temperature=0.8, seed=7, max_tokens=8, ignore_eos=True)
+
+    def tokens(*mixtures: Mixture) -> tuple[int, ...]:
+        return tuple(answers(engine, seeded, *mixtures)[0].outputs[0].token_ids)
+
+    in_chunks = tokens(mixture)
+    cached = tokens(mixture)
     engine.forget_cache()
-    answers = engine.llm.generate([prompt] * 2, params, lora_request=loras, use_tqdm=False)
-    assert [len(answer.outputs) for answer in answers] == [params.n] * 2
-    assert all(output.finish_reason in {"stop", "length"} for answer in answers for output in answer.outputs)
-    engine.forget_cache()
+    assert in_chunks == cached == tokens(mixture, Mixture())

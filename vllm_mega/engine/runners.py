@@ -54,7 +54,7 @@ class StartedBatch:
         self._batch, self._requests = batch, requests
 
     def make_lora_inputs(self, scheduled: NDArray[Any], sampled: NDArray[Any]) -> Inputs:
-        """See `InputBatch.make_lora_inputs`."""
+        """A step's adapter ids, given the tokens and the sampled tokens of its requests, [N] each."""
         batch, n = self._batch, self._batch.num_reqs
         inputs: Inputs = batch.make_lora_inputs(scheduled, sampled)
         computed = batch.num_computed_tokens_cpu[:n]

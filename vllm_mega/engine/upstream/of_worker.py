@@ -5,8 +5,8 @@ from __future__ import annotations
 from vllm_mega.contract.use import Use
 
 _MANAGER = "vLLM lets a plugin choose the worker LoRA manager"
-_GENERATORS = "vLLM winds the generators of a CPU back, too, or draws nothing for what it discards"
 _START = "a LoRARequest can say from which token it acts"
+GENERATORS = "vLLM winds the generators of a CPU back, too, or draws nothing for what it discards"
 
 WORKER = (
     Use(
@@ -152,21 +152,21 @@ WORKER = (
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
         by="engine.runners engine.upstream.runner_patches",
         why="Whose sampled tokens the first runner throws away.",
-        until=_GENERATORS,
+        until=GENERATORS,
         reads="device discard_request_mask input_batch",
     ),
     Use(
         "vllm.v1.utils:CpuGpuBuffer",
         by="engine.runners",
         why="Whose sampled tokens the first runner throws away, as numpy sees it.",
-        until=_GENERATORS,
+        until=GENERATORS,
         reads="np",
     ),
     Use(
         "vllm.v1.worker.gpu_input_batch",
         by="engine.runners",
         why="The sampler is given the very generators that the batch has.",
-        until=_GENERATORS,
+        until=GENERATORS,
         says=("generators=self.generators,",),
     ),
     Use(

@@ -10,6 +10,7 @@ from vllm_mega.engine.runners import (
     second_runner_inputs,
     without_draws_to_discard,
 )
+from vllm_mega.engine.upstream.of_worker import GENERATORS
 from vllm_mega.engine.upstream.patch import Patch
 
 STARTS = "a LoRARequest can say from which token it acts (vLLM has no such field)"
@@ -78,7 +79,7 @@ RUNNER_PATCHES = (
         target="GPUModelRunner.sample_tokens",
         parameters=("self", "grammar_output"),
         why="On a CPU, a request with a seed whose prompt comes in chunks ends the engine, for all.",
-        until="vLLM winds the generators of a CPU back, too, or draws nothing for what it discards",
+        until=GENERATORS,
         make=_sampling,
     ),
 )
