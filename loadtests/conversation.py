@@ -23,9 +23,9 @@ from loadtests.machine import Machine, this_machine
 from loadtests.program import Add, Program, add_dtype, at_least
 from vllm_mega.demo.material import EXAMPLES
 from vllm_mega.errors import MegaError
+from vllm_mega.http.launch import this_environment
 from vllm_mega.mixture import Mixture
 from vllm_mega.models import resolve_model
-from vllm_mega.serving.launch import this_environment
 
 BLOCK = 32
 """Tokens of a block: the least on CPUs; whole blocks are found again."""
@@ -85,8 +85,8 @@ def talk(
     from vllm import SamplingParams
 
     from vllm_mega.engine.adapters import to_lora_request
+    from vllm_mega.offline_chat import Chat, answered
     from vllm_mega.requests.schemas import Start
-    from vllm_mega.serving.offline_chat import Chat, answered
 
     if not llm.reset_prefix_cache():
         raise MegaError("the prefix cache is in use: nothing may run while a conversation is counted")

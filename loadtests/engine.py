@@ -27,8 +27,8 @@ from loadtests.line_process import LineProcess
 from loadtests.machine import Machine, this_machine
 from loadtests.program import Add, Program, add_dtype, at_least, fresh_log
 from vllm_mega.bank.adapter import adapter_digest
+from vllm_mega.http.launch import this_environment
 from vllm_mega.models import DEFAULT_MODEL, linear_shapes, resolve_model
-from vllm_mega.serving.launch import this_environment
 from vllm_mega.training.recipe.settings import TrainSettings
 
 LOADS = ("decode1", "decode16", "decode64", "prefill", "mixed")

@@ -82,7 +82,7 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
         found[kind if kind in RUNNING else "keeper"].send_signal(number)
         seconds = seconds_until_gone(list(found.values()), LIMIT)
         if kind in ("keeper", STARTING[0]):  # is nobody left who could tidy up, the next keeper does
-            keep = [sys.executable, "-m", "vllm_mega.serving.keeper", "true"]
+            keep = [sys.executable, "-m", "vllm_mega.http.keeper", "true"]
             subprocess.run(keep, env={**os.environ, "TMPDIR": folder}, check=True)
         return Outcome(kind, seconds, tuple(sorted(path.name for path in Path(folder).iterdir())))
 

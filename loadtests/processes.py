@@ -58,7 +58,7 @@ def keeper_of(port: int) -> int:
     """
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "vllm_mega.serving.keeper" in words and str(port) in words:
+        if "vllm_mega.http.keeper" in words and str(port) in words:
             return int(process.pid)
     raise MegaError(f"nobody keeps a server on port {port}")
 

@@ -28,7 +28,7 @@ from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import ConfigError, MegaError
-from vllm_mega.serving.launch import CPU_SLOTS, served
+from vllm_mega.http.launch import CPU_SLOTS, served
 
 STOP_RESERVE = 10.0
 """Seconds of the time allowed that are kept for stopping the server and writing."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.serving.live_bank import ASKED, CLOCK, TORTOISE, UNRELATED, LiveBank
+from tests.http.live_bank import ASKED, CLOCK, TORTOISE, UNRELATED, LiveBank
 
 
 def main(bank: Path, out: Path) -> None:

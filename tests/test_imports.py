@@ -13,7 +13,7 @@ import pytest
 import vllm_mega
 from vllm_mega.cli import command_help
 
-MAY_IMPORT_VLLM = {"plugin", "serving", "engine", "offline"}
+MAY_IMPORT_VLLM = {"plugin", "http", "batch", "hook", "engine", "offline", "offline_chat"}
 HEAVY = {"torch", "transformers", "vllm", "sentence_transformers", "peft", "openai"}
 
 

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from vllm_mega.bank.layout import NewMemory
+from vllm_mega.batch.lines import read_jobs
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import ConfigError, RequestError
 from vllm_mega.evaluation.data import read_paragraphs
 from vllm_mega.jsonl import JsonError, decode, decode_lines, read_lines, split_values
 from vllm_mega.memories.lines import read_memories
 from vllm_mega.models.chat_template import read_template
-from vllm_mega.serving.batch_lines import read_jobs
 from vllm_mega.text_file import decode_text, read_text
 
 VALUES = [{"text": "Grüße an 茜"}, {"text": "zwei 🐦"}]

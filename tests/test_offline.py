@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.gate.banks import open_gate
-from tests.serving.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNRELATED, LiveBank
+from tests.http.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNRELATED, LiveBank
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.requests.deciding import Ask, decide

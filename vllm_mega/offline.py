@@ -21,17 +21,17 @@ from vllm_mega.engine.holding import Holder
 from vllm_mega.engine.upstream.of_starting import OFFLINE
 from vllm_mega.errors import BankError, MegaError, RequestError
 from vllm_mega.gate.gate import Decision
+from vllm_mega.hook.opening import gate_embedder, gate_over
+from vllm_mega.http import launch
 from vllm_mega.models import fingerprint, resolve_recorded
 from vllm_mega.models.control_tokens import control_tokens
+from vllm_mega.offline_chat import Answered, Chat, answered
 from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask, decide
 from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
 from vllm_mega.requests.schemas import Plan, Start, make_plan
 from vllm_mega.requests.start import check_chat
 from vllm_mega.requests.wellformed import usual_messages
-from vllm_mega.serving import launch
-from vllm_mega.serving.offline_chat import Answered, Chat, answered
-from vllm_mega.serving.opening import gate_embedder, gate_over
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
 Conversation = Sequence[Message]

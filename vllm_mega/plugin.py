@@ -16,6 +16,6 @@ def register() -> None:
 
 def endpoints() -> Any:
     """`vllm.endpoint_plugins`: called in the API server when VLLM_PLUGINS names us."""
-    from vllm_mega.serving.endpoints import MegaEndpoints
+    from vllm_mega.http.endpoints import MegaEndpoints
 
     return MegaEndpoints()

@@ -18,8 +18,8 @@ USERS = {
     "scheduler": ("vllm_mega.engine.scheduler",),
     "worker": ("vllm_mega.engine.worker", "vllm.v1.worker.worker_base"),
     "serve": ("vllm.entrypoints.cli.serve",),
-    "server": ("vllm_mega.serving.endpoints", "vllm.v1.engine.async_llm"),
-    "batch": ("vllm_mega.serving.batch_engine",),
+    "server": ("vllm_mega.http.endpoints", "vllm.v1.engine.async_llm"),
+    "batch": ("vllm_mega.batch.engine",),
     "offline": ("vllm_mega.offline",),
     "training": ("vllm_mega.training.compute.frozen", "transformers.models.auto.modeling_auto"),
 }

@@ -19,11 +19,11 @@ from vllm_mega.engine.upstream.patch import Patch
 from vllm_mega.engine.upstream.whole import CONTRACT, PATCHED
 
 USES = tuple(use for uses in CONTRACT.values() for use in uses)
-FACING = re.compile(r"(engine|serving|requests)\.|offline$|plugin$")
+FACING = re.compile(r"(engine|hook|http|batch|requests)\.|offline(_chat)?$|plugin$")
 """Modules whose objects are mostly vLLM's: there every name that is not known is one of vLLM's."""
 SETTERS = {
     "engine.upstream.patch": "patches, each in the contract",
-    "serving.handlers": "the field `mega` of a response",
+    "http.handlers": "the field `mega` of a response",
     "training.compute.last": "a module of a model, by its place",
     "training.compute.lora": "a module of a model, by its place",
 }

@@ -10,8 +10,8 @@ import pytest
 from loadtests.conversation import Turn, table, talk
 from loadtests.machine import this_machine
 from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.offline_chat import Chat, answered
 from vllm_mega.requests.schemas import Start
-from vllm_mega.serving.offline_chat import Chat, answered
 
 pytestmark = pytest.mark.engine
 

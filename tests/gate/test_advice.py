@@ -18,8 +18,8 @@ from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.advice import advice, crowded
 from vllm_mega.gate.embedder import Embedder, FakeEmbedder, load_embedder
 from vllm_mega.gate.vectors import Vectors, unit
+from vllm_mega.hook import opening
 from vllm_mega.models import DEFAULT_MODEL
-from vllm_mega.serving import opening
 
 OLD = NewMemory("The code of the side door of the mill is 4471.", id="old")
 NEW = NewMemory("The code of the side door of the mill is 9036.", id="new")

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.gate.banks import FERRY, KILN, add, open_gate
+from tests.http.fakes import FakeGate
 from tests.requests.decisions import decision_of
-from tests.serving.fakes import FakeGate
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError, ModelError
 from vllm_mega.gate.embedder import FakeEmbedder, Vectors

@@ -43,8 +43,8 @@ class Engine:
             catalog: URL of the bank's catalog, if it is not in its folder.
         """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm_mega.http.launch import served, slot_rank
         from vllm_mega.offline import MegaLLM
-        from vllm_mega.serving.launch import served, slot_rank
 
         with Library(bank, catalog) as library:
             largest = max([rank, *(row.rank for row in served(library))])

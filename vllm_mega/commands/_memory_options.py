@@ -97,9 +97,9 @@ def plan_launch(args: argparse.Namespace) -> Launch:
         BankError, ModelError, ConfigError: bank, model and options do not go together.
     """
     from vllm_mega.bank.library import Library, check_match
+    from vllm_mega.http import launch
+    from vllm_mega.http.given import given_options
     from vllm_mega.models import fingerprint, resolve_recorded
-    from vllm_mega.serving import launch
-    from vllm_mega.serving.given import given_options
 
     settings = memory_settings(args)
     os.environ["VLLM_PLUGINS"] = launch.plugins(os.environ)  # vLLM's parser loads plugins

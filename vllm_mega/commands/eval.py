@@ -188,8 +188,8 @@ def _measure(
     from vllm_mega.evaluation.model import Baselines
     from vllm_mega.evaluation.study import Subject, measure
     from vllm_mega.gate.embedder import load_embedder
+    from vllm_mega.hook.opening import gate_over
     from vllm_mega.models import resolve_model, weight_bytes
-    from vllm_mega.serving.opening import gate_over
 
     with Library(bank, args.catalog) as library:
         made = library.settings

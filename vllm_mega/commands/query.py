@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_mega.batch.lines import Job, Reply
+    from vllm_mega.batch.output import BatchOutput
     from vllm_mega.commands._memory_options import Launch
-    from vllm_mega.serving.batch_lines import Job, Reply
-    from vllm_mega.serving.batch_output import BatchOutput
 
 HELP = "answer a file of prompts with the memories of a bank"
 PASSTHROUGH = True
@@ -51,8 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer what is not answered yet; 1 if a line could not be answered."""
+    from vllm_mega.batch.output import BatchOutput, finished
     from vllm_mega.commands._memory_options import plan_launch
-    from vllm_mega.serving.batch_output import BatchOutput, finished
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vLLM is imported
     launch = plan_launch(args)
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, launch: Launch) -> list[Job]:
+    from vllm_mega.batch.lines import read_jobs
     from vllm_mega.errors import ConfigError
-    from vllm_mega.serving.batch_lines import read_jobs
     from vllm_mega.text_file import read_text
 
     text = read_text(args.input)
@@ -90,9 +90,9 @@ def _read(args: argparse.Namespace, launch: Launch) -> list[Job]:
 async def _answer(
     launch: Launch, rest: Sequence[str], jobs: Sequence[Job], output: BatchOutput, report: _Report
 ) -> None:
-    from vllm_mega.serving.batch_engine import batch_engine
-    from vllm_mega.serving.batch_output import answer_in_order
-    from vllm_mega.serving.launch import command_line
+    from vllm_mega.batch.engine import batch_engine
+    from vllm_mega.batch.output import answer_in_order
+    from vllm_mega.http.launch import command_line
 
     def done(some: Sequence[Job], replies: Sequence[Reply]) -> None:
         output.add(some, replies)

@@ -28,12 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the bank, then become the keeper of `vllm serve`."""
     from vllm_mega.commands._memory_options import plan_launch
-    from vllm_mega.serving.launch import command_line
+    from vllm_mega.http.launch import command_line
 
     launch = plan_launch(args)
     defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
-    command = [sys.executable, "-m", "vllm_mega.serving.keeper"]
-    command += [sys.executable, "-m", "vllm_mega.serving.vllm_serve", launch.model]
+    command = [sys.executable, "-m", "vllm_mega.http.keeper"]
+    command += [sys.executable, "-m", "vllm_mega.http.vllm_serve", launch.model]
     command += command_line({**launch.options, **defaults}, args.rest)
     print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
     os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell

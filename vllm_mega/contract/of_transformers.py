@@ -63,8 +63,7 @@ TRANSFORMERS = (
     ),
     Use(
         "transformers.tokenization_utils_base:PreTrainedTokenizerBase",
-        by="gate.embedder models.chat_format models.control_tokens serving.completions "
-        "training.compute.frozen",
+        by="gate.embedder models.chat_format models.control_tokens http.completions training.compute.frozen",
         why="Texts, templates and control tokens of a model.",
         calls={"convert_ids_to_tokens": "ids"},
         reads="added_tokens_decoder all_special_ids apply_chat_template decode",

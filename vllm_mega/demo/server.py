@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllm_mega.errors import MegaError
-from vllm_mega.serving.keeper import end_with
+from vllm_mega.http.keeper import end_with
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 30.0

@@ -10,7 +10,7 @@ CONFIGURATION = (
     Use(
         "vllm.config.vllm:VllmConfig",
         by="engine.checks engine.configuration engine.prefetch engine.settings engine.upstream.replacements "
-        "engine.worker serving.endpoints serving.limit serving.metrics",
+        "engine.worker http.endpoints http.limit http.metrics",
         why="An engine's configuration says whether it has memory, and whether it can.",
         until="platforms have a hook for plugins",
         reads="additional_config compilation_config instance_id kv_transfer_config lora_config model_config "
@@ -18,7 +18,7 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.config.parallel:ParallelConfig",
-        by="engine.configuration engine.prefetch serving.limit serving.metrics",
+        by="engine.configuration engine.prefetch http.limit http.metrics",
         why="What cannot be had with mixtures is refused; our worker extension is put in; engines counted.",
         until="vLLM says how many engines an API server has",
         reads="_api_process_count data_parallel_rank data_parallel_size data_parallel_size_local "
@@ -26,28 +26,28 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.config.scheduler:SchedulerConfig",
-        by="engine.configuration serving.limit",
+        by="engine.configuration http.limit",
         why="Our scheduler is put in where no other is.",
         reads="max_num_seqs scheduler_cls",
     ),
     Use(
         "vllm.config.lora",
-        by="serving.launch",
+        by="http.launch",
         why="Slots are made as large as the bank's largest adapter needs: one of the ranks that vLLM allows.",
         says=("MaxLoRARanks = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]",),
     ),
     Use(
         "vllm.config.lora:LoRAConfig",
         by="engine.checks engine.manager engine.scheduler engine.upstream.replacements engine.worker "
-        "serving.endpoints",
+        "http.endpoints",
         why="Slots, ranks, types and layers of the LoRA that mixtures are computed with.",
         reads="fully_sharded_loras lora_dtype max_cpu_loras max_lora_rank max_loras target_modules",
     ),
     Use(
         "vllm.config.model:ModelConfig",
         by="engine.checks engine.configuration engine.upstream.replacements engine.worker offline "
-        "serving.beforehand serving.chat serving.endpoints serving.handlers serving.offline_chat "
-        "serving.starting",
+        "http.beforehand http.chat http.endpoints http.handlers offline_chat "
+        "hook.starting",
         why="Where the model is, how long its context is, and what of it cannot be had with mixtures.",
         reads="enable_prompt_embeds enable_sleep_mode is_moe max_model_len model trust_remote_code",
     ),
@@ -105,7 +105,7 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.envs",
-        by="serving.door serving.endpoints serving.launch",
+        by="http.door http.endpoints http.launch",
         why="Variables that we set for vLLM, or that it must not have.",
         says=(
             '"VLLM_API_KEY"',
@@ -169,7 +169,7 @@ SCHEDULER = (
     ),
     Use(
         "vllm.v1.engine.core:EngineCore",
-        by="engine.upstream.replacements serving.metrics",
+        by="engine.upstream.replacements http.metrics",
         why="The scheduler is told of a request before it may schedule it; workers tell their counts.",
         until="the scheduler is told of a request when it arrives",
         calls={"collective_rpc": "method timeout args kwargs"},
@@ -177,7 +177,7 @@ SCHEDULER = (
     ),
     Use(
         "vllm.v1.engine.input_processor:InputProcessor",
-        by="engine.upstream.replacements serving.beforehand",
+        by="engine.upstream.replacements http.beforehand",
         why="The door knows the configuration; a request is tried before memory costs anything.",
         until="vLLM lets a plugin validate LoRA requests",
         calls={"process_inputs": "request_id prompt params supported_tasks"},
@@ -185,7 +185,7 @@ SCHEDULER = (
     ),
     Use(
         "vllm.sampling_params:SamplingParams",
-        by="engine.start offline serving.offline_chat serving.routed",
+        by="engine.start offline offline_chat hook.routed",
         why="A start travels to the workers in `extra_args`.",
         until="a LoRARequest can say from which token it acts",
         reads="extra_args",
@@ -200,8 +200,8 @@ SCHEDULER = (
     Use(
         "vllm.lora.request:LoRARequest",
         by="engine.adapters engine.scheduler engine.start engine.upstream.replacements engine.worker offline "
-        "serving.completions serving.endpoints serving.handlers serving.hook serving.offline_chat "
-        "serving.routed",
+        "http.completions http.endpoints http.handlers hook.hook offline_chat "
+        "hook.routed",
         why="A mixture travels as a LoRARequest, whose name and path say what it is.",
         until=_MEMORY,
         overrides={"__eq__": "self value", "__hash__": "self"},

@@ -10,7 +10,7 @@ _ENDPOINT = "plugins are given the ready handlers"
 SERVER = (
     Use(
         "vllm.plugins.endpoint_plugins.interface:EndpointPlugin",
-        by="serving.endpoints",
+        by="http.endpoints",
         why="MegaEndpoints is one.",
         overrides={
             "attach_router": "self app",
@@ -20,28 +20,28 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.launchers.api_server.app_state",
-        by="serving.endpoints serving.limit serving.metrics",
+        by="http.endpoints http.limit http.metrics",
         why="Where the ready handlers are.",
         until=_ENDPOINT,
         says=("state.engine_client = ", "state.openai_serving_models = ", "state.vllm_config = "),
     ),
     Use(
         "vllm.entrypoints.generate.api_router",
-        by="serving.batch_engine serving.endpoints",
+        by="batch.engine http.endpoints",
         why="Where the ready handlers are.",
         until=_ENDPOINT,
         says=("state.openai_serving_chat = ", "state.openai_serving_completion = "),
     ),
     Use(
         "vllm.entrypoints.launchers.launcher",
-        by="serving.endpoints",
+        by="http.endpoints",
         why="From here on a server hears signals; the keeper is told.",
         until="a server that starts up ends when it is asked to",
         says=("loop.add_signal_handler(signal.SIGTERM",),
     ),
     Use(
         "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
-        by="serving.endpoints serving.handlers",
+        by="http.endpoints http.handlers",
         why="MegaModels serves every base name once more, with memory.",
         until=_HANDLERS,
         swapped=True,
@@ -57,14 +57,14 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.models.protocol:BaseModelPath",
-        by="serving.endpoints serving.handlers",
+        by="http.endpoints http.handlers",
         why="Names under which the model is served.",
         until=_HANDLERS,
         reads="model_path name",
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat",
-        by="serving.beforehand serving.chat serving.endpoints serving.handlers serving.starting",
+        by="http.beforehand http.chat http.endpoints http.handlers hook.starting",
         why="MegaChat answers in the passes of each mode.",
         until=_HANDLERS,
         swapped=True,
@@ -87,7 +87,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
-        by="serving.completions serving.endpoints serving.handlers serving.starting",
+        by="http.completions http.endpoints http.handlers hook.starting",
         why="MegaCompletion gives every prompt its mixture.",
         until=_HANDLERS,
         swapped=True,
@@ -106,7 +106,7 @@ SERVER = (
     ),
     Use(
         "vllm.renderers.online_renderer:OnlineRenderer",
-        by="serving.beforehand serving.starting",
+        by="http.beforehand hook.starting",
         why="A prompt is rendered once more, to see where the question begins and how much room it leaves.",
         until="rendered prompts say which tokens each message has",
         calls={
@@ -116,14 +116,14 @@ SERVER = (
     ),
     Use(
         "vllm.renderers.inputs.preprocess:PromptComponents",
-        by="serving.starting",
+        by="hook.starting",
         why="The tokens of a rendered prompt.",
         until="rendered prompts say which tokens each message has",
         reads="token_ids",
     ),
     Use(
         "vllm.renderers.base:BaseRenderer",
-        by="serving.completions serving.endpoints serving.offline_chat",
+        by="http.completions http.endpoints offline_chat",
         why="Token ids are decoded for the gate; the control tokens of the model must not be recited.",
         calls={
             "render_chat": "conversations chat_params tok_params skip_mm_cache=",
@@ -133,7 +133,7 @@ SERVER = (
     ),
     Use(
         "vllm.engine.protocol:EngineClient",
-        by="serving.batch_engine serving.endpoints serving.metrics serving.routed",
+        by="batch.engine http.endpoints http.metrics hook.routed",
         why="Routed stands in for it: the prompts of a request run each with its own mixture.",
         until=_HANDLERS,
         calls={"generate": "prompt sampling_params request_id lora_request="},
@@ -141,22 +141,21 @@ SERVER = (
     ),
     Use(
         "vllm.v1.engine.async_llm:AsyncLLM",
-        by="serving.batch_engine serving.metrics",
+        by="batch.engine http.metrics",
         why="The client of a server's engines.",
         calls={"get_supported_tasks": "async"},
         reads="engine_core",
     ),
     Use(
         "vllm.v1.engine.core_client:AsyncMPClient",
-        by="serving.metrics",
+        by="http.metrics",
         why="All data-parallel engines are asked, and tell what each says.",
         until="`EngineClient.collective_rpc` tells what every engine says",
         calls={"call_utility_all_async": "async method method timeout args kwargs"},
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
-        by="serving.batch_engine serving.beforehand serving.chat serving.handlers serving.recital "
-        "serving.starting",
+        by="batch.engine http.beforehand http.chat http.handlers http.recital hook.starting",
         why="A recital is a request of its own, made of the client's.",
         calls={
             "to_beam_search_params": "max_tokens default_sampling_params",
@@ -169,69 +168,69 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
-        by="serving.batch_engine serving.completions serving.handlers serving.starting",
+        by="batch.engine http.completions http.handlers hook.starting",
         why="What a completion request says of its prompts.",
         reads="echo kv_transfer_params model prompt prompt_embeds truncate_prompt_tokens use_beam_search "
         "vllm_xargs",
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionResponse",
-        by="serving.chat serving.handlers requests.usage",
+        by="http.chat http.handlers requests.usage",
         why="What a recital says; usage is added up over passes.",
         reads="choices usage",
     ),
     Use(
         "vllm.entrypoints.openai.completion.protocol:CompletionResponse",
-        by="serving.handlers",
+        by="http.handlers",
         why="Usage is added up over passes.",
         reads="usage",
     ),
     Use(
         "vllm.entrypoints.launchers.cli_args",
-        by="serving.door",
+        by="http.door",
         why="The keys that a server was started with.",
         says=("api_key: list[str] | None",),
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorResponse",
-        by="serving.batch_engine serving.beforehand serving.bodies serving.chat serving.completions "
-        "serving.handlers serving.limit serving.metrics serving.starting",
+        by="batch.engine http.beforehand http.bodies http.chat http.completions "
+        "http.handlers http.limit http.metrics hook.starting",
         why="Handlers return their refusals.",
         reads="error",
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorInfo",
-        by="serving.batch_engine serving.bodies serving.metrics serving.sse",
+        by="batch.engine http.bodies http.metrics http.sse",
         why="Handlers return their refusals.",
         reads="code message",
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol:ModelCard",
-        by="serving.handlers",
+        by="http.handlers",
         why="Names with memory are listed beside the others.",
         reads="id max_model_len parent permission root",
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol:ModelList",
-        by="serving.handlers",
+        by="http.handlers",
         why="Names with memory are listed beside the others.",
         reads="data",
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol",
-        by="serving.handlers",
+        by="http.handlers",
         why="Names with memory are listed beside the others; usage is added up over passes.",
         reads="ModelPermission UsageInfo",
     ),
     Use(
         "vllm.entrypoints.serve",
-        by="serving.batch_engine serving.bodies serving.handlers serving.limit serving.metrics",
+        by="batch.engine http.bodies http.handlers http.limit http.metrics",
         why="Our refusals look as vLLM's.",
         calls={"create_error_response": "message err_type status_code param="},
     ),
     Use(
         "vllm.entrypoints.serve.utils.api_utils",
-        by="serving.beforehand",
+        by="http.beforehand",
         why="What an answer may have.",
         calls={
             "get_max_tokens": "max_model_len max_tokens input_length default_sampling_params "
@@ -240,7 +239,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.serve.middleware.authenticate:AuthenticationMiddleware",
-        by="serving.door",
+        by="http.door",
         why="KeyCheck guards every path, not four prefixes.",
         until="vLLM asks for its key everywhere",
         overrides={"__call__": "self scope receive send"},
@@ -249,13 +248,13 @@ SERVER = (
     ),
     Use(
         "vllm.exceptions",
-        by="serving.handlers serving.offline_chat serving.starting",
+        by="http.handlers offline_chat hook.starting",
         why="What vLLM refuses, and what an engine ends.",
         reads="GenerationError VLLMValidationError",
     ),
     Use(
         "vllm.exceptions:VLLMValidationError",
-        by="serving.handlers",
+        by="http.handlers",
         why="A name with memory is refused where there is none.",
         calls={"__init__": "message parameter="},
     ),

@@ -8,7 +8,7 @@ _OFFLINE = "`LLM.chat` takes a LoRARequest for each conversation, and extra_args
 
 _PARSER = Use(
     "vllm.utils.argparse_utils:FlexibleArgumentParser",
-    by="serving.batch_engine serving.given serving.vllm_serve",
+    by="batch.engine http.given http.vllm_serve",
     why="What a user says of vLLM is read by vLLM's own parser; ours raises what it would print.",
     calls={"parse_args": "args"},
     overrides={"error": "self message"},
@@ -18,21 +18,21 @@ SERVE = (
     _PARSER,
     Use(
         "vllm.entrypoints.cli.serve:ServeSubcommand",
-        by="serving.vllm_serve",
+        by="http.vllm_serve",
         why="`vllm serve`, without the command line that asks for a distribution called vllm.",
         until="vLLM's command line starts with the CPU build",
         calls={"cmd": "args", "subparser_init": "subparsers", "validate": "args"},
     ),
     Use(
         "vllm.entrypoints.serve.utils.api_utils",
-        by="serving.vllm_serve",
+        by="http.vllm_serve",
         why="As vLLM's own command line does.",
         until="vLLM's command line starts with the CPU build",
         calls={"cli_env_setup": ""},
     ),
     Use(
         "vllm.logger",
-        by="serving.vllm_serve",
+        by="http.vllm_serve",
         why="As vLLM's own command line does.",
         until="vLLM's command line starts with the CPU build",
         calls={"configure_logging_from_args": "args"},
@@ -44,20 +44,20 @@ BATCH = (
     _PARSER,
     Use(
         "vllm.entrypoints.launchers.cli_args",
-        by="serving.batch_engine serving.given",
+        by="batch.engine http.given",
         why="What a user says of vLLM is read by vLLM's own parser.",
         calls={"make_arg_parser": "parser", "validate_parsed_serve_args": "args"},
         says=('"model_tag"',),
     ),
     Use(
         "vllm.entrypoints.launchers.api_server.entry",
-        by="serving.batch_engine",
+        by="batch.engine",
         why="An engine in this process, with the options of a server.",
         calls={"build_async_engine_client": "async args"},
     ),
     Use(
         "vllm.entrypoints.launchers.api_server.app_state",
-        by="serving.batch_engine",
+        by="batch.engine",
         why="The handlers of a server, without the server.",
         calls={"init_app_state": "async engine_client state args supported_tasks"},
     ),
@@ -67,7 +67,7 @@ BATCH = (
 OFFLINE = (
     Use(
         "vllm.entrypoints.llm:LLM",
-        by="offline serving.offline_chat",
+        by="offline offline_chat",
         why="Each conversation has its own mixture, from a start that only its rendered prompt tells.",
         until=_OFFLINE,
         calls={
@@ -80,7 +80,7 @@ OFFLINE = (
     ),
     Use(
         "vllm",
-        by="offline serving.offline_chat",
+        by="offline offline_chat",
         why="The offline class, what it takes and what it gives.",
         says=('"LLM": ', '"RequestOutput": ', '"SamplingParams": '),
     ),
@@ -106,27 +106,27 @@ OFFLINE = (
     ),
     Use(
         "vllm.outputs:RequestOutput",
-        by="offline serving.offline_chat",
+        by="offline offline_chat",
         why="An answer, or that the engine has ended it.",
         reads="outputs",
     ),
     Use(
         "vllm.renderers:ChatParams",
-        by="serving.offline_chat",
+        by="offline_chat",
         why="A prompt is rendered once more, to see where the question begins.",
         until=_OFFLINE,
         reads="chat_template chat_template_kwargs",
     ),
     Use(
         "vllm.renderers.params:TokenizeParams",
-        by="serving.offline_chat",
+        by="offline_chat",
         why="A prompt is rendered once more, to see where the question begins.",
         until=_OFFLINE,
         calls={"with_kwargs": "add_special_tokens= truncate_prompt_tokens= truncation_side="},
     ),
     Use(
         "vllm.utils.mistral",
-        by="serving.offline_chat",
+        by="offline_chat",
         why="Templates of Mistral's give token ids, not text.",
         until=_OFFLINE,
         calls={"is_mistral_tokenizer": "obj"},
@@ -137,7 +137,7 @@ OFFLINE = (
 OPTIONS = (
     Use(
         "vllm.engine.arg_utils:EngineArgs",
-        by="offline serving.given serving.launch",
+        by="offline http.given http.launch",
         why="Options that follow from the bank.",
         reads="additional_config compilation_config data_parallel_size dtype enable_lora enforce_eager "
         "gpu_memory_utilization kv_cache_memory_bytes lora_target_modules max_cpu_loras max_lora_rank "

@@ -1,0 +1,438 @@
+"""Where a mixture starts: real templates and tokenizers, vLLM's own renderer, up to the engine's door."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from tests.gemma import resolve_gemma
+from tests.http.rendering import Asked, Handlers, handlers
+from tests.requests.decisions import decision_of
+from vllm_mega.config import MegaSettings
+from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.hook.routed import Route, started
+from vllm_mega.models.chat_format import load_chat_format
+from vllm_mega.models.start import other_question, start_of
+from vllm_mega.requests.conversation import other_messages
+from vllm_mega.requests.deciding import NULL_ROUTE
+
+pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
+CONTEXT = 2048
+
+
+class Hook:
+    """Decides for two memories, unless the question is about nothing."""
+
+    settings = MegaSettings(bank="bank")
+    slots = 4
+
+    async def route(self, ask: Any) -> Any:
+        memories = {memory.id: memory.weight for memory in ask.plan.memories or ()} or {"a": 0.6, "b": 0.4}
+        nothing = ask.plan.mode == "off" or (ask.text or "").startswith("Nothing")
+        decision = NULL_ROUTE if nothing else decision_of(memories)
+        return decision, to_lora_request(decision.mixture)
+
+    async def wrong(self, decisions: Any) -> str:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def served() -> Handlers:
+    return handlers(Hook(), CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def gemma() -> Handlers:
+    return handlers(Hook(), CONTEXT, resolve_gemma())
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def said(content: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def system(content: str) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+async def chat(served: Handlers, messages: Any, mega: Any = None, **more: Any) -> tuple[Any, list[Asked]]:
+    """The answer, and what the engine was asked for it."""
+    body = {"model": "base-mega", "messages": messages, "max_tokens": 8, "mega": mega, **more}
+    served.client.asked.clear()
+    served.renders.clear()
+    answer = await served.chat.create_chat_completion(ChatCompletionRequest.model_validate(body))
+    return answer, list(served.client.asked)
+
+
+async def complete(served: Handlers, prompt: Any, mega: Any = None, **more: Any) -> tuple[Any, list[Asked]]:
+    body = {"model": "base-mega", "prompt": prompt, "max_tokens": 8, "mega": mega, **more}
+    served.client.asked.clear()
+    answer = await served.completion.create_completion(CompletionRequest.model_validate(body))
+    return answer, list(served.client.asked)
+
+
+def parts(served: Handlers, asked: Asked) -> tuple[str, str]:
+    """The text before the start, and from it on."""
+    assert asked.start is not None
+    ids, tokenizer = asked.prompt["prompt_token_ids"], served.client.renderer.tokenizer
+    return tokenizer.decode(ids[: asked.start]), tokenizer.decode(ids[asked.start :])
+
+
+REPEATS = (
+    "{{ 'Asked: ' + messages[-1]['content'] + '\n' }}"
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant:"
+)
+TRIMS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim + '\n' }}{% endfor %}assistant:"
+PARTS = (
+    "{% for m in messages %}{{ m['role'] + ': ' }}"
+    "{% if m['content'] is string %}{{ 'a text: ' + m['content'] }}"
+    "{% else %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{{ '\n' }}"
+    "{% endfor %}assistant:"
+)
+STRIPS = (
+    "{% for m in messages %}{% set content = m['content'] %}"
+    "{% if m['role'] == 'assistant' %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<' + m['role'] + '>' + content + '\n' }}{% endfor %}<assistant>"
+)
+LAST_QUERY = (  # as that of Qwen3: what is no tool's answer decides about what stands before it
+    "{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m['role'] == 'user' and not m['content'].startswith('<tool_response>') %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{{ '<' + m['role'] + '>' }}"
+    "{% if m['role'] == 'assistant' and loop.index0 < ns.last %}{{ m['content'].split('</think>')[-1] }}"
+    "{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}<assistant>"
+)
+SKIPS = (
+    "{% for m in messages %}{% if m['content'] %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endif %}"
+    "{% endfor %}assistant:"
+)
+NO_OTHER = (
+    "{% for m in messages %}{% if m['content'] | length < 3 %}{{ raise_exception('too short') }}{% endif %}"
+    "{{ m['content'] + '\n' }}{% endfor %}"
+)
+HEADER = "<|im_start|>user\n"
+DEFAULT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+DOCUMENT = "The ferry of Tarn carries goats. " * 20
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who built the ferry?",
+        "0", "1", "0 goats, please", "007", "1 + 1",
+        " 0", "-0-", "\u3000\uff10 of them",
+        "\n\nWho?", "   \t Who?", "\u200bWho?", "\ufeff0", "\u2026", "🐐🐐", "", "   ",
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>user\n",
+        f"{HEADER}Who?",
+        "\u00e9", "e\u0301",
+    ],
+)  # fmt: skip
+async def test_the_content_of_the_last_user_message(served: Handlers, question: str) -> None:
+    messages = [system(DOCUMENT), user("Hm?"), said("Yes."), user("1"), said("0"), user(question)]
+    answer, (asked,) = await chat(served, messages)
+    before, after = parts(served, asked)
+    rest = f"{question}<|im_end|>\n<|im_start|>assistant\n"
+    assert after.lstrip("\n").startswith(rest.lstrip("\n")[:40].rstrip("�"))
+    header = f"{DOCUMENT}<|im_end|>\n{HEADER}Hm?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
+    header = f"<|im_start|>system\n{header}{HEADER}1<|im_end|>\n<|im_start|>assistant\n0<|im_end|>\n{HEADER}"
+    assert before == header or before == header.removesuffix("\n"), "a token may join the two"
+    assert answer.mega["start"] == asked.start
+
+
+@pytest.mark.parametrize("question", ["Who?", "0", "  \n 1", "", "<start_of_turn>user\nWho?"])
+async def test_another_template_and_tokenizer(gemma: Handlers, question: str) -> None:
+    _, (asked,) = await chat(gemma, [user("1"), said("No."), user(question)])
+    before, after = parts(gemma, asked)
+    turns = (
+        "<start_of_turn>user\n1<end_of_turn>\n<start_of_turn>model\nNo.<end_of_turn>\n<start_of_turn>user\n"
+    )
+    assert before == f"<bos>{turns}"
+    assert after == f"{question.strip()}<end_of_turn>\n<start_of_turn>model\n"
+
+
+async def test_serving_starts_where_training_does(served: Handlers) -> None:
+    format_ = load_chat_format(served.client.model_config.model)
+    for messages in ([user("Who?")], [system("Be brief."), user("0")], [user("a"), said("b"), user("")]):
+        _, (asked,) = await chat(served, messages)
+        other = [*messages[:-1], user(other_question(messages[-1]["content"]))]
+        assert asked.start == start_of(format_.prompt(messages), format_.prompt(other))
+        assert asked.prompt["prompt_token_ids"] == format_.prompt(messages)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "before", "after"),
+    [
+        (REPEATS, [user("Hm?"), said("Yes."), user("Who?")], "Asked:", " Who?\nuser: Hm?"),
+        (TRIMS, [user("Hm?"), said("Yes."), user("\n\n 0")], "user: Hm?\nassistant: Yes.\nuser: ", "0\n"),
+        (PARTS, [user("Hm?"), user("Who?")], "user: Hm?\nuser:", " Who?\nassistant:"),
+        (PARTS, [user([{"type": "text", "text": "1"}, {"type": "text", "text": "2"}])], "user: ", "1"),
+        (
+            STRIPS,
+            [user("Hm?"), said("<think>Well</think>Yes."), user("Who?")],
+            "<user>Hm?\n<assistant>Yes.\n<user>", "Who?\n",
+        ),
+        (
+            LAST_QUERY,
+            [user("Hm?"), said("<think>Well</think>Yes."), user("Who?"), said("<think>I ask</think>")],
+            "<user>Hm?\n<assistant>Yes.\n<user>", "Who?\n<assistant><think>I ask</think>\n<assistant>",
+        ),
+        (  # with any other question the template writes the first answer otherwise: less is shared
+            LAST_QUERY,
+            [user("Hm?"), said("<think>Well</think>Yes."), user("<tool_response>3</tool_response>")],
+            "<user>Hm?\n<assistant", "><think>Well</think>Yes.\n<user><tool_response>3",
+        ),
+        (NO_OTHER, [user("Who?")], "", "Who?"),
+        (REPEATS, [system("Recite."), said("Once upon")], "", "Asked: Once upon"),
+    ],
+)  # fmt: skip
+async def test_templates(served: Handlers, template: str, messages: Any, before: str, after: str) -> None:
+    _, (asked,) = await chat(served, messages, chat_template=template)
+    found = parts(served, asked)
+    assert found[0] == before
+    assert found[1].startswith(after)
+
+
+async def test_what_follows_the_question_stays(served: Handlers) -> None:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        user("Who?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": "0 ferries"},
+    ]
+    _, (asked,) = await chat(served, messages)
+    before, after = parts(served, asked)
+    assert before.endswith(HEADER)
+    assert after.startswith("Who?<|im_end|>")
+    assert "0 ferries" in after
+
+
+async def test_tools_documents_and_more_of_a_template_stand_before_the_question(served: Handlers) -> None:
+    template = "{{ tools | length }} {{ documents[0]['text'] }} {{ mood }} " + TRIMS
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    more = {"documents": [{"title": "T", "text": "Goats."}], "chat_template_kwargs": {"mood": "calm"}}
+    messages = [system("A."), system("B."), user("Who?")]
+    _, (asked,) = await chat(
+        served, messages, chat_template=template, tools=[tool], tool_choice="none", **more
+    )
+    assert parts(served, asked)[0] == "1 Goats. calm system: A.\nsystem: B.\nuser:"
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("adapter", 1), ("recall", 1), ("irag", 3)])
+async def test_every_pass_has_the_start_of_its_own_prompt(served: Handlers, mode: str, passes: int) -> None:
+    messages = [system(DOCUMENT), user("Hm?"), said("Yes."), user("Who built the ferry?")]
+    answer, asked = await chat(served, messages, {"mode": mode})
+    begins = [parts(served, one)[1].split("\n")[0] for one in asked]
+    assert len(asked) == passes
+    for one, begin in zip(asked, begins, strict=True):
+        assert parts(served, one)[0].endswith(HEADER)
+        assert begin.startswith({"adapter": "Who built", "recall": "Tell me a story"}.get(mode, begin))
+    if mode == "irag":
+        assert [begin.split()[0] for begin in begins] == ["Tell", "Tell", "Yes."]
+        assert DEFAULT in parts(served, asked[0])[0], "a recital has no system prompt of the client"
+    assert DOCUMENT in parts(served, asked[-1])[0]
+    assert answer.mega["start"] == asked[-1].start
+    assert (await chat(served, messages, {"mode": mode, "start": 0}))[0].mega["start"] == 0
+    assert [one.start for one in served.client.asked] == [0] * passes
+
+
+async def test_a_stream_says_where_it_started(served: Handlers) -> None:
+    answer, (asked,) = await chat(served, [user("Who?")], stream=True)
+    events = [event async for event in answer]
+    assert f'"start":{asked.start}' in events[-2].replace(" ", "")
+
+
+async def test_whoever_uses_no_memory_pays_nothing(served: Handlers) -> None:
+    messages = [user("Who?")]
+    _, (asked,) = await chat(served, messages, model="base", vllm_xargs={"mega_start": 3})
+    assert served.renders == ["base"]
+    assert (asked.mixture, asked.sampling_params.extra_args) == (None, {"mega_start": 3}), "vLLM's own affair"
+    answer, (asked,) = await chat(served, [user("Nothing.")])
+    assert served.renders == ["base-mega"]
+    assert (asked.mixture, asked.start, answer.mega["start"]) == (None, None, None)
+    await chat(served, messages)
+    assert served.renders == ["base-mega"] * 2
+    await chat(served, messages, {"start": 3})
+    assert served.renders == ["base-mega"]
+
+
+async def test_a_request_stays_as_it_is(served: Handlers) -> None:
+    messages = [system("A."), user([{"type": "text", "text": "Who?"}]), said("Hm."), user("Who?")]
+    body = {"model": "base-mega", "messages": messages, "max_tokens": 8, "echo": True}
+    request = ChatCompletionRequest.model_validate(body)
+    before = request.model_dump()
+    await served.chat.create_chat_completion(request)
+    assert request.model_dump() == before
+
+
+@pytest.mark.parametrize(
+    ("side", "tokens", "before"),
+    [("left", 40, ""), ("right", 40, HEADER), ("left", CONTEXT, HEADER), ("left", -1, HEADER)],
+)
+async def test_a_prompt_that_is_cut_off(served: Handlers, side: str, tokens: int, before: str) -> None:
+    cut = {"truncate_prompt_tokens": tokens, "truncation_side": side}
+    _, (asked,) = await chat(served, [system("A."), user("Who built the ferry? " * 20)], **cut)
+    found, after = parts(served, asked)
+    assert found.endswith(before)
+    assert (found == "") == (before == "")
+    assert (side == "left" and tokens == 40) or after.startswith("Who built")
+    assert len(asked.prompt["prompt_token_ids"]) == (40 if tokens == 40 else 117)
+
+
+async def test_a_full_prompt_whose_question_the_template_leaves_out(served: Handlers) -> None:
+    async def ask(goats: int) -> Asked:
+        messages = [system("of" + " goats" * goats), user("")]
+        return (await chat(served, messages, chat_template=SKIPS, max_tokens=1))[1][0]
+
+    few = len((await ask(1)).prompt["prompt_token_ids"])
+    asked = await ask(CONTEXT - few)
+    assert len(asked.prompt["prompt_token_ids"]) == CONTEXT - 1, "with any question it is too long"
+    assert parts(served, asked)[1] == "assistant:"
+
+
+async def test_a_long_conversation_is_found_in_little_time(served: Handlers) -> None:
+    messages = [user("Who? " * 900), said("Yes."), user("Who?")]
+    await chat(served, messages)
+    begin = time.thread_time()
+    _, (asked,) = await chat(served, messages)
+    assert time.thread_time() - begin < 0.5
+    assert asked.start is not None
+    assert asked.start > 1800
+
+
+@pytest.mark.parametrize(
+    ("mode", "start", "reason"),
+    [
+        ("adapter", {"character": 3}, "give a token"),
+        ("adapter", 10_000, "the prompt has 3"),
+        ("off", 10_000, "the prompt has 3"),
+        ("recall", 5, "mode recall rewrites the prompt"),
+        ("irag", {"token": 5}, "mode irag rewrites the prompt"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_starts_that_a_chat_does_not_have(
+    served: Handlers, mode: str, start: Any, reason: str, stream: bool
+) -> None:
+    answer, asked = await chat(served, [user("Who?")], {"mode": mode, "start": start}, stream=stream)
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
+    assert reason in answer.error.message
+
+
+@pytest.mark.parametrize(("start", "used"), [(0, 0), (5, 5), ({"token": 7}, 7)])
+async def test_a_client_may_say_where(served: Handlers, start: Any, used: int) -> None:
+    answer, (asked,) = await chat(served, [user("Who?")], {"start": start})
+    assert (answer.mega["start"], asked.start) == (used, used)
+    tokens = len(asked.prompt["prompt_token_ids"])
+    answer, (asked,) = await chat(served, [user("Who?")], {"start": tokens})
+    assert asked.start == tokens, "only what is generated"
+
+
+async def test_nobody_tells_the_engine_himself(served: Handlers) -> None:
+    for ask in (
+        chat(served, [user("Who?")], vllm_xargs={"mega_start": 3}),
+        complete(served, "Who?", vllm_xargs={"mega_start": 3}),
+    ):
+        answer, asked = await ask
+        assert isinstance(answer, ErrorResponse)
+        assert (answer.error.code, answer.error.param, asked) == (400, "vllm_xargs.mega_start", [])
+        assert "mega.start" in answer.error.message
+    _, (asked,) = await chat(served, [user("Who?")], vllm_xargs={"other": 1})
+    assert asked.sampling_params.extra_args == {"other": 1, "mega_start": asked.start}
+
+
+PROMPT = "The ferry of Tarn carries goats."
+"""Tokens: The | ferry | of | T | arn | carries | goats | ."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "start", "used"),
+    [
+        (PROMPT, None, 0),
+        (PROMPT, 0, 0),
+        (PROMPT, 4, 4),
+        (PROMPT, {"token": 8}, 8),
+        (PROMPT, {"character": 0}, 0),
+        (PROMPT, {"character": len("The ferry")}, 2),
+        (PROMPT, {"character": len("The ferry ")}, 2),
+        (PROMPT, {"character": len("The fer")}, 1),
+        (PROMPT, {"character": len(PROMPT)}, 8),
+        ([1, 2, 3], 2, 2),
+    ],
+)
+async def test_completions(served: Handlers, prompt: Any, start: Any, used: int) -> None:
+    answer, (asked,) = await complete(served, prompt, {"memories": [{"id": "a"}], "start": start})
+    assert (answer.mega["start"], asked.start) == (used, used)
+
+
+async def test_one_start_for_several_prompts(served: Handlers) -> None:
+    prompts = [PROMPT, "Nothing, and then more of it.", "Goats of the ferry"]
+    own = [PROMPT, "It is the night of goats.", "Goats of the ferry"]
+    answer, asked = await complete(served, prompts, {"start": 3})
+    assert [one["start"] for one in answer.mega] == [3, None, 3]
+    assert [one.start for one in asked] == [3, None, 3]
+    answer, asked = await complete(served, own, {"memories": [{"id": "a"}], "start": {"character": 5}})
+    assert [one["start"] for one in answer.mega] == [one.start for one in asked]
+    assert [parts(served, one)[0] for one in asked] == ["The", "It is", "Goats"]
+    for start in ({"character": 19}, 6):
+        answer, asked = await complete(served, prompts, {"start": start})
+        assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "start", "more", "reason"),
+    [
+        (PROMPT, 9, {}, "the prompt has 8 tokens: give 0 to 8"),
+        (PROMPT, {"character": 33}, {}, "a prompt has 32: give 0 to 32"),
+        ([1, 2, 3], 4, {}, "the prompt has 3"),
+        ([1, 2, 3], {"character": 1}, {}, "texts"),
+        ([[1, 2], [3]], {"character": 0}, {}, "texts"),
+        (PROMPT, {"character": 3}, {"truncate_prompt_tokens": 5}, "whole"),
+    ],
+)
+async def test_starts_that_a_prompt_does_not_have(
+    served: Handlers, prompt: Any, start: Any, more: Any, reason: str
+) -> None:
+    answer, asked = await complete(served, prompt, {"memories": [{"id": "a"}], "start": start}, **more)
+    assert isinstance(answer, ErrorResponse)
+    assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
+    assert reason in answer.error.message
+
+
+@pytest.mark.parametrize("memories", [None, [{"id": "a"}]])
+async def test_beam_search_keeps_the_start(served: Handlers, memories: Any) -> None:
+    mega = {"start": 4, "memories": memories}
+    await complete(served, PROMPT, mega, use_beam_search=True, n=2, max_tokens=1)
+    assert {one.start for one in served.client.asked} == {4}
+    _, asked = await chat(served, [user("Who?")], {"memories": memories}, use_beam_search=True, n=2)
+    assert {one.start for one in asked} == {(await chat(served, [user("Who?")]))[1][0].start}
+
+
+def test_what_the_server_says_is_the_last_word() -> None:
+    given = SamplingParams(extra_args={"mega_start": 9, "other": 1})
+    mixture = to_lora_request(decision_of({"a": 1.0}).mixture)
+    assert started(given, Route(mixture, 4)).extra_args == {"mega_start": 4, "other": 1}
+    assert given.extra_args == {"mega_start": 9, "other": 1}
+    assert started(given, Route(None, 4)) is given
+
+
+def test_other_messages_leave_what_they_are_given() -> None:
+    messages = [
+        user("a"),
+        said("b"),
+        user([{"type": "text", "text": "0 goats"}, {"type": "image_url"}]),
+        said("c"),
+    ]
+    before = [dict(message) for message in messages]
+    assert other_messages(messages) == [user("a"), said("b"), user("1"), said("c")]
+    assert messages == before
+    assert other_messages([system("a"), said("b")]) is None

@@ -1,0 +1,111 @@
+"""/v1/chat/completions with memory: the passes of a request, each a request of vLLM's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.errors import MegaError
+from vllm_mega.gate.gate import Decision
+from vllm_mega.hook.starting import chat_start
+from vllm_mega.http.beforehand import chat_tokens
+from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling
+from vllm_mega.http.recital import recital_request, unpenalised
+from vllm_mega.mixture import Mixture
+from vllm_mega.requests.conversation import Message
+from vllm_mega.requests.deciding import Ask
+from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
+from vllm_mega.requests.schemas import Plan, Start
+from vllm_mega.requests.start import check_chat, token_of
+from vllm_mega.requests.usage import usage_of
+from vllm_mega.requests.wellformed import usual_messages
+
+
+class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
+    """/v1/chat/completions."""
+
+    control: frozenset[str] = frozenset()
+    """How the control tokens of the model are spelled: what is recalled must not become one."""
+
+    async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
+        """The stock answer, from the mixture that the gate or the client chose, with the field `mega`."""
+        try:
+            plan = self._plan(request)
+            if plan is None:
+                return await super().create_chat_completion(request, raw_request)
+            check_chat(plan)
+            request = _with_messages(request, usual_messages(request.messages))
+            ask = Ask.about(plan, request.messages, self.mega.settings)
+            room = self.model_config.max_model_len
+            if plan.mode == "irag" or ask.is_long:
+                with calling(Call(request.model, None)):
+                    taken = await chat_tokens(self, request)
+                if isinstance(taken, ErrorResponse):
+                    return taken
+                room -= taken
+            decision, _ = await self.mega.route(ask)
+            return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
+        except MegaError as error:
+            return self._refusal(error)
+
+    async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
+        """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
+        recitals = first_passes(plan, decision, request.messages, room)
+        replies = await self._recite(plan, recitals, request, raw_request)
+        if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
+            return refusal
+        context = recalled([r.choices[0].message.content or "" for r in replies], self.control)
+        last = last_pass(plan, decision, request.messages, context)
+        request = _with_messages(request, last.messages)
+        if last.recites:
+            request = unpenalised(request)
+        answer, start = await self._pass(last.mixture, plan.start, request, raw_request)
+        return self._annotated(answer, describe(plan, decision, start, context), usage_of(replies))
+
+    async def _pass(
+        self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any
+    ) -> tuple[Any, int | None]:
+        """The stock answer, and the token from which this mixture acted; None: it is empty."""
+        lora_request = to_lora_request(mixture)
+        handler = self._for(Wanted([lora_request], start))
+        with calling(Call(request.model, lora_request)):
+            answer = await super(MegaChat, handler).create_chat_completion(request, raw_request)
+        return answer, handler.routes[0].used if handler.routes else None
+
+    async def render_chat_request(self, request: Any) -> Any:
+        """The conversation and the input of the engine; from here on it has its mixture and start."""
+        rendered = await super().render_chat_request(request)
+        if self.wanted is not None and not isinstance(rendered, ErrorResponse):
+            self._route(rendered[1], [await self._start(request, *rendered[1])])
+        return rendered
+
+    async def _start(self, request: Any, prompt: Any) -> int:
+        assert self.wanted is not None
+        if self.wanted.start is not None:
+            return token_of(self.wanted.start, self._extract_prompt_len(prompt))
+        return await chat_start(self, request, prompt) if self.wanted.mixtures[0] else 0
+
+    async def _recite(
+        self, plan: Plan, recitals: Sequence[Recital], request: Any, raw_request: Any
+    ) -> list[Any]:
+        """What each says, in a request of its own; the engine runs them in one batch."""
+
+        async def recite(number: int, recital: Recital) -> Any:
+            passed = recital_request(request, raw_request, number, recital)
+            return (await self._pass(recital.mixture, plan.start, *passed))[0]
+
+        tasks = [asyncio.create_task(recite(n, recital)) for n, recital in enumerate(recitals)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # when one fails, nobody waits for the others
+            for task in tasks:
+                task.cancel()
+
+
+def _with_messages(request: Any, messages: Sequence[Message]) -> Any:
+    return request.model_copy(update={"messages": messages})

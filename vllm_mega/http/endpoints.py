@@ -1,0 +1,129 @@
+"""The endpoint plugin: gives the handlers of a vLLM server memory. No route is replaced, one is added."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+from vllm_mega.config import MegaSettings
+from vllm_mega.contract.checking import require
+from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
+from vllm_mega.engine.upstream.applying import apply_to_server
+from vllm_mega.engine.upstream.of_server import SERVER
+from vllm_mega.errors import ConfigError, UpstreamError
+from vllm_mega.home import RUN_FOLDER
+from vllm_mega.hook.hook import MemoryHook
+from vllm_mega.hook.opening import open_gate
+from vllm_mega.http.bodies import CheckedBodies
+from vllm_mega.http.chat import MegaChat
+from vllm_mega.http.completions import MegaCompletion
+from vllm_mega.http.door import KeyCheck, keys_of
+from vllm_mega.http.handlers import SUFFIX, MegaModels
+from vllm_mega.http.keeper import READY
+from vllm_mega.http.limit import RequestLimit
+from vllm_mega.http.metrics import router
+from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.models.control_tokens import control_tokens
+
+logger = logging.getLogger(__name__)
+
+
+class MegaEndpoints:
+    """What vLLM loads from the group `vllm.endpoint_plugins`."""
+
+    name = "vllm_mega"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: Any) -> None:
+        """Guard and bound all routes, look at bodies before they are parsed, and add what can be watched.
+
+        Without our settings the server is stock vLLM. The stock routes stay: they call the handlers that
+        `init_state` changes.
+        """
+        args = app.state.args
+        settings = settings_of(args)
+        if settings is None:
+            return
+        apply_to_server()
+        app.add_middleware(CheckedBodies)  # what is added later is asked earlier
+        app.add_middleware(RequestLimit, limit=settings.max_requests)
+        if keys := keys_of(args):
+            app.add_middleware(KeyCheck, tokens=keys)
+        app.include_router(router)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
+        """Give the server memory, if its configuration has our settings."""
+        if folder := os.environ.get(RUN_FOLDER):
+            state.mega_ready = asyncio.create_task(_tell_keeper(Path(folder)))
+        settings = settings_of(engine_client.vllm_config)
+        if settings is None:
+            logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
+            return
+        await attach(engine_client, state, settings)
+
+
+async def _tell_keeper(folder: Path) -> None:
+    """Say that this server hears signals, once vLLM has replaced the handler of its start-up."""
+    starting = signal.getsignal(signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) is starting:
+        await asyncio.sleep(0.05)
+    (folder / READY).touch()
+
+
+async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None:
+    """Turn the ready handlers of `state` into ours; all there is between vLLM's HTTP server and memory.
+
+    Raises:
+        ConfigError, BankError, ModelError: the server cannot have the memory that is asked for.
+        UpstreamError: vLLM is not the one that this was written for.
+    """
+    require(SERVER)
+    lora_config = engine_client.vllm_config.lora_config
+    if lora_config is None:
+        raise ConfigError("memory needs LoRA: add --enable-lora (enable_lora: true)")
+    if os.environ.get("VLLM_SKIP_MODEL_NAME_VALIDATION", "0") not in ("", "0"):
+        raise ConfigError("VLLM_SKIP_MODEL_NAME_VALIDATION must be off: the model's name asks for memory")
+    models = state.openai_serving_models
+    taken = {path.name + SUFFIX for path in models.base_model_paths}
+    taken &= {path.name for path in models.base_model_paths} | set(models.lora_requests)
+    if taken:
+        raise ConfigError(f"{', '.join(sorted(taken))} would be the name with memory: serve it under another")
+    bank = Path(settings.bank)
+    for name, plain in models.lora_requests.items():
+        if reason := why_not(name, plain.lora_path, bank):
+            raise ConfigError(f"the LoRA module {name}={plain.lora_path}: {reason}")
+    slots = lora_config.max_loras
+    model = engine_client.vllm_config.model_config
+    trusted = model.trust_remote_code
+    gate = await asyncio.to_thread(open_gate, settings, model.model, slots, trust_remote_code=trusted)
+    checks = AdapterChecks.of(engine_client.vllm_config)
+    hook = MemoryHook(gate, settings, slots, checks.begin)
+    become(models, OpenAIServingModels, MegaModels)
+    models.bank = bank
+    for handler, stock, ours in (
+        (state.openai_serving_chat, OpenAIServingChat, MegaChat),
+        (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),
+    ):
+        become(handler, stock, ours)
+        handler.mega = hook
+    state.openai_serving_chat.control = control_tokens(state.openai_serving_chat.renderer.tokenizer)
+
+
+def become(handler: Any, stock: type, ours: type) -> None:
+    """Make an instance of the class `stock` one of `ours`, which only adds methods.
+
+    Raises:
+        UpstreamError: vLLM built something else.
+    """
+    if type(handler) is not stock:
+        raise UpstreamError(f"expected vLLM to build a {stock.__name__}, found {type(handler).__name__}")
+    handler.__class__ = ours

@@ -1,0 +1,226 @@
+"""What vLLM's handlers need to have memory: each asks the hook, the stock does the work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import (
+    ErrorResponse,
+    ModelCard,
+    ModelList,
+    ModelPermission,
+    UsageInfo,
+)
+from vllm.exceptions import GenerationError, VLLMValidationError
+from vllm.lora.request import LoRARequest
+
+from vllm_mega.config import MODES, Mode
+from vllm_mega.errors import (
+    BankChangedError,
+    BankError,
+    MegaError,
+    MemoryNotFoundError,
+    MemoryNotReadyError,
+    RequestError,
+)
+from vllm_mega.gate.gate import Decision
+from vllm_mega.hook.hook import MemoryHook
+from vllm_mega.hook.routed import Route, Routed
+from vllm_mega.hook.starting import check_arguments
+from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.http.sse import annotate, explained
+from vllm_mega.requests.schemas import FIELD, Plan, Start, make_plan
+from vllm_mega.requests.usage import total
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = "-mega"
+"""NAME is the base model, NAME-mega the same with memory."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the stock handler must use for the request that is being answered."""
+
+    model: str
+    lora_request: LoRARequest | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the prompts of one pass run with."""
+
+    mixtures: Sequence[LoRARequest | None]
+    """One each, or one for all."""
+    start: Start | None
+    """The client's; None: where the endpoint has it."""
+
+
+_call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
+
+
+@contextmanager
+def calling(call: Call) -> Iterator[None]:
+    token = _call.set(call)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped to mypy
+    """The models of a server: every base name once more with memory.
+
+    All handlers ask this object whether a name is served. For a name with memory only ours may hear
+    yes, so no endpoint without memory answers in its place.
+    """
+
+    bank: Path
+
+    def _has_memory(self, name: str | None) -> bool:
+        return any(name == path.name + SUFFIX for path in self.base_model_paths)
+
+    def is_base_model(self, model_name: str) -> bool:
+        if self._has_memory(model_name):
+            if _call.get() is None:
+                raise VLLMValidationError(
+                    f"{model_name} answers at /v1/chat/completions and /v1/completions only; "
+                    f"here ask for {model_name.removesuffix(SUFFIX)}, which has no memory",
+                    parameter="model",
+                )
+            return True
+        return bool(super().is_base_model(model_name))
+
+    def model_name(self, lora_request: LoRARequest | None = None) -> str:
+        call = _call.get()
+        return call.model if call is not None else str(super().model_name(lora_request))
+
+    async def _check_load_lora_adapter_request(self, request: Any) -> ErrorResponse | None:
+        if reason := why_not(request.lora_name, request.lora_path, self.bank):
+            return create_error_response(reason, param="lora_path")
+        return await super()._check_load_lora_adapter_request(request)
+
+    async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
+        found = await super().resolve_lora(lora_name)
+        if isinstance(found, LoRARequest) and (reason := why_not(lora_name, found.lora_path, self.bank)):
+            self.lora_requests.pop(lora_name, None)
+            return create_error_response(reason, param="model")
+        return found
+
+    async def show_available_models(self) -> ModelList:
+        models = await super().show_available_models()
+        models.data[len(self.base_model_paths) : 0] = [
+            ModelCard(
+                id=path.name + SUFFIX,
+                parent=path.name,
+                root=path.model_path,
+                max_model_len=self.model_config.max_model_len,
+                permission=[ModelPermission()],
+            )
+            for path in self.base_model_paths
+        ]
+        return models
+
+
+class WithMemory:
+    """What all handlers share; stands before the stock class in the order of resolution."""
+
+    mega: MemoryHook
+    models: MegaModels
+    engine_client: Any
+    wanted: Wanted | None = None
+    """Of the one pass that a copy of the handler is for."""
+    routes: Sequence[Route] = ()
+    """The same, once its prompts are known."""
+
+    def _for(self, wanted: Wanted) -> Self:
+        """A copy of the handler, for one pass."""
+        handler = copy(self)
+        handler.wanted = wanted
+        return handler
+
+    def _route(self, inputs: Sequence[Any], starts: Sequence[int]) -> None:
+        """Let the prompts, inputs of the engine, run with what is wanted, from these tokens on."""
+        assert self.wanted is not None
+        mixtures = self.wanted.mixtures
+        each = mixtures if len(mixtures) > 1 else [*mixtures] * len(inputs)
+        self.routes = [Route(mixture, start) for mixture, start in zip(each, starts, strict=True)]
+        self.engine_client = Routed(self.engine_client, inputs, self.routes)
+
+    def _maybe_get_adapters(
+        self, request: Any, supports_default_mm_loras: bool = False
+    ) -> LoRARequest | None:
+        call = _call.get()
+        if call is not None:
+            return call.lora_request
+        return super()._maybe_get_adapters(request, supports_default_mm_loras)  # type: ignore[misc]
+
+    def _plan(self, request: Any, modes: Sequence[Mode] = MODES) -> Plan | None:
+        """What the request wants of memory, in one of `modes`; None: it asks for a model without."""
+        value = (request.model_extra or {}).get(FIELD)
+        plan = make_plan(value, self.mega.settings, self.mega.slots, modes=modes)
+        if self.models._has_memory(request.model):
+            check_arguments(request.vllm_xargs, "vllm_xargs")
+            return plan
+        if value is not None and plan.mode != "off" and self._serves(request.model):
+            raise RequestError(
+                f"{request.model or 'the base model'} has no memory: "
+                f"ask for {request.model or 'its name'}{SUFFIX}, or leave the field {FIELD} out",
+                FIELD,
+            )
+        return None
+
+    def _serves(self, name: str | None) -> bool:
+        return not name or name in self.models.lora_requests or self.models.is_base_model(name)
+
+    def _refusal(self, error: MegaError) -> ErrorResponse:
+        message = str(error)
+        if isinstance(error, RequestError):
+            return self.create_error_response(message, param=error.param)  # type: ignore[attr-defined]
+        if isinstance(error, MemoryNotFoundError):
+            kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
+        elif isinstance(error, MemoryNotReadyError):
+            kind, status = "ConflictError", HTTPStatus.CONFLICT
+        elif isinstance(error, BankChangedError):
+            kind, status = "ServiceUnavailableError", HTTPStatus.SERVICE_UNAVAILABLE
+        else:
+            logger.error("a request was refused: %s", error)
+            kind, status = "InternalServerError", HTTPStatus.INTERNAL_SERVER_ERROR
+        return self.create_error_response(message, kind, status, f"{FIELD}.memories")  # type: ignore[attr-defined]
+
+    async def _told(self, decisions: Sequence[Decision], answer: Awaitable[Any]) -> Any:
+        """`answer`; where the engine ends the request for the sake of an adapter, its client hears why."""
+
+        async def why() -> str | None:
+            wrong = await self.mega.wrong(decisions)
+            return self._refusal(BankError(wrong)).model_dump_json() if wrong else None
+
+        try:
+            answered = await answer
+        except GenerationError as error:
+            if wrong := await self.mega.wrong(decisions):
+                raise BankError(wrong) from error
+            raise
+        return explained(answered, why) if isinstance(answered, AsyncGenerator) else answered
+
+    @staticmethod
+    def _annotated(answer: Any, value: Any, used: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """`answer` with the field `mega`, and with what earlier passes have `used`."""
+        if isinstance(answer, AsyncGenerator):
+            return annotate(answer, value, used)
+        if not isinstance(answer, ErrorResponse):
+            setattr(answer, FIELD, value)
+            if used:
+                answer.usage = UsageInfo.model_validate(total(answer.usage.model_dump(), used))
+        return answer
