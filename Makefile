@@ -2,9 +2,10 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 READY := .venv/.ready
+SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
+.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +16,12 @@ $(READY): requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" scripts/setup.sh
 	@touch $@
 
+sources: $(SOURCES)  ## the sources of the releases of vLLM that cannot run here, for `make test`; in .sources
+
+$(SOURCES): sources.lock scripts/sources.sh | $(READY)
+	@scripts/sources.sh
+	@touch $@
+
 lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -22,7 +29,7 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY)  ## the tests, real engine included; less than 15 minutes on 2 cores
+test: $(READY) $(SOURCES)  ## the tests, real engine included; less than 15 minutes on 2 cores
 	@# A broken engine can make every test after it wait for its timeout.
 	$(BIN)/pytest -m "not slow and not gpu" --maxfail 5 --timeout 300
 
@@ -80,5 +87,5 @@ kills: $(READY)  ## 20 kills of each process of a server: nothing is left after 
 	$(BIN)/python -m loadtests.kills --output out/kills.json
 
 clean:  ## remove the virtual environment, the demo's output and every cache
-	rm -rf .venv out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .sources out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

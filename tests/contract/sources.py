@@ -56,7 +56,9 @@ def read(text: str, name: str) -> Source:
     source = Source(name, ast.parse(text))
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
-            source.imports |= {a.asname or a.name: f"{node.module}:{a.name}" for a in node.names}
+            for a in node.names:
+                full = source.imports.setdefault(a.asname or a.name, f"{node.module}:{a.name}")
+                assert full == f"{node.module}:{a.name}", f"{name}: {full} and another have one name"
         elif isinstance(node, ast.ClassDef):
             bases = [ast.unparse(base).split("[")[0] for base in node.bases]
             source.classes.append(OurClass(node.name, name, bases, members(node), set(asked(node))))

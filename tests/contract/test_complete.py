@@ -50,11 +50,6 @@ DUNDERS = {"__init__", "__len__"}
 NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
 
 
-@pytest.fixture(scope="module")
-def tree(site_packages: Path) -> Tree:
-    return Tree(site_packages)
-
-
 def of_owner(owner: str) -> list[Use]:
     return [use for use in USES if use.owner == owner]
 

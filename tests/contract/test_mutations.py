@@ -89,15 +89,15 @@ def test_names_are_found_in_bases_and_through_the_modules_that_pass_them_on(
 def test_the_error_says_what_was_found_what_was_expected_and_what_was_tested(
     tmp_path: Path, views: tuple[View, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TESTED, "invented", "0.32.0")
+    monkeypatch.setitem(TESTED, "invented", ("0.31.0", "0.32.0"))
     use = Use("invented.core:Core", by="engine.x", why="w", overrides={"run": "self step"}, reads="size")
     write(tmp_path, dataclasses.replace(use, overrides={"run": "self step late="}, reads=""))
     (tmp_path / "invented" / "__init__.py").write_text("__version__ = '0.33.0'\n")
     with pytest.raises(UpstreamError) as caught:
         require([use])
     assert str(caught.value).split("\n  ") == [
-        "invented 0.33.0 is not what this vllm_mega was written for: install invented 0.32.0, with which it "
-        "was tested, or a vllm_mega for this one",
+        "invented 0.33.0 is not what this vllm_mega was written for: install invented 0.31.0 or 0.32.0, with "
+        "which it was tested, or a vllm_mega for this one",
         "invented.core:Core.run takes (self step late=), expected (self step) (used by engine.x)",
         "invented.core:Core.size is gone, expected it to be there (used by engine.x)",
     ]

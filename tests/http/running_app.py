@@ -16,14 +16,16 @@ def build(monkeypatch: pytest.MonkeyPatch, *argv: str, settings: str | None = SE
     """The app for these words of the command line."""
     from vllm import envs
     from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from vllm_mega.engine.upstream.releases import server_options
 
     monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
     envs.disable_envs_cache()  # an engine of another test has enabled it
     monkeypatch.setattr(logging.root, "level", logging.root.level)  # SageMaker's package sets it
     words = ["model", *argv, *(["--additional-config", settings] if settings else [])]
-    return build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(words), ("generate",), None)
+    args = server_options().make_arg_parser(FlexibleArgumentParser()).parse_args(words)
+    return build_app(args, ("generate",), None)
 
 
 def routes(app: Any) -> Iterator[tuple[str, str]]:

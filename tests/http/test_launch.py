@@ -19,6 +19,7 @@ from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo
 from vllm_mega.commands._memory_options import add_memory_options, memory_settings
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.settings import settings_of
+from vllm_mega.engine.upstream.releases import server_options
 from vllm_mega.errors import BankError, ConfigError
 from vllm_mega.http import launch
 from vllm_mega.http.given import given_options
@@ -111,14 +112,13 @@ def test_the_template_of_the_bank_is_served_unless_another_is_given(tmp_path: Pa
 
 
 def test_a_template_reaches_vllm_as_it_is() -> None:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.renderers.chat_utils import load_chat_template
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     for template in (TEMPLATE, read_template("plain")):
         words = launch.command_line({"chat_template": template, "additional_config": {}}, ["--port", "1"])
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(["model", *words])
-        validate_parsed_serve_args(args)
+        args = server_options().make_arg_parser(FlexibleArgumentParser()).parse_args(["model", *words])
+        server_options().validate_parsed_serve_args(args)
         assert load_chat_template(args.chat_template) == template
 
 

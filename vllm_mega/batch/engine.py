@@ -9,7 +9,6 @@ from typing import Any
 from starlette.datastructures import State
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve import create_error_response
@@ -20,6 +19,7 @@ from vllm_mega.batch.lines import CHAT, Job, Reply
 from vllm_mega.config import MegaSettings
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.upstream.of_starting import BATCH
+from vllm_mega.engine.upstream.releases import server_options
 from vllm_mega.http.endpoints import attach
 
 
@@ -66,9 +66,10 @@ async def batch_engine(model: str, argv: Sequence[str], settings: MegaSettings) 
         UpstreamError: vLLM is not the one that this was written for.
     """
     require(BATCH)
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([model, *argv])
+    options = server_options()
+    args = options.make_arg_parser(FlexibleArgumentParser()).parse_args([model, *argv])
     args.model = args.model_tag
-    validate_parsed_serve_args(args)
+    options.validate_parsed_serve_args(args)
     async with build_async_engine_client(args) as client:
         state = State()
         await init_app_state(client, state, args, await client.get_supported_tasks())

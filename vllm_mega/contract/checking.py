@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from vllm_mega.contract.installed import Installed
 from vllm_mega.contract.judging import Finding, findings
-from vllm_mega.contract.tested import TESTED
-from vllm_mega.contract.use import Use
+from vllm_mega.contract.tested import wanted
+from vllm_mega.contract.use import Use, holding
 from vllm_mega.errors import UpstreamError
 
 
@@ -20,17 +20,20 @@ def require(uses: Iterable[Use]) -> None:
     Raises:
         UpstreamError: a package is not; names what was found, what was expected, and the tested version.
     """
-    if found := findings(uses, Installed()):
+    if found := findings(holding(uses, version), Installed()):
         raise UpstreamError(report(found))
 
 
 def report(found: Sequence[Finding]) -> str:
     """What `found` means, for people: a line of what to do, and a line each."""
-    package = found[0].use.owner.partition(":")[0].partition(".")[0]
-    tested = TESTED[package]
-    version = getattr(importlib.import_module(package), "__version__", "of an unknown version")
+    package = found[0].use.package
     head = (
-        f"{package} {version} is not what this vllm_mega was written for: install {package} {tested}, "
-        "with which it was tested, or a vllm_mega for this one"
+        f"{package} {version(package)} is not what this vllm_mega was written for: install {package} "
+        f"{wanted(package)}, with which it was tested, or a vllm_mega for this one"
     )
     return "\n  ".join([head, *map(str, found)])
+
+
+def version(package: str) -> str:
+    """What an installed package calls itself."""
+    return str(getattr(importlib.import_module(package), "__version__", "of an unknown version"))

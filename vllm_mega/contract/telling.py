@@ -10,7 +10,7 @@ from vllm_mega.contract.use import Pin, Use, pins
 def lines(uses: Iterable[Use]) -> Iterator[str]:
     """For a terminal: an owner each, why and until when, and its names by kind."""
     for use in uses:
-        yield f"{use.owner}  ({use.by})"
+        yield f"{use.owner}{_release(use)}  ({use.by})"
         yield f"    {use.why} Until {use.until}."
         yield from (f"    {kind}: {', '.join(names)}" for kind, names in _by_kind(use).items())
 
@@ -21,7 +21,12 @@ def table(uses: Iterable[Use]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for use in uses:
         names = "<br>".join(f"{kind}: {_code(names)}" for kind, names in _by_kind(use).items())
-        yield f"| `{use.owner}` | {names or 'itself'} | {use.by} | {use.why} | {use.until} |"
+        what = f"`{use.owner}`{_release(use)}"
+        yield f"| {what} | {names or 'itself'} | {use.by} | {use.why} | {use.until} |"
+
+
+def _release(use: Use) -> str:
+    return f" of {use.only}" if use.only else ""
 
 
 def _by_kind(use: Use) -> dict[str, list[str]]:

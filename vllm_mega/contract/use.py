@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from vllm_mega.contract.tested import release
 
 Kind = Literal["patched", "overridden", "called", "read", "added", "said", "swapped"]
 
@@ -40,6 +42,13 @@ class Use:
     """Texts that must stand in the source of the module."""
     swapped: bool = False
     """Whether its instances become those of a class of ours."""
+    only: str = ""
+    """The one release of the package in which it is so, as `0.33`; empty: in all."""
+
+    @property
+    def package(self) -> str:
+        """The package that `owner` is part of."""
+        return self.owner.partition(":")[0].partition(".")[0]
 
 
 class Pin(NamedTuple):
@@ -56,6 +65,13 @@ class Pin(NamedTuple):
         """Where it is, with its name."""
         text = self.name if self.kind != "said" else repr(self.name)
         return ".".join(filter(None, (self.use.owner, text)))
+
+
+def holding(uses: Iterable[Use], version: Callable[[str], str]) -> Iterator[Use]:
+    """Those of `uses` that are about the releases in question; `version` tells that of a package."""
+    for use in uses:
+        if not use.only or use.only == release(use.package, version(use.package)):
+            yield use
 
 
 def pins(use: Use) -> Iterator[Pin]:

@@ -56,7 +56,7 @@ class ToldApart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._publisher, name)
 
-    def publish(self, batch: KVEventBatch) -> None:
+    def publish(self, events: KVEventBatch) -> None:
         """See vLLM's `EventPublisher`."""
-        batch.events = [part for event in batch.events for part in told_apart(event)]
-        self._publisher.publish(batch)
+        events.events = [part for event in events.events for part in told_apart(event)]
+        self._publisher.publish(events)

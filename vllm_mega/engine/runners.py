@@ -53,10 +53,13 @@ class StartedBatch:
         """`requests`: the runner's state of every request, by id."""
         self._batch, self._requests = batch, requests
 
-    def make_lora_inputs(self, scheduled: NDArray[Any], sampled: NDArray[Any]) -> Inputs:
+    def make_lora_inputs(
+        self, num_scheduled_tokens: NDArray[Any], num_sampled_tokens: NDArray[Any]
+    ) -> Inputs:
         """A step's adapter ids, given the tokens and the sampled tokens of its requests, [N] each."""
         batch, n = self._batch, self._batch.num_reqs
-        inputs: Inputs = batch.make_lora_inputs(scheduled, sampled)
+        steps = num_scheduled_tokens, num_sampled_tokens
+        inputs: Inputs = batch.make_lora_inputs(*steps)
         computed = batch.num_computed_tokens_cpu[:n]
         if not inputs[2] or (computed >= batch.num_prompt_tokens[:n]).all():
             return inputs
@@ -64,7 +67,7 @@ class StartedBatch:
         starts = np.array(
             [acting_start(s.lora_request, s.sampling_params, s.num_prompt_tokens) for s in states]
         )
-        return started(inputs, batch.request_lora_mapping[:n], computed, scheduled, sampled, starts)
+        return started(inputs, batch.request_lora_mapping[:n], computed, *steps, starts)
 
 
 def note_starts(runner: Any, scheduler_output: Any) -> None:

@@ -20,6 +20,7 @@ from vllm_mega.engine.holding import HeldPath, Holder
 from vllm_mega.engine.ids import MixtureIds
 from vllm_mega.engine.prefetch import Announcer, channel
 from vllm_mega.engine.upstream.of_scheduler import SCHEDULER
+from vllm_mega.engine.upstream.releases import end_with_error
 from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture
 
@@ -101,8 +102,7 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         wrong = next((check.result() for check in checks if check.result()), "")
         if wrong:
             logger.error("request %s ends: %s", request.request_id, wrong)
-            # Upstream ends the requests in this set with an error after the step.
-            self.grammar_compile_error_reqs.add(request.request_id)
+            end_with_error(self, request.request_id)
         return not wrong
 
     def _held(self, request: Request) -> Mixture | None:

@@ -50,14 +50,15 @@ def _parsed(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser() -> Any:
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from vllm_mega.engine.upstream.releases import server_options
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is untyped to mypy
         def error(self, message: str) -> NoReturn:  # instead of 200 lines of usage
             raise ConfigError(f"vllm serve: {message}")
 
-    parser = make_arg_parser(Parser(prog="vllm serve", allow_abbrev=True))
+    parser = server_options().make_arg_parser(Parser(prog="vllm serve", allow_abbrev=True))
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return parser

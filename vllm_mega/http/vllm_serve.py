@@ -20,14 +20,14 @@ def main(argv: Sequence[str]) -> None:
     """
     from vllm_mega.contract.checking import require
     from vllm_mega.engine.upstream.of_starting import SERVE
+    from vllm_mega.engine.upstream.releases import prepare_environment
 
     require(SERVE)
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    cli_env_setup()
+    prepare_environment()
     parser = FlexibleArgumentParser(prog="vllm")
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers(dest="subparser"))

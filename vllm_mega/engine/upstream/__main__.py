@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vllm_mega.contract.judging import findings
 from vllm_mega.contract.telling import lines, table
-from vllm_mega.contract.tested import TESTED
+from vllm_mega.contract.tested import wanted
 from vllm_mega.contract.tree import Tree
-from vllm_mega.contract.use import pins
+from vllm_mega.contract.use import holding, pins
 from vllm_mega.engine.upstream.whole import CONTRACT
 
 
@@ -53,11 +53,11 @@ def told(*, markdown: bool = False) -> Iterator[str]:
 
 
 def _checked(tree: Tree, package: str) -> int:
-    uses = CONTRACT[package]
+    uses = list(holding(CONTRACT[package], tree.version))
     found = findings(uses, tree)
     names = sum(max(1, len(list(pins(use)))) for use in uses)
     _say(
-        [f"{package} {tree.version(package)} (tested: {TESTED[package]}): {names} names, {len(found)} differ"]
+        [f"{package} {tree.version(package)} (tested: {wanted(package)}): {names} names, {len(found)} differ"]
     )
     _say(f"  {finding}" for finding in found)
     return min(1, len(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_mega.contract.use import Use
+from vllm_mega.engine.upstream.of_releases import ENDED_REQUESTS
 
 _MEMORY = "vLLM has a way to carry mixtures"
 
@@ -123,7 +124,7 @@ _SCHEDULER = "schedulers have a hook that says whether a request may run now"
 SCHEDULER = (
     Use(
         "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
-        by="engine.scheduler",
+        by="engine.scheduler engine.upstream.releases",
         why="MegaScheduler runs a request only when all its adapters fit the slots; upstream counts one.",
         until=_SCHEDULER,
         overrides={
@@ -139,13 +140,11 @@ SCHEDULER = (
     Use(
         "vllm.v1.core.sched.scheduler",
         by="engine.scheduler",
-        why="Requests in this set end with an error after the step; who waits is asked before it is tried.",
+        why="Who waits is asked before it is tried.",
         until=_SCHEDULER,
-        says=(
-            "error_req_ids = set(self.grammar_compile_error_reqs)",
-            "self._handle_blocked_waiting_request(",
-        ),
+        says=("self._handle_blocked_waiting_request(",),
     ),
+    *ENDED_REQUESTS,
     Use(
         "vllm.v1.core.sched.output:SchedulerOutput",
         by="engine.scheduler engine.runners",

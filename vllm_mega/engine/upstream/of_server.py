@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_mega.contract.use import Use
+from vllm_mega.engine.upstream.of_releases import KEYS
 
 _HANDLERS = "vLLM lets a plugin stand before its handlers"
 _ENDPOINT = "plugins are given the ready handlers"
@@ -185,12 +186,7 @@ SERVER = (
         why="Usage is added up over passes.",
         reads="usage",
     ),
-    Use(
-        "vllm.entrypoints.launchers.cli_args",
-        by="http.door",
-        why="The keys that a server was started with.",
-        says=("api_key: list[str] | None",),
-    ),
+    *KEYS,
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorResponse",
         by="batch.engine http.beforehand http.bodies http.chat http.completions "

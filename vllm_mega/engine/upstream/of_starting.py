@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_mega.contract.use import Use
+from vllm_mega.engine.upstream.of_releases import ENVIRONMENT, SERVER_OPTIONS
 
 _OFFLINE = "`LLM.chat` takes a LoRARequest for each conversation, and extra_args once it is rendered"
 
@@ -23,13 +24,7 @@ SERVE = (
         until="vLLM's command line starts with the CPU build",
         calls={"cmd": "args", "subparser_init": "subparsers", "validate": "args"},
     ),
-    Use(
-        "vllm.entrypoints.serve.utils.api_utils",
-        by="http.vllm_serve",
-        why="As vLLM's own command line does.",
-        until="vLLM's command line starts with the CPU build",
-        calls={"cli_env_setup": ""},
-    ),
+    *ENVIRONMENT,
     Use(
         "vllm.logger",
         by="http.vllm_serve",
@@ -42,13 +37,7 @@ SERVE = (
 
 BATCH = (
     _PARSER,
-    Use(
-        "vllm.entrypoints.launchers.cli_args",
-        by="batch.engine http.given",
-        why="What a user says of vLLM is read by vLLM's own parser.",
-        calls={"make_arg_parser": "parser", "validate_parsed_serve_args": "args"},
-        says=('"model_tag"',),
-    ),
+    *SERVER_OPTIONS,
     Use(
         "vllm.entrypoints.launchers.api_server.entry",
         by="batch.engine",

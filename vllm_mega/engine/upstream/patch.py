@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_mega.contract.tested import TESTED
+from vllm_mega.contract.tested import wanted
 from vllm_mega.errors import UpstreamError
 
 _MARKER = "__vllm_mega_patch__"
@@ -51,7 +51,7 @@ class Patch:
         if found != self.parameters:
             raise UpstreamError(
                 f"{self.module}:{self.target} takes {found}, expected {self.parameters}: "
-                f"this vllm_mega was tested with vLLM {TESTED['vllm']}"
+                f"this vllm_mega was tested with vLLM {wanted('vllm')}"
             )
         replacement = self.make(function)
         setattr(replacement, _MARKER, self)
