@@ -116,8 +116,8 @@ def _configure_list(parser: argparse.ArgumentParser) -> None:
 
 def _time(text: str) -> float:
     """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone."""
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _configure_forget(parser: argparse.ArgumentParser) -> None:

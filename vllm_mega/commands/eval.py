@@ -101,9 +101,9 @@ def run(args: argparse.Namespace) -> int:
     baselines = (
         _baselines(bank, material, args.output / "baselines", args.catalog) if not args.no_lora else None
     )
-    found, questions = _measure(bank, material, baselines, settings, judge, system, args)
-    output.write(found, questions, args.output)
-    Console().print(Markdown(render.markdown(page.head(found))))
+    report, questions = _measure(bank, material, baselines, settings, judge, system, args)
+    output.write(report, questions, args.output)
+    Console().print(Markdown(render.markdown(page.head(report))))
     print(f"written: {args.output / 'report.json'}, {args.output / 'report.html'}")
     return 0
 
