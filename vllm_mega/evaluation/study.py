@@ -54,7 +54,7 @@ def measure(
     library, adapters = subject.library, subject.baselines.adapters
     progress("asking the gate")
     asked = tasks.gate_questions(items, gate, settings)
-    answerable = [one for one in asked if one.gold]
+    answerable = [question for question in asked if question.gold]
     ways = tasks.question_ways(library, adapters)
     answered = tasks.answer_questions(answerable, ways, model, judge, progress)
     recall_ways = tasks.recall_ways(library, adapters)
@@ -71,7 +71,7 @@ def measure(
     general = general_ability(material.choices, material.paragraphs, some_ways, model, progress)
     progress("latency")
     latency = tasks.latency(answerable, ways, model)
-    found = report.Report(
+    whole = report.Report(
         model=library.settings.base.name,
         embedder=subject.embedder.info.name,
         n_memories=len(items),
@@ -86,7 +86,7 @@ def measure(
         settings={"gate": msgspec.to_builtins(settings)},
         environment=subject.environment,
     )
-    return found, [_beside(one) for one in answerable]
+    return whole, [_beside(question) for question in answerable]
 
 
 def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float]) -> report.Cost:
@@ -104,11 +104,11 @@ def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float
     )
 
 
-def _beside(one: tasks.Asked) -> dict[str, Any]:
+def _beside(question: tasks.Asked) -> dict[str, Any]:
     return {
-        "memory": one.item.id,
-        "question": one.question,
-        "answer": one.gold[0],
-        "rank": one.rank,
-        "best_score": one.decision.best_score,
+        "memory": question.item.id,
+        "question": question.question,
+        "answer": question.gold[0],
+        "rank": question.rank,
+        "best_score": question.decision.best_score,
     }
