@@ -148,9 +148,9 @@ def ask(client: httpx.Client, ids: Sequence[str], n: int) -> tuple[str, str]:
     body: dict[str, Any] = {"model": "churn-mega", "max_tokens": 8, "temperature": 0, "stream": n % 5 == 4}
     body["messages"] = [{"role": "user", "content": f"How many maps does the archive of {name} hold?"}]
     if n % 2:
-        other = ids[(n * 7 + 1) % len(ids)]
-        named = dict.fromkeys([name, other])
-        body["mega"] = {"memories": [{"id": one, "weight": 0.5} for one in named]}
+        second = ids[(n * 7 + 1) % len(ids)]
+        named = dict.fromkeys([name, second])
+        body["mega"] = {"memories": [{"id": memory, "weight": 0.5} for memory in named]}
     elif n % 6 == 0:
         body["mega"] = {"mode": "irag"}
     try:
@@ -185,10 +185,10 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         with started(command, folder, log) as server:
             wait_healthy(server, port, log, START_LIMIT)
             console.print("the server answers")
-            found = processes(server.pid)
+            running = processes(server.pid)
             writer = Writer(folder / "bank", ids, args.changes, pool, args.seed)
-            stopper = Stopper(found["worker"], args.seed)
-            return _churn(args, console, f"http://{HOST}:{port}", ids, writer, stopper, found["engine"])
+            stopper = Stopper(running["worker"], args.seed)
+            return _churn(args, console, f"http://{HOST}:{port}", ids, writer, stopper, running["engine"])
 
 
 def _churn(

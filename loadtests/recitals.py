@@ -86,8 +86,8 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         agree=sum(recited[item.id] == told[item.id] for item in items),
         disagreements=[item.id for item in items if recited[item.id] != told[item.id]],
         questions=len(asked),
-        direct=sum(found.strict for found in scores),
-        contained=sum(found.lenient for found in scores),
+        direct=sum(verdict.strict for verdict in scores),
+        contained=sum(verdict.lenient for verdict in scores),
         seconds=round(report.seconds / count, 2) if count else None,
     )
 
