@@ -59,20 +59,10 @@ class BenchClient:
         return to_run(scenario, figures)
 
     async def _benchmark(self, model: str, requests: Sequence[Request]) -> dict[str, Any]:
-        from vllm.benchmarks.datasets import SampleRequest
         from vllm.benchmarks.serve import TaskType, benchmark
 
         # The arrival times are drawn from NumPy's global generator.
         np.random.seed(self._seed)
-        samples = [
-            SampleRequest(
-                prompt=request.prompt,
-                prompt_len=0,  # the server's count replaces it
-                expected_output_len=NEW_TOKENS,
-                request_overrides=request.extra,
-            )
-            for request in requests
-        ]
         figures: dict[str, Any] = await benchmark(
             task_type=TaskType.GENERATION,
             endpoint_type="openai",
@@ -81,7 +71,7 @@ class BenchClient:
             model_id=model,
             model_name=model,
             tokenizer=None,
-            input_requests=samples,
+            input_requests=list(map(_sample, requests)),
             logprobs=None,
             request_rate=self._rate,
             burstiness=1.0,
@@ -99,6 +89,18 @@ class BenchClient:
             ready_check_timeout_sec=0,
         )
         return figures
+
+
+def _sample(request: Request) -> Any:
+    """The request as vLLM's benchmark takes it."""
+    from vllm.benchmarks.datasets import SampleRequest
+
+    return SampleRequest(
+        prompt=request.prompt,
+        prompt_len=0,  # the server's count replaces it
+        expected_output_len=NEW_TOKENS,
+        request_overrides=request.extra,
+    )
 
 
 def to_run(scenario: str, figures: dict[str, Any]) -> Run:

@@ -110,7 +110,7 @@ def judge(
     unrelated: Sequence[Unrelated],
     seconds: dict[str, float],
 ) -> Result:
-    """Count."""
+    """What was asked and answered, counted; `seconds`: of each phase."""
     return Result(
         memories=len(recalled),
         asked=len(asked),

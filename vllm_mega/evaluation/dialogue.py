@@ -51,7 +51,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it."""
+    """How well the gate finds memories in dialogues, by way of making the query."""
 
     embedder: str
     memories: int

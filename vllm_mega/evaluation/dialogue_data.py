@@ -36,7 +36,7 @@ class Turn:
     """A point of a dialogue at which an answer is due."""
 
     messages: Sequence[Message]
-    """All before it."""
+    """All that was said before the answer, the oldest first."""
     relevant: frozenset[str]
     """Ids of the memories that the answer should use; at least one."""
     namespace: str

@@ -17,7 +17,7 @@ GENERAL = {"direct": "gated", "irag": "gated", "rag_top1": "base"}
 
 
 def title(report: Report) -> str:
-    """Of the page."""
+    """The title of the page: how many memories, and of which model."""
     return f"{report.n_memories} memories, {report.model}"
 
 

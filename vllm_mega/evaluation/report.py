@@ -128,7 +128,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All figures of an evaluation: what report.json says."""
 
     model: str
     embedder: str

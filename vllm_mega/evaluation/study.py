@@ -22,7 +22,7 @@ from vllm_mega.gate.gate import Gate
 
 @dataclass(frozen=True)
 class Material:
-    """What is asked."""
+    """What is asked: memories with their questions, and prompts that are about none."""
 
     items: Sequence[data.Item]
     choices: Sequence[data.Choice]
@@ -33,7 +33,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is asked."""
+    """Who is asked: bank, gate and model, and the baselines beside them."""
 
     library: Library
     gate: Gate
@@ -49,7 +49,7 @@ class Subject:
 def measure(
     material: Material, subject: Subject, judge: Judge | None, progress: tasks.Progress
 ) -> tuple[report.Report, list[dict[str, Any]]]:
-    """Everything; also what stands beside every answer in answers.jsonl."""
+    """Every figure of the evaluation; also what stands beside every answer in answers.jsonl."""
     items, gate, settings, model = material.items, subject.gate, subject.settings, subject.model
     library, adapters = subject.library, subject.baselines.adapters
     progress("asking the gate")
@@ -61,9 +61,7 @@ def measure(
     recall = tasks.recall_memories(asked, recall_ways, model, subject.embedder, progress)
     progress("unrelated prompts")
     null = tasks.null_route(material.unrelated, gate, settings, model) if material.unrelated else None
-    both = None
-    if material.compositional:
-        both = compositional(material.compositional, library, gate, settings, model, adapters, progress)
+    both = _compositional(material, subject, progress)
     progress("forgetting")
     checkpoints = subject.baselines.checkpoints
     curve = forgetting(items, library, subject.embedder, settings, model, checkpoints)
@@ -87,6 +85,23 @@ def measure(
         environment=subject.environment,
     )
     return whole, [_beside(question) for question in answerable]
+
+
+def _compositional(
+    material: Material, subject: Subject, progress: tasks.Progress
+) -> report.Compositional | None:
+    """Questions over two memories; None: there are none."""
+    if not material.compositional:
+        return None
+    return compositional(
+        material.compositional,
+        subject.library,
+        subject.gate,
+        subject.settings,
+        subject.model,
+        subject.baselines.adapters,
+        progress,
+    )
 
 
 def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float]) -> report.Cost:

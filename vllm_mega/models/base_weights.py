@@ -33,7 +33,7 @@ class BaseWeights:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Of all tensors."""
+        """The names of all tensors of the model."""
         return frozenset(self._tensors)
 
     @cached_property
