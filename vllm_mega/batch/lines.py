@@ -101,7 +101,7 @@ class Reply:
 
     @property
     def message(self) -> str:
-        """Why the request was refused; only where `ok` is false."""
+        """What the error of the reply says; only where `ok` is false."""
         return str(self.body["error"]["message"])
 
     @property
