@@ -100,10 +100,10 @@ def _train(names: Sequence[str], root: Path) -> Iterator[tuple[Family, TrainedFa
 def table(result: Result) -> Table:
     """A line per architecture."""
     shown = Table("architecture", "expected", "found", "trainer", "vLLM", "s", title="against PEFT, float32")
-    for one in result.outcomes:
-        errors = ["" if e is None else f"{e:.0e}" for e in (one.trained_error, one.served_error)]
-        seconds = one.train_seconds + one.serve_seconds
-        shown.add_row(one.name, one.expected, one.status, *errors, f"{seconds:.1f}")
+    for outcome in result.outcomes:
+        errors = ["" if e is None else f"{e:.0e}" for e in (outcome.trained_error, outcome.served_error)]
+        seconds = outcome.train_seconds + outcome.serve_seconds
+        shown.add_row(outcome.name, outcome.expected, outcome.status, *errors, f"{seconds:.1f}")
     return shown
 
 

@@ -55,25 +55,15 @@ class BenchClient:
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):
-            result = asyncio.run(asyncio.wait_for(self._benchmark(model, requests), limit))
-        return to_run(scenario, result)
+            figures = asyncio.run(asyncio.wait_for(self._benchmark(model, requests), limit))
+        return to_run(scenario, figures)
 
     async def _benchmark(self, model: str, requests: Sequence[Request]) -> dict[str, Any]:
-        from vllm.benchmarks.datasets import SampleRequest
         from vllm.benchmarks.serve import TaskType, benchmark
 
         # The arrival times are drawn from NumPy's global generator.
         np.random.seed(self._seed)
-        samples = [
-            SampleRequest(
-                prompt=request.prompt,
-                prompt_len=0,  # the server's count replaces it
-                expected_output_len=NEW_TOKENS,
-                request_overrides=request.extra,
-            )
-            for request in requests
-        ]
-        result: dict[str, Any] = await benchmark(
+        figures: dict[str, Any] = await benchmark(
             task_type=TaskType.GENERATION,
             endpoint_type="openai",
             api_url=f"{self._url}/v1/completions",
@@ -81,7 +71,7 @@ class BenchClient:
             model_id=model,
             model_name=model,
             tokenizer=None,
-            input_requests=samples,
+            input_requests=list(map(_sample, requests)),
             logprobs=None,
             request_rate=self._rate,
             burstiness=1.0,
@@ -98,18 +88,30 @@ class BenchClient:
             extra_body={"temperature": 0},
             ready_check_timeout_sec=0,
         )
-        return result
+        return figures
 
 
-def to_run(scenario: str, result: dict[str, Any]) -> Run:
+def _sample(request: Request) -> Any:
+    """The request as vLLM's benchmark takes it."""
+    from vllm.benchmarks.datasets import SampleRequest
+
+    return SampleRequest(
+        prompt=request.prompt,
+        prompt_len=0,  # the server's count replaces it
+        expected_output_len=NEW_TOKENS,
+        request_overrides=request.extra,
+    )
+
+
+def to_run(scenario: str, figures: dict[str, Any]) -> Run:
     """What vLLM's benchmark found, request by request; an answer that is too short is an error."""
     samples: list[Sample] = []
     errors: list[str] = []
-    columns = (result[name] for name in ("ttfts", "latencies", "output_lens", "errors"))
+    columns = (figures[name] for name in ("ttfts", "latencies", "output_lens", "errors"))
     for ttft, latency, tokens, error in zip(*columns, strict=True):
         if error or tokens != NEW_TOKENS:
             reason = str(error).strip().rpartition("\n")[2]  # of a traceback, what was raised
             errors.append(reason or f"{tokens} tokens instead of {NEW_TOKENS}")
         else:
             samples.append(Sample(float(ttft), float(latency), int(tokens)))
-    return Run(scenario, float(result["duration"]), tuple(samples), tuple(errors))
+    return Run(scenario, float(figures["duration"]), tuple(samples), tuple(errors))

@@ -148,9 +148,9 @@ def ask(client: httpx.Client, ids: Sequence[str], n: int) -> tuple[str, str]:
     body: dict[str, Any] = {"model": "churn-mega", "max_tokens": 8, "temperature": 0, "stream": n % 5 == 4}
     body["messages"] = [{"role": "user", "content": f"How many maps does the archive of {name} hold?"}]
     if n % 2:
-        other = ids[(n * 7 + 1) % len(ids)]
-        named = dict.fromkeys([name, other])
-        body["mega"] = {"memories": [{"id": one, "weight": 0.5} for one in named]}
+        second = ids[(n * 7 + 1) % len(ids)]
+        named = dict.fromkeys([name, second])
+        body["mega"] = {"memories": [{"id": memory, "weight": 0.5} for memory in named]}
     elif n % 6 == 0:
         body["mega"] = {"mode": "irag"}
     try:
@@ -185,10 +185,10 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         with started(command, folder, log) as server:
             wait_healthy(server, port, log, START_LIMIT)
             console.print("the server answers")
-            found = processes(server.pid)
+            running = processes(server.pid)
             writer = Writer(folder / "bank", ids, args.changes, pool, args.seed)
-            stopper = Stopper(found["worker"], args.seed)
-            return _churn(args, console, f"http://{HOST}:{port}", ids, writer, stopper, found["engine"])
+            stopper = Stopper(running["worker"], args.seed)
+            return _churn(args, console, f"http://{HOST}:{port}", ids, writer, stopper, running["engine"])
 
 
 def _churn(
@@ -201,25 +201,13 @@ def _churn(
     engine: psutil.Process,
 ) -> Result:
     """Ask until there were enough requests and enough changes."""
-    start, end = time.monotonic(), time.monotonic() + 60.0 * args.minutes
-    statuses: Counter[str] = Counter()
-    bad: list[str] = []
+    start = time.monotonic()
     limits = httpx.Limits(max_connections=args.concurrency)
     with httpx.Client(base_url=url, timeout=120.0, limits=limits) as client:
         client.get("/health").raise_for_status()
         writer.start()
         stopper.start()
-        with ThreadPoolExecutor(args.concurrency) as pool:
-            rounds = itertools.count(step=4 * args.concurrency)
-            while sum(statuses.values()) < args.requests or writer.is_alive():
-                numbers = range(first := next(rounds), first + 4 * args.concurrency)
-                for status, wrong in pool.map(partial(ask, client, ids), numbers):
-                    statuses[status] += 1
-                    bad += [wrong] if wrong else []
-                    writer.answers.release(-(-args.changes // args.requests))
-                if time.monotonic() > end or len(bad) > 100 or writer.error:
-                    break
-                console.print(f"{sum(statuses.values())} answers, {writer.updates + writer.forgets} changes")
+        statuses, bad = _ask_all(args, console, client, ids, writer)
         stopper.enough.set()
         stopper.join()
         seconds = time.monotonic() - start
@@ -238,6 +226,27 @@ def _churn(
         bad=bad[:20],
         alive=alive,
     )
+
+
+def _ask_all(
+    args: argparse.Namespace, console: Console, client: httpx.Client, ids: Sequence[str], writer: Writer
+) -> tuple[Counter[str], list[str]]:
+    """How often each status came, and the bad answers; ends early when too slow or all goes wrong."""
+    end = time.monotonic() + 60.0 * args.minutes
+    statuses: Counter[str] = Counter()
+    bad: list[str] = []
+    with ThreadPoolExecutor(args.concurrency) as pool:
+        rounds = itertools.count(step=4 * args.concurrency)
+        while sum(statuses.values()) < args.requests or writer.is_alive():
+            numbers = range(first := next(rounds), first + 4 * args.concurrency)
+            for status, wrong in pool.map(partial(ask, client, ids), numbers):
+                statuses[status] += 1
+                bad += [wrong] if wrong else []
+                writer.answers.release(-(-args.changes // args.requests))
+            if time.monotonic() > end or len(bad) > 100 or writer.error:
+                break
+            console.print(f"{sum(statuses.values())} answers, {writer.updates + writer.forgets} changes")
+    return statuses, bad
 
 
 def table(result: Result) -> Table:

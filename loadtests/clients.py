@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Try all; the exit code."""
     args, console, wrong = arguments(argv), Console(), 0
     for case in CASES:
-        found = outcome(case, args.url, args.model, args.question, resolve_model(), args.python)
-        wrong += found != case.expected
-        console.print(f"{case.client} {case.use}: {found}", highlight=False, markup=False)
+        status = outcome(case, args.url, args.model, args.question, resolve_model(), args.python)
+        wrong += status != case.expected
+        console.print(f"{case.client} {case.use}: {status}", highlight=False, markup=False)
     if args.docs:
         args.docs.write_text(with_table(args.docs.read_text(encoding="utf-8")), encoding="utf-8")
     return int(wrong > 0)

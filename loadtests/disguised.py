@@ -29,10 +29,10 @@ def save_disguised(source: Path, target: Path, *disguises: Disguise) -> Path:
         state = disguise(state, config)
     if config["tie_word_embeddings"]:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    other: Any = AutoModelForCausalLM.from_config(type(model.config)(**config), dtype=model.dtype)
-    other.load_state_dict(state)
-    other.generation_config = model.generation_config
-    other.save_pretrained(target)
+    disguised: Any = AutoModelForCausalLM.from_config(type(model.config)(**config), dtype=model.dtype)
+    disguised.load_state_dict(state)
+    disguised.generation_config = model.generation_config
+    disguised.save_pretrained(target)
     AutoTokenizer.from_pretrained(source).save_pretrained(target)
     return target
 
@@ -76,8 +76,8 @@ def deeper(state: State, config: dict[str, Any]) -> State:
     config["num_hidden_layers"] *= 2
     changed = {name: weight for name, weight in state.items() if ".layers." not in name}
     for name, weight in state.items():
-        before, found, after = name.partition(".layers.")
-        if found:
+        before, infix, after = name.partition(".layers.")
+        if infix:
             number, _, rest = after.partition(".")
             silent = rest in {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
             changed[f"{before}.layers.{2 * int(number)}.{rest}"] = weight

@@ -112,16 +112,16 @@ def adapters(names: Sequence[str], count: int = ADAPTERS) -> Iterator[dict[str, 
 
 def jobs(args: argparse.Namespace, made: dict[str, list[tuple[str, str]]]) -> list[tuple[str, Job]]:
     """The engines to start, with the name of their adapters' shape."""
-    model, found = str(resolve_model(DEFAULT_MODEL)), []
+    model, engines = str(resolve_model(DEFAULT_MODEL)), []
     for compiled in (False, True) if args.compiled else (False,):
-        found.append(("none", Job("base", model, args.dtype, compiled, 0, [], [])))
+        engines.append(("none", Job("base", model, args.dtype, compiled, 0, [], [])))
         for name, folders in made.items():
             shape = default_settings(SHAPES[name])
             rest = (model, args.dtype, compiled, shape.rank, list(shape.modules or ()), folders)
             if not compiled and not args.no_stock:  # vLLM's own cannot be compiled on CPUs
-                found.append((name, Job("stock", *rest)))
-            found.append((name, Job("mega", *rest)))
-    return found
+                engines.append((name, Job("stock", *rest)))
+            engines.append((name, Job("mega", *rest)))
+    return engines
 
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
@@ -161,7 +161,7 @@ def cases(pairs: dict[Key, list[Pair]]) -> list[Case]:
     bases: dict[tuple[str, bool], list[Figure]] = {}
     for (_, _, _, load, compiled), measured in pairs.items():
         bases.setdefault((load, compiled), []).extend(base for _, base in measured)
-    found = [
+    summed = [
         Case("base", "none", 0, load, compiled, _median(figures), 1.0, None, _peak(figures))
         for (load, compiled), figures in bases.items()
     ]
@@ -172,10 +172,10 @@ def cases(pairs: dict[Key, list[Pair]]) -> list[Case]:
         to_stock = None
         if stock is not None and not compiled:
             to_stock = round(ratio / _ratio(stock), 3)
-        found.append(
+        summed.append(
             Case(engine, shape, k, load, compiled, _median(mine), round(ratio, 3), to_stock, _peak(mine))
         )
-    return found
+    return summed
 
 
 def _median(figures: Sequence[Figure]) -> float:

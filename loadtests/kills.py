@@ -77,10 +77,10 @@ def kill(kind: str, bank: Path, log: Path, moment: float) -> Outcome:
             wait_healthy(server, port, log, START_LIMIT)
         else:
             time.sleep(moment)
-        found = processes_with(kind, server.pid) if kind in RUNNING else processes(server.pid)
+        running = processes_with(kind, server.pid) if kind in RUNNING else processes(server.pid)
         number = signal.SIGTERM if kind == STARTING[1] else signal.SIGKILL
-        found[kind if kind in RUNNING else "keeper"].send_signal(number)
-        seconds = seconds_until_gone(list(found.values()), LIMIT)
+        running[kind if kind in RUNNING else "keeper"].send_signal(number)
+        seconds = seconds_until_gone(list(running.values()), LIMIT)
         if kind in ("keeper", STARTING[0]):  # is nobody left who could tidy up, the next keeper does
             keep = [sys.executable, "-m", "vllm_mega.http.keeper", "true"]
             subprocess.run(keep, env={**os.environ, "TMPDIR": folder}, check=True)
@@ -113,7 +113,7 @@ def table(result: Result) -> Table:
         some = [outcome for outcome in result.outcomes if outcome.kind == kind]
         seconds = [outcome.seconds for outcome in some if outcome.seconds is not None]
         longest = f"{max(seconds):.1f}" if seconds else ""
-        shown.add_row(kind, str(len(some)), str(sum(one.clean for one in some)), longest)
+        shown.add_row(kind, str(len(some)), str(sum(outcome.clean for outcome in some)), longest)
     return shown
 
 

@@ -85,13 +85,13 @@ def row(case: Case, pairs: Sequence[Pair]) -> Row:
         base_ms=_ms(base),
         ours_ms=_ms(ours),
         ratio=round(statistics.median(mine.seconds / beside.seconds for beside, mine in pairs), 3),
-        computed_tokens=round(statistics.mean(one.computed for one in ours), 1),
-        base_computed_tokens=round(statistics.mean(one.computed for one in base), 1),
+        computed_tokens=round(statistics.mean(answer.computed for answer in ours), 1),
+        base_computed_tokens=round(statistics.mean(answer.computed for answer in base), 1),
     )
 
 
 def _ms(answers: Sequence[Answered]) -> float:
-    return round(1000 * statistics.median(one.seconds for one in answers), 1)
+    return round(1000 * statistics.median(answer.seconds for answer in answers), 1)
 
 
 def measure(args: argparse.Namespace, console: Console) -> list[Row]:

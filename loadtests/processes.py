@@ -22,13 +22,13 @@ NAMES = {"engine": "VLLM::EngineCor", "worker": "VLLM::Worker"}
 def processes(root: int) -> dict[str, psutil.Process]:
     """Those below the keeper `root` by what they do: keeper, api, engine, worker, and others by their id."""
     keeper = psutil.Process(root)
-    found = {"keeper": keeper}
+    by_kind = {"keeper": keeper}
     for process in keeper.children(recursive=True):
         name = process.name()
         known = [kind for kind, begin in NAMES.items() if name.startswith(begin)]
-        kind = "api" if process.ppid() == root and "api" not in found else str(process.pid)
-        found[known[0] if known else kind] = process
-    return found
+        kind = "api" if process.ppid() == root and "api" not in by_kind else str(process.pid)
+        by_kind[known[0] if known else kind] = process
+    return by_kind
 
 
 def processes_with(kind: str, root: int, limit: float = 10.0) -> dict[str, psutil.Process]:
@@ -39,15 +39,15 @@ def processes_with(kind: str, root: int, limit: float = 10.0) -> dict[str, psuti
     Raises:
         MegaError: there was none within `limit` seconds.
     """
-    found = dict[str, psutil.Process]()
+    seen = dict[str, psutil.Process]()
     end = time.monotonic() + limit
     while kind not in (look := processes(root)):
-        found |= look
+        seen |= look
         if time.monotonic() > end:
-            names = ", ".join(f"{name} ({process.name()})" for name, process in found.items())
+            names = ", ".join(f"{name} ({process.name()})" for name, process in seen.items())
             raise MegaError(f"the server has no process {kind}; it has {names}")
         time.sleep(0.1)
-    return found | look
+    return seen | look
 
 
 def keeper_of(port: int) -> int:
@@ -65,11 +65,11 @@ def keeper_of(port: int) -> int:
 
 def open_files(process: int) -> list[str]:
     """What the process has open of adapters; what is deleted ends with "(deleted)"."""
-    found = []
-    for one in Path(f"/proc/{process}/fd").iterdir():
+    links = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            found.append(str(one.readlink()))
-    return [link for link in found if "adapter_" in link]
+            links.append(str(descriptor.readlink()))
+    return [link for link in links if "adapter_" in link]
 
 
 @contextmanager
@@ -86,9 +86,9 @@ def started(command: Sequence[str], folder: Path, log: Path) -> Iterator[subproc
         server.wait()
 
 
-def seconds_until_gone(found: Sequence[psutil.Process], limit: float) -> float | None:
+def seconds_until_gone(running: Sequence[psutil.Process], limit: float) -> float | None:
     """How long it takes until none of them runs; None: longer than `limit`."""
     begun = time.monotonic()
-    _, left = psutil.wait_procs(found, timeout=limit)
+    _, left = psutil.wait_procs(running, timeout=limit)
     left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
     return None if left else time.monotonic() - begun

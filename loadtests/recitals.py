@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,10 @@ from loadtests.program import Add, Program
 from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.demo.material import EXAMPLES
-from vllm_mega.evaluation.data import add_questions, read_items
+from vllm_mega.evaluation.data import Item, add_questions, read_items
 from vllm_mega.evaluation.scoring import is_exact, score
 from vllm_mega.prompts import question_prompt
-from vllm_mega.training.run.outcome import Trained
+from vllm_mega.training.run.outcome import Trained, TrainReport
 from vllm_mega.training.run.session import train
 
 
@@ -54,14 +55,7 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
 
     items = read_items(args.data, args.limit)
     items = add_questions(items, args.questions) if args.questions else items
-    with tqdm(unit=" memories", desc="training") as bar:
-
-        def progress(done: int, total: int, _last: Trained | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        report = train(args.bank, [item.memory for item in items], args.model, progress=progress)
-    report.require_all()
+    report = _train(args, items)
     count = len(report.trained)
     console.print(f"trained {count} memories in {report.seconds:.0f} s")
     greedy = DEFAULT_SAMPLING.clone()
@@ -86,10 +80,27 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         agree=sum(recited[item.id] == told[item.id] for item in items),
         disagreements=[item.id for item in items if recited[item.id] != told[item.id]],
         questions=len(asked),
-        direct=sum(found.strict for found in scores),
-        contained=sum(found.lenient for found in scores),
+        direct=sum(verdict.strict for verdict in scores),
+        contained=sum(verdict.lenient for verdict in scores),
         seconds=round(report.seconds / count, 2) if count else None,
     )
+
+
+def _train(args: argparse.Namespace, items: Sequence[Item]) -> TrainReport:
+    """Train what the bank lacks.
+
+    Raises:
+        TrainingError: a memory could not be trained.
+    """
+    with tqdm(unit=" memories", desc="training") as bar:
+
+        def progress(done: int, total: int, _last: Trained | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = train(args.bank, [item.memory for item in items], args.model, progress=progress)
+    report.require_all()
+    return report
 
 
 def table(result: Result) -> Table:

@@ -91,15 +91,15 @@ def replay(what: Replay, dtype: str, rounds: int, log: Path, console: Console) -
             if turn >= 0:
                 pairs.append(pair)
                 console.print(f"{what.memories} memories on {what.slots} slots: round {turn + 1} of {rounds}")
-    mine, other = ([1000 * np.array(pair[i].ttft_s) for pair in pairs] for i in (0, 1))
+    mine, all_resident = ([1000 * np.array(pair[i].ttft_s) for pair in pairs] for i in (0, 1))
     return Outcome(
         what,
         ttft_p50_ms=_percentile(mine, 50),
         ttft_p99_ms=_percentile(mine, 99),
-        resident_ttft_p50_ms=_percentile(other, 50),
-        resident_ttft_p99_ms=_percentile(other, 99),
-        ratio_p50=_ratio(mine, other, 50),
-        ratio_p99=_ratio(mine, other, 99),
+        resident_ttft_p50_ms=_percentile(all_resident, 50),
+        resident_ttft_p99_ms=_percentile(all_resident, 99),
+        ratio_p50=_ratio(mine, all_resident, 50),
+        ratio_p99=_ratio(mine, all_resident, 99),
         residency=pairs[-1][0].residency,
     )
 
@@ -112,8 +112,10 @@ def _percentile(times: Times, percent: int) -> float:
     return round(float(np.percentile(np.concatenate(times), percent)), 1)
 
 
-def _ratio(mine: Times, other: Times, percent: int) -> float:
-    ratios = (np.percentile(a, percent) / np.percentile(b, percent) for a, b in zip(mine, other, strict=True))
+def _ratio(mine: Times, all_resident: Times, percent: int) -> float:
+    ratios = (
+        np.percentile(a, percent) / np.percentile(b, percent) for a, b in zip(mine, all_resident, strict=True)
+    )
     return round(statistics.median(map(float, ratios)), 3)
 
 

@@ -175,12 +175,12 @@ def _sentence(words: np.random.Generator, length: int) -> str:
 
 def _different(draws: np.random.Generator, ids: Sequence[str], count: int, widest: int) -> list[Parts]:
     """`count` mixtures, no two of which are equal, not even after the engine has rounded the weights."""
-    found: dict[frozenset[tuple[str, float]], Parts] = {}
-    while len(found) < count:
+    mixtures: dict[frozenset[tuple[str, float]], Parts] = {}
+    while len(mixtures) < count:
         width = int(draws.integers(WIDTHS[0], widest + 1))
         chosen = draws.choice(len(ids), width, replace=False)
         cuts = np.sort(draws.choice(np.arange(1, WEIGHT_STEPS), width - 1, replace=False))
         steps = np.diff(cuts, prepend=0, append=WEIGHT_STEPS)
         mixture = tuple((ids[i], int(step) / WEIGHT_STEPS) for i, step in zip(chosen, steps, strict=True))
-        found.setdefault(frozenset(mixture), mixture)
-    return list(found.values())
+        mixtures.setdefault(frozenset(mixture), mixture)
+    return list(mixtures.values())

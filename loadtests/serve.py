@@ -179,18 +179,18 @@ def _rounds(
         if start + longest > end:
             break
         try:
-            found = []
+            finished = []
             # Each round begins with another scenario: none is always first, or always behind the same one.
             for place in range(len(SCENARIOS)):
                 name = SCENARIOS[(number + place) % len(SCENARIOS)]
                 part = requests[name][number * args.requests : (number + 1) * args.requests]
                 run = client.run(name, _model(base, name), part, max(0.0, end - time.monotonic()))
-                found.append(run)
+                finished.append(run)
                 console.print(_progress(number, run), highlight=False)
         except TimeoutError:
             console.print("the time is used up: this round is left out")
             break
-        runs += found
+        runs += finished
         longest = max(longest, time.monotonic() - start)
     if not runs:
         raise MegaError(
@@ -245,7 +245,7 @@ def check_mixture(url: str, model: str, request: Request) -> None:
     """
     body = {"model": model, "prompt": request.prompt, "max_tokens": 1, **request.extra}
     answer = _ask(url, "POST", "/v1/completions", body)
-    used = {(one["id"], one["weight"]) for one in answer.get("mega", {}).get("memories", [])}
+    used = {(memory["id"], memory["weight"]) for memory in answer.get("mega", {}).get("memories", [])}
     if used != set(request.mixture):
         raise MegaError(f"{model} was asked for the mixture {request.mixture} and used {sorted(used)}")
 

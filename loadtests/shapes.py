@@ -117,31 +117,33 @@ def shape(spec: str) -> Shape:
         raise argparse.ArgumentTypeError(f"{spec}: it must be RANK,LAYERS,MODULES[,DTYPE]")
     fields = dict(zip(Shape.__struct_fields__, parts, strict=False))
     try:
-        found = msgspec.convert(fields, Shape, strict=False)  # numbers come as text
-        _ = found.settings  # refuses bad values
+        parsed = msgspec.convert(fields, Shape, strict=False)  # numbers come as text
+        _ = parsed.settings  # refuses bad values
     except (msgspec.ValidationError, ConfigError) as error:
         raise argparse.ArgumentTypeError(f"{spec}: {error}") from error
-    return found
+    return parsed
 
 
 def train_all(bank: Path, items: Sequence[data.Item], shapes: Sequence[Shape]) -> None:
     """What the bank does not have yet."""
-    for n, one in enumerate(shapes):
-        memories = [msgspec.structs.replace(item.memory, namespace=one.name) for item in items]
-        with tqdm(desc=f"{n + 1}/{len(shapes)} {one.name}", unit=" memories", leave=False) as bar:
+    for n, shape in enumerate(shapes):
+        memories = [msgspec.structs.replace(item.memory, namespace=shape.name) for item in items]
+        with tqdm(desc=f"{n + 1}/{len(shapes)} {shape.name}", unit=" memories", leave=False) as bar:
 
             def progress(_done: int, total: int, last: Trained | None, bar: Any = bar) -> None:
                 bar.total = total
                 bar.update(last is not None)
 
-            train(bank, memories, settings=one.settings, progress=progress).require_all()
+            train(bank, memories, settings=shape.settings, progress=progress).require_all()
 
 
-def ask(items: Sequence[data.Item], one: Shape, model: Model) -> tuple[list[Reply], list[Reply], list[Reply]]:
+def ask(
+    items: Sequence[data.Item], shape: Shape, model: Model
+) -> tuple[list[Reply], list[Reply], list[Reply]]:
     """Each memory recalled, each question answered directly, and with irag."""
 
     def memory(item: data.Item, mode: str) -> How:
-        return {**only(item.id, mode), "namespace": one.name}
+        return {**only(item.id, mode), "namespace": shape.name}
 
     asked = [(item, qa.question) for item in items for qa in item.qa]
     recall = [memory(item, "recall") for item in items]
@@ -155,7 +157,7 @@ def ask(items: Sequence[data.Item], one: Shape, model: Model) -> tuple[list[Repl
 
 
 def point(
-    one: Shape,
+    shape: Shape,
     items: Sequence[data.Item],
     versions: Sequence[Version],
     replies: tuple[Sequence[Reply], Sequence[Reply], Sequence[Reply]],
@@ -167,7 +169,7 @@ def point(
     remembered = tasks.recalled(recall, [item.text for item in items], embedder)
     size = statistics.mean(version.adapter_bytes for version in versions)
     return Point(
-        one,
+        shape,
         size,
         size / base,
         max(version.training["seconds"] for version in versions),
@@ -198,14 +200,14 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
     base = weight_bytes(resolve_model())
     embedder = load_embedder()
     context = [irag_messages(qa.question, item.text) for item in items for qa in item.qa]
-    found = []
+    points = []
     with closing(Engine(bank, None, None, GateSettings(), 0)) as model, Library(bank) as library:
-        for n, one in enumerate(args.shapes):
-            console.print(f"asking {n + 1}/{len(args.shapes)}: {one.name}")
-            versions = [library.version(library.get(one.name, item.id)) for item in items]
-            found.append(point(one, items, versions, ask(items, one, model), embedder, base))
+        for n, shape in enumerate(args.shapes):
+            console.print(f"asking {n + 1}/{len(args.shapes)}: {shape.name}")
+            versions = [library.version(library.get(shape.name, item.id)) for item in items]
+            points.append(point(shape, items, versions, ask(items, shape, model), embedder, base))
         rag = model.ask(context, [OFF] * len(context), tasks.ANSWER_TOKENS)
-    result = Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, found)
+    result = Result(machine, len(items), len(context), tasks.counted(rag, golds(items)).strict, points)
     for kind, picture in plots.pictures(drawing(result)).items():
         write_whole(args.output.with_suffix(f".{kind}"), picture)
     return result
@@ -219,10 +221,10 @@ def table(result: Result) -> Table:
     shown = Table(title=title, title_justify="left")
     for name in ("adapter", "% of base", "s a memory", "steps", "exact", "direct", "irag"):
         shown.add_column(name, justify="left" if name == "adapter" else "right")
-    for one in sorted(result.points, key=lambda one: one.bytes_per_memory):
-        rates = (f"{100 * rate:.0f} %" for rate in (one.exact, one.direct, one.irag))
-        costs = f"{100 * one.share_of_base:.2f}", f"{one.seconds_per_memory:.1f}", f"{one.steps:.0f}"
-        shown.add_row(one.shape.name, *costs, *rates)
+    for dot in sorted(result.points, key=lambda dot: dot.bytes_per_memory):
+        rates = (f"{100 * rate:.0f} %" for rate in (dot.exact, dot.direct, dot.irag))
+        costs = f"{100 * dot.share_of_base:.2f}", f"{dot.seconds_per_memory:.1f}", f"{dot.steps:.0f}"
+        shown.add_row(dot.shape.name, *costs, *rates)
     return shown
 
 
@@ -231,19 +233,19 @@ def drawing(result: Result) -> Callable[[Any], None]:
 
     def into(axes: Any) -> None:
         rates: tuple[tuple[str, str, Callable[[Point], float]], ...] = (
-            ("recalled word for word", plots.JOINT, lambda one: one.exact),
-            ("direct", plots.OURS, lambda one: one.direct),
-            ("irag", plots.RAG, lambda one: one.irag),
+            ("recalled word for word", plots.JOINT, lambda dot: dot.exact),
+            ("direct", plots.OURS, lambda dot: dot.direct),
+            ("irag", plots.RAG, lambda dot: dot.irag),
         )
-        ranks = [one for one in result.points if msgspec.structs.astuple(one.shape)[1:] == RANKS]
+        ranks = [dot for dot in result.points if msgspec.structs.astuple(dot.shape)[1:] == RANKS]
         ranks.sort(key=_share)
         for label, color, rate in rates:
             for some, style in ((result.points, "o"), (ranks, "-")):
-                xs, ys = ([100 * value(one) for one in some] for value in (_share, rate))
+                xs, ys = ([100 * value(dot) for dot in some] for value in (_share, rate))
                 axes.plot(xs, ys, style, color=color, label=label if style == "o" else None, alpha=0.8)
         axes.axhline(100 * result.rag, color=plots.GREY, linestyle="--", label="RAG, right text")
         axes.set_xscale("log")
-        ticks = [100 * _share(one) for one in ranks or result.points]
+        ticks = [100 * _share(dot) for dot in ranks or result.points]
         axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("bytes a memory, % of the base model")
@@ -254,8 +256,8 @@ def drawing(result: Result) -> Callable[[Any], None]:
     return into
 
 
-def _share(one: Point) -> float:
-    return one.share_of_base
+def _share(dot: Point) -> float:
+    return dot.share_of_base
 
 
 def options(add: Add) -> None:

@@ -88,9 +88,9 @@ def summarise(runs: Sequence[Run]) -> list[ScenarioSummary]:
     """A summary for each scenario that `runs` has, in the order of SCENARIOS."""
     names = [name for name in SCENARIOS if any(run.scenario == name for run in runs)]
     summaries = [_summary(name, [run for run in runs if run.scenario == name]) for name in names]
-    found = {summary.name: summary for summary in summaries}
+    by_name = {summary.name: summary for summary in summaries}
     return [
-        msgspec.structs.replace(each, relative_to_base=_relative(each, found.get(reference(each.name))))
+        msgspec.structs.replace(each, relative_to_base=_relative(each, by_name.get(reference(each.name))))
         for each in summaries
     ]
 
@@ -138,10 +138,10 @@ def _relative(summary: ScenarioSummary, base: ScenarioSummary | None) -> Relativ
     )
 
 
-def _latency_ratio(this: Latency | None, base: Latency | None) -> Latency | None:
-    if this is None or base is None:
+def _latency_ratio(ours: Latency | None, base: Latency | None) -> Latency | None:
+    if ours is None or base is None:
         return None
-    pairs = zip(msgspec.structs.astuple(this), msgspec.structs.astuple(base), strict=True)
+    pairs = zip(msgspec.structs.astuple(ours), msgspec.structs.astuple(base), strict=True)
     return Latency(*(_rounded(value / reference) for value, reference in pairs))
 
 

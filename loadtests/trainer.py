@@ -139,9 +139,9 @@ def our_turn(fitter: LocalFitter, memories: Sequence[NewMemory], bank: Path) -> 
     seconds, after = time.perf_counter() - started, _flops(fitter)
     return Turn(
         seconds,
-        steps=statistics.mean(one.steps for one in done),
-        recalled=sum(one.recalled for one in done),
-        bytes=statistics.mean(one.bytes for one in done),
+        steps=statistics.mean(trained.steps for trained in done),
+        recalled=sum(trained.recalled for trained in done),
+        bytes=statistics.mean(trained.bytes for trained in done),
         flops=None if before is None or after is None else after - before,
     )
 

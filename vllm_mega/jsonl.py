@@ -34,18 +34,18 @@ class JsonError(ValueError):
     """Bytes that are no JSON, or not of the type that was asked for; the message is one line."""
 
 
-def decode(data: bytes | str | msgspec.Raw, kind: type[T]) -> T:
-    """`data` as JSON of type `kind`.
+def decode(written: bytes | str | msgspec.Raw, kind: type[T]) -> T:
+    """`written` as JSON of type `kind`.
 
     Raises:
         JsonError: whatever is wrong with it: syntax, type, encoding, depth.
     """
     try:
-        data = data.encode() if isinstance(data, str) else data
+        written = written.encode() if isinstance(written, str) else written
     except UnicodeEncodeError as error:
         raise JsonError("half a character (a lone surrogate)") from error
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(written, type=kind)
     except RecursionError:
         raise JsonError("nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -53,7 +53,7 @@ def decode(data: bytes | str | msgspec.Raw, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise JsonError(str(error)) from error
     except msgspec.DecodeError as error:
-        half = _HALF.search(data)
+        half = _HALF.search(written)
         if half:
             raise JsonError(
                 f"half a character ({half[0].decode(errors='replace')}, a lone surrogate)"
@@ -103,10 +103,10 @@ def split_values(text: str) -> list[tuple[int, str]]:
     if text.lstrip(_WHITE).startswith("["):
         return _elements(text)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip(_WHITE)]
-    if found and not _is_json(found[0][1]):
-        return _spread(text) or found
-    return found
+    values = [(number, line) for number, line in enumerate(lines, start=1) if line.strip(_WHITE)]
+    if values and not _is_json(values[0][1]):
+        return _spread(text) or values
+    return values
 
 
 def _elements(text: str) -> list[tuple[int, str]]:
@@ -116,29 +116,29 @@ def _elements(text: str) -> list[tuple[int, str]]:
     except JsonError as error:
         line = _place(text.encode(errors="replace"), str(error))
         raise JsonError(f"line {line}: expected a JSON array, or one JSON value a line: {error}") from error
-    found, position, number = [], 0, 1
+    values, position, number = [], 0, 1
     for element in elements:
         start = text.index(element, position)
         number += text.count("\n", position, start)
-        found.append((number, element))
+        values.append((number, element))
         number += element.count("\n")
         position = start + len(element)
-    return found
+    return values
 
 
-def _place(data: bytes, reason: str) -> int:
-    """The line of `data` that `reason` speaks of; the first if it does not tell."""
-    place, half = _POSITION.search(reason), _HALF.search(data)
+def _place(written: bytes, reason: str) -> int:
+    """The line of `written` that `reason` speaks of; the first if it does not tell."""
+    place, half = _POSITION.search(reason), _HALF.search(written)
     if place:
-        return data.count(b"\n", 0, int(place[1])) + 1
+        return written.count(b"\n", 0, int(place[1])) + 1
     if "truncated" in reason:
-        return data.rstrip().count(b"\n") + 1
-    return data.count(b"\n", 0, half.start()) + 1 if half else 1
+        return written.rstrip().count(b"\n") + 1
+    return written.count(b"\n", 0, half.start()) + 1 if half else 1
 
 
 def _spread(text: str) -> list[tuple[int, str]]:
     """The values that `text` consists of, wherever its lines break; none if there is something else in it."""
-    found, position, number = [], 0, 1
+    values, position, number = [], 0, 1
     decoder = json.JSONDecoder()
     while (start := _skip(text, position)) < len(text):
         number += text.count("\n", position, start)
@@ -146,9 +146,9 @@ def _spread(text: str) -> list[tuple[int, str]]:
             _, position = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             return []
-        found.append((number, text[start:position]))
+        values.append((number, text[start:position]))
         number += text.count("\n", start, position)
-    return found
+    return values
 
 
 def _skip(text: str, position: int) -> int:

@@ -188,7 +188,7 @@ class MegaLLM:
         n = len(conversations)
         sampling = [sampling_params] * n if isinstance(sampling_params, SamplingParams) else sampling_params
         each = zip(conversations, sampling, loras, starts or [None] * n, strict=True)
-        answers = answered(self.llm, [Chat(*one) for one in each], use_tqdm)
+        answers = answered(self.llm, [Chat(*parts) for parts in each], use_tqdm)
         for (output, _), lora in zip(answers, loras, strict=True):
             if output.outputs[0].finish_reason == "error":
                 raise BankError(f"the engine has ended an answer: {self._wrong(lora) or 'its log says why'}")

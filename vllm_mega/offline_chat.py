@@ -75,11 +75,11 @@ def _start(llm: Any, chat: Chat, prompt: Any) -> int:
     ids = prompt.get("prompt_token_ids") or ()
     if chat.start is not None:
         return token_of(chat.start, len(ids))
-    other = other_messages(chat.messages)
-    if chat.mixture is None or other is None:
+    varied = other_messages(chat.messages)
+    if chat.mixture is None or varied is None:
         return 0
     try:
-        rendered = _rendered(llm, other)
+        rendered = _rendered(llm, varied)
     except VLLMValidationError:
         return 0
     return start_of(ids, rendered.get("prompt_token_ids") or ())

@@ -17,7 +17,7 @@ def write_json(output: Path, value: Any) -> None:
     write_whole(output, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def write_whole(output: Path, data: bytes) -> None:
+def write_whole(output: Path, content: bytes) -> None:
     """Write a file whole or not at all: staged beside it, synced, renamed.
 
     Raises:
@@ -26,7 +26,7 @@ def write_whole(output: Path, data: bytes) -> None:
     staged = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         try:
-            files.write_file(staged, data)
+            files.write_file(staged, content)
             files.move(staged, output)
         finally:
             files.remove(staged)

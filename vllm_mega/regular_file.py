@@ -44,7 +44,7 @@ def read_regular(path: Path, most: int) -> bytes:
         OSError: as of `open_regular`; a file that grows meanwhile is too large, too.
     """
     with open_regular(path, most) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        content = file.read(most + 1)
+    if len(content) > most:
         raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
-    return data
+    return content

@@ -31,7 +31,7 @@ _BELOW_HEADER = re.compile(r"\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)+\|?\s*")
 
 PATTERNS = (
     *(_SPACE, _PLAIN, _PLAIN_CLOSING, _WIDE, _WIDE_CLOSING),
-    *(one.pattern for one in (_SENTENCE_END, _HEADING, _UNDERLINE, _RULE, _ROW, _BELOW_HEADER)),
+    *(pattern.pattern for pattern in (_SENTENCE_END, _HEADING, _UNDERLINE, _RULE, _ROW, _BELOW_HEADER)),
 )
 """All that decides how a text is divided: a part of the recipe of training."""
 
@@ -40,8 +40,8 @@ def heading(text: str) -> str | None:
     """The first heading of a Markdown text; None: it has none."""
     lines = text.splitlines()
     for n, line in enumerate(lines):
-        if found := _HEADING.fullmatch(line):
-            return found["title"]
+        if match := _HEADING.fullmatch(line):
+            return match["title"]
         if line.strip() and n + 1 < len(lines) and _UNDERLINE.fullmatch(lines[n + 1]) and _opens(lines, n):
             return line.strip()
     return None

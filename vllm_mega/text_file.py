@@ -23,37 +23,37 @@ def read_text(path: Path) -> str:
         ConfigError: it cannot be read, or is no text; names the line.
     """
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     try:
-        return decode_text(data)
+        return decode_text(content)
     except ValueError as error:
         raise ConfigError(f"{path}, {error}") from error
 
 
-def decode_text(data: bytes) -> str:
-    """`data` as text: by its mark, else UTF-16 where every other byte is 0, else UTF-8.
+def decode_text(content: bytes) -> str:
+    """`content` as text: by its mark, else UTF-16 where every other byte is 0, else UTF-8.
 
     Raises:
         ValueError: it is none of these; the message begins with "line N".
     """
-    encoding = _encoding(data)
+    encoding = _encoding(content)
     try:
-        return data.decode(encoding)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, errors="replace").count("\n") + 1
+        line = content[: error.start].decode(encoding, errors="replace").count("\n") + 1
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"line {line}: bytes that are not {name} ({data[error.start : error.start + 4].hex(' ')}); "
+            f"line {line}: bytes that are not {name} ({content[error.start : error.start + 4].hex(' ')}); "
             "save the file as UTF-8"
         ) from error
 
 
-def _encoding(data: bytes) -> str:
+def _encoding(content: bytes) -> str:
     for mark, name in _MARKS:
-        if data.startswith(mark):
+        if content.startswith(mark):
             return name
-    if data[1:2] == b"\0" != data[:1]:
+    if content[1:2] == b"\0" != content[:1]:
         return "utf-16-le"
-    return "utf-16-be" if data[:1] == b"\0" != data[1:2] else "utf-8"
+    return "utf-16-be" if content[:1] == b"\0" != content[1:2] else "utf-8"

@@ -1,6 +1,6 @@
 """A program of its own, see `bank.patterns`: which of a stranger's patterns is the first to match each name.
 
-Reads {"patterns": [...], "names": [...]} from standard input; writes {"found": [index or null, ...]} or
+Reads {"patterns": [...], "names": [...]} from standard input; writes {"places": [index or null, ...]} or
 {"error": "..."}. Imports nothing of the package, so that it starts at once.
 """
 
@@ -23,11 +23,11 @@ def main() -> None:
     try:
         # As PEFT has it (peft.utils.other.get_pattern_key).
         patterns = [re.compile(rf"(.*\.)?({pattern})$") for pattern in asked["patterns"]]
-        found = [next((i for i, p in enumerate(patterns) if p.match(name)), None) for name in asked["names"]]
+        places = [next((i for i, p in enumerate(patterns) if p.match(name)), None) for name in asked["names"]]
     except (re.error, RecursionError, OverflowError) as error:
         json.dump({"error": f"no regular expression ({error})"}, sys.stdout)
     else:
-        json.dump({"found": found}, sys.stdout)
+        json.dump({"places": places}, sys.stdout)
 
 
 if __name__ == "__main__":

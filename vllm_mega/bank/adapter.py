@@ -121,12 +121,12 @@ def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str |
 
 
 def _require_digest(folder: Path, most: int, expected: str) -> None:
-    found = adapter_digest(folder, most)
-    if found != expected:
+    digest = adapter_digest(folder, most)
+    if digest != expected:
         raise AdapterError(
             folder,
             expected=f"an adapter with SHA-256 {expected}",
-            found=found,
+            found=digest,
             change="It was changed after it was added; add it again",
         )
 
@@ -212,10 +212,13 @@ def require_both(path: Path, pair: Pair, infos: Mapping[str, TensorInfo]) -> Non
     Raises:
         AdapterError: names the half that is missing.
     """
-    for name, other in (pair, pair[::-1]):
+    for name, counterpart in (pair, pair[::-1]):
         if name not in infos:
             raise AdapterError(
-                path, expected=f"the tensor {name}", found=f"only {other}", change="Export the adapter again"
+                path,
+                expected=f"the tensor {name}",
+                found=f"only {counterpart}",
+                change="Export the adapter again",
             )
 
 

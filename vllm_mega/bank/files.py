@@ -36,11 +36,11 @@ def make_folder(path: Path) -> None:
     os.mkdir(path)  # noqa: PTH102
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a new file and sync it (its folder entry becomes durable with `sync_folder`)."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _write_all(fd, data)
+        _write_all(fd, content)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -58,8 +58,8 @@ def copy_file(source: Path, target: Path) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
+def _write_all(fd: int, content: bytes) -> None:
+    rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
 

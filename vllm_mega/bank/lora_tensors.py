@@ -83,12 +83,12 @@ def _check_axes(
             found=f"{len(shape)}: {list(shape)}",
             change="Shards of DeepSpeed or FSDP must be gathered before the adapter is saved",
         )
-    for axis, (found, expected) in enumerate(zip(shape, wanted, strict=True)):
-        if found != expected:
+    for axis, (size, expected) in enumerate(zip(shape, wanted, strict=True)):
+        if size != expected:
             raise AdapterError(
                 path,
                 expected=f"{name} of shape {list(wanted)}",
-                found=f"{list(shape)}: axis {axis} ({axes[axis]}) is {found}, not {expected}",
+                found=f"{list(shape)}: axis {axis} ({axes[axis]}) is {size}, not {expected}",
                 change="It does not belong to its configuration: export both again"
                 if axes[axis] == "rank r"
                 else "The adapter belongs to another base model",

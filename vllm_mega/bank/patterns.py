@@ -42,5 +42,5 @@ def first_matches(patterns: Sequence[str], names: Sequence[str]) -> list[int | N
     answer = json.loads(done.stdout)
     if "error" in answer:
         raise ValueError(answer["error"])
-    found: list[int | None] = answer["found"]
-    return found
+    places: list[int | None] = answer["places"]
+    return places

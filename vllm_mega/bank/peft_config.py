@@ -95,7 +95,7 @@ def read_peft_config(path: Path) -> PeftConfig:
         OSError: it cannot be read.
     """
     try:
-        data = read_regular(path, MAX_CONFIG)
+        content = read_regular(path, MAX_CONFIG)
     except FileNotFoundError as error:
         raise AdapterError(
             path,
@@ -104,13 +104,13 @@ def read_peft_config(path: Path) -> PeftConfig:
             change="Give the folder that PEFT's save_pretrained wrote",
         ) from error
     try:
-        fields = decode(data, dict[str, object])
+        fields = decode(content, dict[str, object])
         kind = fields.get("peft_type")
         if kind != "LORA":
             raise AdapterError(
                 path, expected='peft_type "LORA"', found=repr(kind), change="Only LoRA adapters are served"
             )
-        config = decode(data, PeftConfig)
+        config = decode(content, PeftConfig)
     except JsonError as error:
         raise AdapterError(
             path, expected="a PEFT LoRA configuration", found=str(error), change="Export the adapter again"

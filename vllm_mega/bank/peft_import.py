@@ -112,9 +112,9 @@ def _import(folder: Path, target: Path, base: Base, max_rank: int) -> None:
                 change="Export the adapter again",
             )
         tensors |= zip(plain_names(module), (a, b), strict=True)
-    data = encode_tensors(tensors)
+    weights = encode_tensors(tensors)
     files.write_file(target / ADAPTER_CONFIG, _plain_config(scaling, sorted(pairs)))
-    files.write_file(target / ADAPTER_WEIGHTS, data)
+    files.write_file(target / ADAPTER_WEIGHTS, weights)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _chosen(
 ) -> dict[str, Number]:
     """By module, the value of the first key of `pattern` that matches its name, as PEFT does."""
     try:
-        found = first_matches(list(pattern), list(own.values()))
+        places = first_matches(list(pattern), list(own.values()))
     except ValueError as error:
         raise AdapterError(
             path,
@@ -170,7 +170,7 @@ def _chosen(
         ) from error
     values = list(pattern.values())
     return {
-        module: default if place is None else values[place] for module, place in zip(own, found, strict=True)
+        module: default if place is None else values[place] for module, place in zip(own, places, strict=True)
     }
 
 

@@ -76,12 +76,12 @@ def sort_names(path: Path, names: Collection[str], shapes: Shapes) -> Names:
 
 
 def _put(path: Path, halves: dict[str, str], half: str, name: str) -> None:
-    other = halves.setdefault(half, name)
-    if other != name:
+    earlier = halves.setdefault(half, name)
+    if earlier != name:
         raise AdapterError(
             path,
             expected="one tensor for every A and B",
-            found=f"{other} and {name}",
+            found=f"{earlier} and {name}",
             change="Export the adapter again, from the model without its wrappers",
         )
 
@@ -102,7 +102,7 @@ def _pair(path: Path, halves: Mapping[str, str]) -> Pair:
 def _by_module(path: Path, names: Iterable[str], shapes: Shapes) -> dict[str, str]:
     """By module of the base model, which of `names` means it."""
     alike = same_modules(shapes)
-    found: dict[str, str] = {}
+    by_module: dict[str, str] = {}
     for name in names:
         candidates = [name] if name in shapes else alike.get(_core(name), [])
         if not candidates:
@@ -114,15 +114,15 @@ def _by_module(path: Path, names: Iterable[str], shapes: Shapes) -> dict[str, st
                 found=f"{name}, which may be {' or '.join(candidates)}",
                 change="Give its tensors the prefix that this base model has",
             )
-        other = found.setdefault(candidates[0], name)
-        if other != name:
+        earlier = by_module.setdefault(candidates[0], name)
+        if earlier != name:
             raise AdapterError(
                 path,
                 expected=f"one adapter for {candidates[0]}",
-                found=f"tensors for {other} and {name}",
+                found=f"tensors for {earlier} and {name}",
                 change="Keep those with the prefix that this base model has",
             )
-    return found
+    return by_module
 
 
 def unwrapped(name: str) -> str:
@@ -143,8 +143,8 @@ def same_modules(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
 
 def same_module(name: str, names: Iterable[str]) -> list[str]:
     """Those of `names` that may mean the same as `name`; only itself if it is among them."""
-    found = same_modules(names).get(_core(name), [])
-    return [name] if name in found else found
+    alike = same_modules(names).get(_core(name), [])
+    return [name] if name in alike else alike
 
 
 def _core(name: str) -> tuple[str, ...]:

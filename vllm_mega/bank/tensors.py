@@ -112,12 +112,12 @@ def read_values(
     path: Path, infos: Mapping[str, TensorInfo], start: int
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Name and flat values, tensor by tensor: F32 and F16 as floats, BF16 as its uint16 bits."""
-    with open_regular(path, MAX_FILE) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path, MAX_FILE) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         for name, info in infos.items():
             kind = _KINDS[info.dtype]
             first, last = info.data_offsets
             # Slicing copies: a view would not let the mapping be closed.
-            yield name, np.frombuffer(data[start + first : start + last], kind)
+            yield name, np.frombuffer(mapped[start + first : start + last], kind)
 
 
 def all_finite(values: npt.NDArray[Any]) -> bool:

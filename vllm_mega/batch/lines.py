@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -101,7 +101,7 @@ class Reply:
 
     @property
     def message(self) -> str:
-        """Of an error."""
+        """What the error of the reply says; only where `ok` is false."""
         return str(self.body["error"]["message"])
 
     @property
@@ -148,12 +148,16 @@ def read_jobs(
         except ValueError as error:  # a RequestError is one, and a JsonError
             problems.append(f"line {number}: {error}")
     if problems:
-        more = len(problems) - SHOWN_PROBLEMS
-        shown = problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise RequestError(f"{len(problems)} of {len(lines)} lines are wrong:\n" + "\n".join(shown))
+        raise RequestError(f"{len(problems)} of {len(lines)} lines are wrong:\n{_shortened(problems)}")
     if (first_of := jobs[0].refusal) and all(job.refusal for job in jobs):
         raise RequestError(f"none of {len(jobs)} lines is a request; the first: {first_of.message}")
     return jobs
+
+
+def _shortened(problems: Sequence[str]) -> str:
+    """The first problems, a line each, and how many there are beside them."""
+    more = len(problems) - SHOWN_PROBLEMS
+    return "\n".join([*problems[:SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def detect(line: str) -> Format:
@@ -212,5 +216,5 @@ def output_line(job: Job, reply: Reply) -> dict[str, Any]:
 
 
 def encode(lines: Iterable[Mapping[str, Any]]) -> bytes:
-    """Lines as JSONL."""
+    """The lines as JSONL: UTF-8, each with its line feed."""
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)

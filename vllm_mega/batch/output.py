@@ -28,8 +28,8 @@ def finished(path: Path, jobs: Sequence[Job]) -> tuple[int, int]:
     """
     if not path.exists():
         return 0, 0
-    data = path.read_bytes()
-    lines = data.split(b"\n")[:-1]
+    content = path.read_bytes()
+    lines = content.split(b"\n")[:-1]
     for number, line in enumerate(lines, 1):
         if number > len(jobs):
             raise _foreign(path, f"it has more than the {len(jobs)} lines of the input")
@@ -42,9 +42,9 @@ def finished(path: Path, jobs: Sequence[Job]) -> tuple[int, int]:
     return len(lines), sum(len(line) + 1 for line in lines)
 
 
-def _foreign(path: Path, found: str) -> ConfigError:
+def _foreign(path: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"{path} is not the output of this input: {found}. Name another file, or use --overwrite"
+        f"{path} is not the output of this input: {reason}. Name another file, or use --overwrite"
     )
 
 

@@ -134,12 +134,12 @@ def history(args: argparse.Namespace) -> int:
     from vllm_mega.memories import history as read
 
     with opened(args) as catalog:
-        found = read(catalog, _name(args))
-    if found.versions:
+        past = read(catalog, _name(args))
+    if past.versions:
         rows = [(str(v.number), moment(v.at), v.who, (v.adapter or "-")[:12], ",".join(v.tags), v.text)
-                for v in found.versions]  # fmt: skip
+                for v in past.versions]  # fmt: skip
         print_table(("VERSION", "AT", "WHO", "ADAPTER", "TAGS", "TEXT"), rows)
-    events = [(str(e.number), moment(e.at), e.who, e.kind, str(e.version)) for e in found.events]
+    events = [(str(e.number), moment(e.at), e.who, e.kind, str(e.version)) for e in past.events]
     print_table(("EVENT", "AT", "WHO", "WHAT", "VERSION"), events)
     return 0
 
@@ -170,9 +170,9 @@ def add(args: argparse.Namespace) -> int:
             stored = remember(catalog, memories, embedder, who(), train=not args.no_train)
         else:
             stored = [_add_adapter(args, catalog, memories[0], embedder)]
-    for one in stored:
-        rank = f", rank {one.rank}" if one.adapter else ""
-        print(f"added {one.namespace}/{one.id}, version {one.newest}, {one.state}{rank}")
+    for memory in stored:
+        rank = f", rank {memory.rank}" if memory.adapter else ""
+        print(f"added {memory.namespace}/{memory.id}, version {memory.newest}, {memory.state}{rank}")
     return 0
 
 
@@ -191,14 +191,14 @@ def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
     from vllm_mega.errors import ConfigError
     from vllm_mega.jsonl import read_lines
 
-    found: list[dict[str, Any]] = [{}]
+    objects: list[dict[str, Any]] = [{}]
     if args.memory:
-        found = [value for _, value in read_lines(args.memory, dict[str, Any])]
+        objects = [value for _, value in read_lines(args.memory, dict[str, Any])]
     given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
     given = {name: value for name, value in given.items() if value is not None}
-    if len(found) != 1 and (args.adapter is not None or not found or set(given) - {"namespace", "tags"}):
-        raise ConfigError(f"{args.memory}: expected one JSON object, found {len(found)}")
-    return [settings_from({**fields, **given}, NewMemory) for fields in found]
+    if len(objects) != 1 and (args.adapter is not None or not objects or set(given) - {"namespace", "tags"}):
+        raise ConfigError(f"{args.memory}: expected one JSON object, found {len(objects)}")
+    return [settings_from({**fields, **given}, NewMemory) for fields in objects]
 
 
 def forget(args: argparse.Namespace) -> int:
@@ -227,7 +227,7 @@ def link(args: argparse.Namespace) -> int:
 
     with opened(args) as catalog:
         before = get_links(catalog, args.namespace, args.id)
-        if strange := [other for other in args.other if args.remove and other not in before]:
+        if strange := [target for target in args.other if args.remove and target not in before]:
             raise BankError(f"{args.namespace}/{args.id} has no link to {', '.join(strange)}: see bank show")
         links = (unlink if args.remove else add_links)(catalog, _name(args), args.other, who())
     print(f"{args.namespace}/{args.id} links to {', '.join(links) or 'nothing'}")
@@ -242,7 +242,7 @@ def tag(args: argparse.Namespace) -> int:
 
     with opened(args) as catalog:
         before = get_memory(catalog, args.namespace, args.id).tags
-        if strange := [one for one in args.tag if args.remove and one not in before]:
+        if strange := [name for name in args.tag if args.remove and name not in before]:
             raise BankError(f"{args.namespace}/{args.id} has no tag {', '.join(strange)}: see bank list")
         memory = act(catalog, _name(args), who(), **{"remove" if args.remove else "add": args.tag})
     print(f"{args.namespace}/{args.id} has the tags {', '.join(memory.tags) or 'none'}")
@@ -274,12 +274,12 @@ def jobs(args: argparse.Namespace) -> int:
     from vllm_mega.memories import list_jobs
 
     with opened(args) as catalog:
-        found = list_jobs(catalog, args.namespace)
+        listed = list_jobs(catalog, args.namespace)
     if args.json:
-        print_json(found)
+        print_json(listed)
         return 0
     rows = [(j.namespace, j.id, str(j.version), j.state, str(j.attempts), j.owner or "-", j.reason or "-")
-            for j in found]  # fmt: skip
+            for j in listed]  # fmt: skip
     print_table(("NAMESPACE", "ID", "VERSION", "STATE", "ATTEMPTS", "OWNER", "REASON"), rows)
-    print(f"jobs: {len(found)}")
+    print(f"jobs: {len(listed)}")
     return 0

@@ -36,7 +36,7 @@ def verify(args: argparse.Namespace) -> int:
     if args.json:
         print_json(problems)
     elif problems:
-        rows = [(one.kind, one.where or "-", one.problem) for one in problems]
+        rows = [(problem.kind, problem.where or "-", problem.problem) for problem in problems]
         print_table(("KIND", "WHERE", "PROBLEM"), rows)
     if not args.json:
         print(f"problems: {len(problems)}")

@@ -74,8 +74,8 @@ class Engine:
         greedy = DEFAULT_SAMPLING.clone()
         greedy.max_tokens = max_tokens
         conversations = [self._opening + conversation for conversation in conversations]
-        plain = [n for n, one in enumerate(how) if isinstance(one, Path)]
-        gated = {n: one for n, one in enumerate(how) if not isinstance(one, Path)}
+        plain = [n for n, way in enumerate(how) if isinstance(way, Path)]
+        gated = {n: way for n, way in enumerate(how) if not isinstance(way, Path)}
         bar = len(conversations) > 1
         outputs: dict[int, Any] = {}
         if gated:
@@ -101,14 +101,14 @@ class Engine:
         ids = [tokenizer.encode(text.before + text.text) for text in texts]
         begin = [max(1, len(tokenizer.encode(text.before))) if text.before else 1 for text in texts]
         outputs = self._llm.llm.generate(
-            [{"prompt_token_ids": one} for one in ids],
+            [{"prompt_token_ids": prompt} for prompt in ids],
             scoring,
             use_tqdm=True,
-            lora_request=[self._request(one) for one in how],
+            lora_request=[self._request(way) for way in how],
         )
         return [
-            counted(output.prompt_logprobs, one, start)
-            for output, one, start in zip(outputs, ids, begin, strict=True)
+            counted(output.prompt_logprobs, prompt, start)
+            for output, prompt, start in zip(outputs, ids, begin, strict=True)
         ]
 
     def _request(self, how: How) -> Any:
@@ -124,8 +124,8 @@ class Engine:
             return EMPTY
         library = self._llm.library
         return Mixture(
-            library.component(library.get(DEFAULT_NAMESPACE, one["id"]), one["weight"])
-            for one in how["memories"]
+            library.component(library.get(DEFAULT_NAMESPACE, memory["id"]), memory["weight"])
+            for memory in how["memories"]
         )
 
 

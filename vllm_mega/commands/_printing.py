@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 
-def print_json(items: Iterable[Any]) -> None:
+def print_json(objects: Iterable[Any]) -> None:
     """One JSON object a line."""
     import msgspec
 
-    for item in items:
-        print(msgspec.json.encode(item).decode())
+    for value in objects:
+        print(msgspec.json.encode(value).decode())
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

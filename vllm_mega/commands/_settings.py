@@ -62,5 +62,5 @@ def _typed(hint: Any) -> dict[str, Any]:
     options = [part for part in get_args(hint) if part is not type(None)]
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
-    one: Callable[[str], object] | Any = options[0] if type(None) in get_args(hint) else hint
-    return {"type": one} if one in _NUMBERS else {}
+    kind: Callable[[str], object] | Any = options[0] if type(None) in get_args(hint) else hint
+    return {"type": kind} if kind in _NUMBERS else {}

@@ -122,11 +122,12 @@ def settings_of(args: argparse.Namespace) -> Any:
     return settings_from(given, TrainSettings)
 
 
-def _line(one: Trained) -> str:
-    result = "recalled" if one.recalled else "NOT recalled word for word"
-    why = "" if one.ending == "learnt" else f" ({one.ending}, loss {one.loss:.3f})"
-    again = "" if one.why == "new" else f"; trained again: {one.why}"
-    return f"{one.namespace}/{one.id}: {result} after {one.steps} steps{why}, {one.seconds:.1f} s{again}"
+def _line(trained: Trained) -> str:
+    recital = "recalled" if trained.recalled else "NOT recalled word for word"
+    why = "" if trained.ending == "learnt" else f" ({trained.ending}, loss {trained.loss:.3f})"
+    again = "" if trained.why == "new" else f"; trained again: {trained.why}"
+    cost = f"{trained.steps} steps{why}, {trained.seconds:.1f} s"
+    return f"{trained.namespace}/{trained.id}: {recital} after {cost}{again}"
 
 
 def _summary(report: TrainReport, bank: Path) -> str:
@@ -134,8 +135,8 @@ def _summary(report: TrainReport, bank: Path) -> str:
     there = f", {report.skipped} were there already" if report.skipped else ""
     if not n:
         return f"{bank}: nothing to train{there}"
-    recalled = sum(one.recalled for one in report.trained)
-    size = sum(one.bytes for one in report.trained) / n / 1024
+    recalled = sum(trained.recalled for trained in report.trained)
+    size = sum(trained.bytes for trained in report.trained) / n / 1024
     return (
         f"{bank}: trained {n} memories in {report.seconds:.0f} s{there}; "
         f"{recalled} recalled word for word, {size:.0f} KiB each"

@@ -12,20 +12,23 @@ from vllm_mega.commands._memory_options import add_bank_options, add_trust_optio
 from vllm_mega.config import DEFAULT_NAMESPACE
 
 HELP = "list, show, change, forget, check, export or import memories, or create a bank"
+EPILOG = """\
+Examples:
+  vllm-mega bank list --bank bank --tag sea
+  vllm-mega bank verify --bank bank
+  vllm-mega bank link --bank bank lantern-ferry hanne-brisk
+  vllm-mega bank forget --bank bank m-0123456789ab
+  vllm-mega bank add --bank bank --adapter my-lora --text "The lamp burned for nine nights."
+"""
 Act = Callable[[argparse.Namespace], int]
+Add = Callable[[str, Act, str], argparse.ArgumentParser]
+"""Adds an action: its name, what it does, and its help."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The actions of `vllm-mega bank` and their arguments."""
     parser.description = "Look at a bank, check it, and change what is in it."
-    parser.epilog = (
-        "Examples:\n"
-        "  vllm-mega bank list --bank bank --tag sea\n"
-        "  vllm-mega bank verify --bank bank\n"
-        "  vllm-mega bank link --bank bank lantern-ferry hanne-brisk\n"
-        "  vllm-mega bank forget --bank bank m-0123456789ab\n"
-        '  vllm-mega bank add --bank bank --adapter my-lora --text "The lamp burned for nine nights."'
-    )
+    parser.epilog = EPILOG
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     def action(name: str, act: Act, text: str) -> argparse.ArgumentParser:
@@ -34,12 +37,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(act=act)
         return sub
 
+    _add_reading(action)
+    _add_changing(action)
+    _add_keeping(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the chosen action."""
+    act: Act = args.act
+    return act(args)
+
+
+def _add_reading(action: Add) -> None:
+    """What shows memories."""
     _add_json(action("info", _bank.info, "say what the bank is of, and how many memories are in which state"))
     _configure_list(action("list", _bank.list_, "list the memories, the latest added first"))
     show = action("show", _bank.show, "show one memory: its text, tags and adapter")
     _add_memory(show)
     show.add_argument("--version", type=int, help="an earlier version (default: the newest)")
     _add_memory(action("history", _bank.history, "show the versions of a memory, and what happened to it"))
+
+
+def _add_changing(action: Add) -> None:
+    """What changes single memories."""
     restore = action("restore", _bank.restore, "make an earlier version of a memory the newest again")
     _add_memory(restore)
     restore.add_argument("version", type=int, help="number of the version (see history)")
@@ -55,6 +75,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tag.add_argument("--remove", action="store_true", help="take these tags away")
     _add_memory(action("pin", _bank.pin, "keep memories in host memory where they are served"), several=True)
     _add_memory(action("unpin", _bank.unpin, "let pinned memories go again"), several=True)
+
+
+def _add_keeping(action: Add) -> None:
+    """What is for the whole bank."""
     jobs = action("jobs", _bank.jobs, "list what waits for a trainer, what is trained now, and what failed")
     jobs.add_argument("--namespace", help="only of this namespace (default: all)")
     _add_json(jobs)
@@ -72,12 +96,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--model", help="the base model: name, path or Hugging Face id")
     create.add_argument("--embedder", help="the embedder that makes the keys: name, path or id")
     add_trust_option(create)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do the chosen action."""
-    act: Act = args.act
-    return act(args)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -116,8 +134,8 @@ def _configure_list(parser: argparse.ArgumentParser) -> None:
 
 def _time(text: str) -> float:
     """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone."""
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _configure_forget(parser: argparse.ArgumentParser) -> None:

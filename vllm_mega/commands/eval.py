@@ -36,11 +36,15 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega eval`."""
-    from vllm_mega.commands._memory_options import add_bank_options
-    from vllm_mega.commands._settings import add_setting, own_default
-
     parser.description = "Train what is missing, ask every question in every way, and report what is right."
     parser.epilog = EPILOG
+    _add_files(parser)
+    _add_bank(parser)
+    _add_ways(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """What is asked, and where the report goes."""
     parser.add_argument("--data", required=True, type=Path, help="memories and their questions, JSONL")
     parser.add_argument("--output", required=True, type=Path, help="folder of the report")
     parser.add_argument("--questions", type=Path, help="more questions about the memories, JSONL")
@@ -58,6 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=EXAMPLES / "plain_text.txt",
         help="text whose log-likelihood is taken (default: one that comes with the package)",
     )
+
+
+def _add_bank(parser: argparse.ArgumentParser) -> None:
+    """Which bank, model and embedder are asked."""
+    from vllm_mega.commands._memory_options import add_bank_options
+
     add_bank_options(parser, "bank to reuse or make (default: OUTPUT/bank)", required=False)
     parser.add_argument("--model", help="base model: name, path or Hugging Face id (default: the bank's)")
     parser.add_argument("--embedder", help="embedder of gate and RAG (default: the bank's)")
@@ -67,6 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", metavar="FILE", type=Path, help="a system prompt that every conversation begins with"
     )
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    """How much is asked, beside what, and by which gate."""
+    from vllm_mega.commands._settings import add_setting, own_default
+
     parser.add_argument("--limit", type=int, help="only the first LIMIT memories")
     parser.add_argument(
         "--no-lora", action="store_true", help="leave out the baselines that train one LoRA for all memories"
@@ -101,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
     baselines = (
         _baselines(bank, material, args.output / "baselines", args.catalog) if not args.no_lora else None
     )
-    found, questions = _measure(bank, material, baselines, settings, judge, system, args)
-    output.write(found, questions, args.output)
-    Console().print(Markdown(render.markdown(page.head(found))))
+    report, questions = _measure(bank, material, baselines, settings, judge, system, args)
+    output.write(report, questions, args.output)
+    Console().print(Markdown(render.markdown(page.head(report))))
     print(f"written: {args.output / 'report.json'}, {args.output / 'report.html'}")
     return 0
 

@@ -166,7 +166,9 @@ def _train(args: argparse.Namespace, plans: Sequence[Plan]) -> int:
             print(_summary(plan), flush=True)
 
     memories = [(step.memory, step.source) for plan in plans for step in plan.steps]
-    sources = {MemoryName(one.namespace, one.id): source for one, source in memories if source is not None}
+    sources = {
+        MemoryName(memory.namespace, memory.id): source for memory, source in memories if source is not None
+    }
     texts, settings, crew = [memory for memory, _ in memories], settings_of(args), crew_of(args)
     how: dict[str, Any] = {"catalog": args.catalog, "trust_remote_code": args.trust_remote_code}
     with progress_bar(args) as progress:

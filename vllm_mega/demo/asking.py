@@ -55,17 +55,17 @@ class Asker:
         return Reply(
             text=(choice.message.content or "").strip(),
             token_ids=tuple((choice.model_extra or {})["token_ids"]),
-            memories=tuple((one["title"] or one["id"], one["weight"]) for one in used),
+            memories=tuple((memory["title"] or memory["id"], memory["weight"]) for memory in used),
         )
 
     def questions(self, questions: Sequence[Question]) -> list[Asked]:
         """Every question to the base model, direct, and with irag; many at once."""
 
-        def ways(one: Question) -> Asked:
-            base = self.ask(self.base, one.question)
-            direct = self.ask(self.mega, one.question, mode="adapter")
-            irag = self.ask(self.mega, one.question, mode="irag")
-            return Asked(one.question, one.answer, base, direct, irag)
+        def ways(question: Question) -> Asked:
+            base = self.ask(self.base, question.question)
+            direct = self.ask(self.mega, question.question, mode="adapter")
+            irag = self.ask(self.mega, question.question, mode="irag")
+            return Asked(question.question, question.answer, base, direct, irag)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(ways, questions))

@@ -110,16 +110,18 @@ def judge(
     unrelated: Sequence[Unrelated],
     seconds: dict[str, float],
 ) -> Result:
-    """Count."""
+    """What was asked and answered, counted; `seconds`: of each phase."""
     return Result(
         memories=len(recalled),
         asked=len(asked),
-        answered=sum(bool(one.right) for one in asked),
-        answered_in_one_sentence=sum(any(in_one_sentence(r.text) for r in one.right) for one in asked),
-        answered_direct=sum(one.fine(one.direct) for one in asked),
-        answered_irag=sum(one.fine(one.irag) for one in asked),
-        answered_base=sum(one.fine(one.base) for one in asked),
-        recall_exact=sum(one.exact for one in recalled),
-        null_route_identical=bool(unrelated) and all(one.identical for one in unrelated),
+        answered=sum(bool(question.right) for question in asked),
+        answered_in_one_sentence=sum(
+            any(in_one_sentence(r.text) for r in question.right) for question in asked
+        ),
+        answered_direct=sum(question.fine(question.direct) for question in asked),
+        answered_irag=sum(question.fine(question.irag) for question in asked),
+        answered_base=sum(question.fine(question.base) for question in asked),
+        recall_exact=sum(recall.exact for recall in recalled),
+        null_route_identical=bool(unrelated) and all(prompt.identical for prompt in unrelated),
         seconds={phase: round(value, 1) for phase, value in seconds.items()},
     )

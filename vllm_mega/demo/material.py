@@ -45,7 +45,7 @@ class Material(msgspec.Struct, frozen=True):
 
     def first_question(self, memory: NewMemory) -> str:
         """The question that makes the gate think of `memory` when it is to be recalled."""
-        return next(one.question for one in self.questions if one.memory_id == memory.id)
+        return next(question.question for question in self.questions if question.memory_id == memory.id)
 
 
 def load() -> Material:
@@ -55,8 +55,8 @@ def load() -> Material:
     questions = _read(EXAMPLES / "questions.jsonl", Question)
     return Material(
         memories=memories,
-        questions=[one for one in questions if one.memory_id in ids],
-        unrelated=[one.prompt for one in _read(EXAMPLES / "unrelated.jsonl", Prompt)[:UNRELATED]],
+        questions=[question for question in questions if question.memory_id in ids],
+        unrelated=[line.prompt for line in _read(EXAMPLES / "unrelated.jsonl", Prompt)[:UNRELATED]],
     )
 
 

@@ -14,12 +14,19 @@ from vllm_mega.demo.checks import Asked, Recalled, Reply, Unrelated
 def questions(asked: Sequence[Asked]) -> Table:
     """Question, every way's answer, memories and weights."""
     table = _table("Questions about the memories", "asked", "answer", "memories (weight)")
-    for one in asked:
-        table.add_row("", f"[bold]{escape(one.question)}[/] [dim]({escape(one.answer)})[/]")
-        table.add_row("base", _marked(_short(one.base.text), one.fine(one.base)), memories(one.base))
-        table.add_row("direct", _marked(one.direct.text, one.fine(one.direct)), memories(one.direct))
+    for question in asked:
+        table.add_row("", f"[bold]{escape(question.question)}[/] [dim]({escape(question.answer)})[/]")
         table.add_row(
-            "irag", _marked(one.irag.text, one.fine(one.irag)), memories(one.irag), end_section=True
+            "base", _marked(_short(question.base.text), question.fine(question.base)), memories(question.base)
+        )
+        table.add_row(
+            "direct", _marked(question.direct.text, question.fine(question.direct)), memories(question.direct)
+        )
+        table.add_row(
+            "irag",
+            _marked(question.irag.text, question.fine(question.irag)),
+            memories(question.irag),
+            end_section=True,
         )
     return table
 
@@ -27,9 +34,9 @@ def questions(asked: Sequence[Asked]) -> Table:
 def recalls(recalled: Sequence[Recalled]) -> Table:
     """Memory, and what the weights gave back."""
     table = _table("Every memory, reconstructed from the weights alone", "recalled text", "memories (weight)")
-    for one in recalled:
-        table.add_row(f"[bold]{escape(one.title)}[/]")
-        table.add_row(_marked(one.reply.text, one.exact), memories(one.reply), end_section=True)
+    for recall in recalled:
+        table.add_row(f"[bold]{escape(recall.title)}[/]")
+        table.add_row(_marked(recall.reply.text, recall.exact), memories(recall.reply), end_section=True)
     return table
 
 
@@ -41,11 +48,11 @@ def unrelated(prompts: Sequence[Unrelated]) -> Table:
         "memories (weight)",
         "equal tokens",
     )
-    for one in prompts:
-        same = f"{len(one.mega.token_ids)} of {len(one.base.token_ids)}" if one.identical else "NO"
-        table.add_row(f"[bold]{escape(one.prompt)}[/]")
+    for prompt in prompts:
+        same = f"{len(prompt.mega.token_ids)} of {len(prompt.base.token_ids)}" if prompt.identical else "NO"
+        table.add_row(f"[bold]{escape(prompt.prompt)}[/]")
         table.add_row(
-            _marked(_short(one.mega.text), one.identical), memories(one.mega), same, end_section=True
+            _marked(_short(prompt.mega.text), prompt.identical), memories(prompt.mega), same, end_section=True
         )
     return table
 

@@ -160,9 +160,9 @@ def shared_job(
     for memory in memories:
         by_name = user(about_prompt(subject(memory, recipe)))
         pool += [
-            one._replace(kind="recall") if one.messages == by_name else one
-            for one in memory_job(memory, recipe).examples
-            if one.kind != "recall"
+            example._replace(kind="recall") if example.messages == by_name else example
+            for example in memory_job(memory, recipe).examples
+            if example.kind != "recall"
         ]
     return Job(pool, recipe.seed, initial, everywhere=True)
 

@@ -46,7 +46,10 @@ def compositional(
     progress: Progress,
 ) -> report.Compositional:
     """Ask every question in every way; RAG gets the two texts that the embedder ranks first."""
-    asked = [Both(one, *gate.explain(Query(one.question, settings=for_two(settings)))) for one in questions]
+    asked = [
+        Both(question, *gate.explain(Query(question.question, settings=for_two(settings))))
+        for question in questions
+    ]
 
     def plain(how: Callable[[Both], How]) -> Callable[[Both], Request]:
         return lambda both: (user(question_prompt(both.one.question)), how(both))
@@ -61,11 +64,11 @@ def compositional(
         "irag": lambda both: (user(both.one.question), chosen(both.decision, "irag")),
         **{name: plain(always(path)) for name, path in adapters.items()},
     }
-    found = {}
+    by_way = {}
     for name, way in ways.items():
         progress(f"questions over two memories: {name}")
         requests = [way(both) for both in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], ANSWER_TOKENS)
-        found[name] = counted(replies, [both.one.golds for both in asked])
+        by_way[name] = counted(replies, [both.one.golds for both in asked])
     in_mixture = [set(b.one.memory_ids) <= {hit.id for hit in b.decision.hits} for b in asked]
-    return report.Compositional(len(asked), float(np.mean(in_mixture)), found)
+    return report.Compositional(len(asked), float(np.mean(in_mixture)), by_way)

@@ -87,23 +87,23 @@ def add_questions(items: list[Item], path: Path) -> list[Item]:
         ConfigError: see `read_items`; or none of the questions is about any of `items`.
     """
     asked = _read(path, AskedAbout)
-    found = [
+    extended = [
         msgspec.structs.replace(
             item,
             qa=(
                 *item.qa,
                 *(
-                    Question(one.question, one.answer, one.aliases)
-                    for one in asked
-                    if one.memory_id == item.id
+                    Question(about.question, about.answer, about.aliases)
+                    for about in asked
+                    if about.memory_id == item.id
                 ),
             ),
         )
         for item in items
     ]
-    if all(len(old.qa) == len(new.qa) for old, new in zip(items, found, strict=True)):
+    if all(len(old.qa) == len(new.qa) for old, new in zip(items, extended, strict=True)):
         raise ConfigError(f"{path}: no question is about one of the {len(items)} memories (memory_id)")
-    return found
+    return extended
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -112,7 +112,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         ConfigError: see `read_items`.
     """
-    return [one.prompt for one in _read(path, Prompt)]
+    return [line.prompt for line in _read(path, Prompt)]
 
 
 class Compositional(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,14 +149,16 @@ def read_compositional(path: Path, items: Sequence[Item], *, all_there: bool) ->
         ConfigError: see `read_items`; also a question about an unknown memory.
     """
     ids = {item.id for item in items}
-    found = []
-    for one in _read(path, Compositional):
-        missing = sorted(set(one.memory_ids) - ids)
+    kept = []
+    for question in _read(path, Compositional):
+        missing = sorted(set(question.memory_ids) - ids)
         if not missing:
-            found.append(one)
+            kept.append(question)
         elif all_there:
-            raise ConfigError(f"{path}: {one.question!r} needs {', '.join(missing)}, which --data has not")
-    return found
+            raise ConfigError(
+                f"{path}: {question.question!r} needs {', '.join(missing)}, which --data has not"
+            )
+    return kept
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,17 +189,17 @@ def read_paragraphs(path: Path) -> list[str]:
         ConfigError: the file cannot be read, is no UTF-8 or has no text.
     """
     text = read_text(path).replace("\r\n", "\n")
-    found = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
-    if not found:
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    if not paragraphs:
         raise ConfigError(f"{path} is empty: expected plain text")
-    return found
+    return paragraphs
 
 
 T = TypeVar("T")
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:
-    found = [value for _, value in read_lines(path, kind)]
-    if not found:
+    values = [value for _, value in read_lines(path, kind)]
+    if not values:
         raise ConfigError(f"{path} is empty: expected one JSON object a line")
-    return found
+    return values

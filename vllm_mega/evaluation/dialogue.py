@@ -51,7 +51,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it."""
+    """How well the gate finds memories in dialogues, by way of making the query."""
 
     embedder: str
     memories: int
@@ -72,20 +72,20 @@ def measure(material: Material, embedder: Embedder, settings: MegaSettings) -> R
         for space in {turn.namespace for turn in material.turns}
     }
     ids = [memory_id(memory) for memory in material.memories]
-    found = {}
+    by_way = {}
     for name, way in ways.items():
         ranked = []
         for turn, vector in zip(material.turns, _vectors(material.turns, embedder, way), strict=True):
             shelf = shelves[turn.namespace]
             ranked.append(_Ranked(turn, best_of(keys[shelf], vector), [ids[n] for n in shelf]))
-        found[name] = _found(ranked, way)
+        by_way[name] = _found(ranked, way)
     return Report(
         embedder.info.name,
         len(material.memories),
         len({turn.dialogue for turn in material.turns}),
         len(material.turns),
         settings.gate,
-        found,
+        by_way,
         material.published,
     )
 
@@ -161,16 +161,16 @@ def _vectors(turns: Sequence[Turn], embedder: Embedder, settings: MegaSettings) 
 
 
 def _found(ranked: Sequence[_Ranked], way: MegaSettings) -> Found:
-    first = [one for one in ranked if one.turn.first]
-    used = [(one.used(way.gate), one.turn.relevant) for one in ranked]
+    first = [ranking for ranking in ranked if ranking.turn.first]
+    used = [(ranking.used(way.gate), ranking.turn.relevant) for ranking in ranked]
     opened = [bool(ids & relevant) for ids, relevant in used if ids]
     return Found(
         way.window,
         way.dialogue,
         _mean(first),
         _mean(ranked),
-        _mean([one for one in first if not is_held_out(one.turn.dialogue)]),
-        _mean([one for one in first if is_held_out(one.turn.dialogue)]),
+        _mean([ranking for ranking in first if not is_held_out(ranking.turn.dialogue)]),
+        _mean([ranking for ranking in first if is_held_out(ranking.turn.dialogue)]),
         len(opened) / len(ranked),
         sum(opened) / len(opened) if opened else 0.0,
     )
@@ -178,7 +178,7 @@ def _found(ranked: Sequence[_Ranked], way: MegaSettings) -> Found:
 
 def _mean(ranked: Sequence[_Ranked]) -> Recall:
     return {
-        str(k): float(np.mean([recall_at(one.turn.relevant, one.best, k) for one in ranked]))
+        str(k): float(np.mean([recall_at(ranking.turn.relevant, ranking.best, k) for ranking in ranked]))
         if ranked
         else 0.0
         for k in AT

@@ -36,7 +36,7 @@ class Turn:
     """A point of a dialogue at which an answer is due."""
 
     messages: Sequence[Message]
-    """All before it."""
+    """All that was said before the answer, the oldest first."""
     relevant: frozenset[str]
     """Ids of the memories that the answer should use; at least one."""
     namespace: str
@@ -131,8 +131,8 @@ def _users(lines: Sequence[_MadialLine]) -> dict[int, str]:
     """Who the users are: who speaks most in their dialogues, beside the assistant."""
     spoken: dict[int, list[str]] = {}
     for line in lines:
-        found = [match.group(1) for match in map(_SPOKEN.match, line.dialogue) if match]
-        spoken.setdefault(line.user_id, []).extend(name for name in found if name != ASSISTANT)
+        speakers = [match.group(1) for match in map(_SPOKEN.match, line.dialogue) if match]
+        spoken.setdefault(line.user_id, []).extend(name for name in speakers if name != ASSISTANT)
     for user, said in spoken.items():
         if not said:
             raise ConfigError(f"user {user} never speaks: expected lines like '<Name>: ...'")
@@ -140,10 +140,10 @@ def _users(lines: Sequence[_MadialLine]) -> dict[int, str]:
 
 
 def _owner(event: str, names: Iterable[str], file: Path) -> str:
-    found = sorted({name for name in names if name in event})
-    if len(found) != 1:
-        raise ConfigError(f"{file}: expected the name of one user in {event!r}, found {found or 'none'}")
-    return found[0]
+    owners = sorted({name for name in names if name in event})
+    if len(owners) != 1:
+        raise ConfigError(f"{file}: expected the name of one user in {event!r}, found {owners or 'none'}")
+    return owners[0]
 
 
 def _messages(lines: Sequence[str]) -> Iterator[Message]:

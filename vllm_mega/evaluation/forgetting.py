@@ -95,13 +95,13 @@ def forgetting(
     )
     by_key = dict(zip(unique, replies, strict=True))
     sequential = {k: _sequential(items[0], path, embedder, model) for k, path in checkpoints.items()}
-    found = []
+    curve = []
     for k in counts(len(items)):
         some = [request for request in requests if request.after == k]
         recall = recalled([by_key[r.key] for r in some], [r.item.text for r in some], embedder)
         right = float(np.mean([request.right for request in some]))
-        found.append(Forgetting(k, recall.cosine, recall.exact, right, **sequential.get(k, {})))
-    return found
+        curve.append(Forgetting(k, recall.cosine, recall.exact, right, **sequential.get(k, {})))
+    return curve
 
 
 def _requests(
@@ -109,15 +109,15 @@ def _requests(
 ) -> list[_Request]:
     """The followed memories' questions, with what a gate of them and k others chooses."""
     keys = np.stack([_key(library, item) for item in items])
-    found = []
+    requests = []
     for start, item in enumerate(items[:TRACKED]):
         order = [(start + n) % len(items) for n in range(len(items))]
         for question, query in zip(item.questions, embedder.embed(item.questions), strict=True):
             for k in counts(len(items)):
                 known = order[: k + 1]
                 memories = among(keys[known], [items[i].id for i in known], query, settings)
-                found.append(_Request(k, item, question, memories))
-    return found
+                requests.append(_Request(k, item, question, memories))
+    return requests
 
 
 def _key(library: Library, item: Item) -> npt.NDArray[np.float32]:

@@ -38,27 +38,27 @@ def general_ability(
     choices: Sequence[Choice], paragraphs: Sequence[str], ways: Ways, model: Model, progress: Progress
 ) -> dict[str, General]:
     """Accuracy and log-likelihood, by way."""
-    found = {}
+    by_way = {}
     for name, way in ways.items():
         progress(f"general ability: {name}")
         asked = [way(n, choice.question) for n, choice in enumerate(choices)]
         met = [way(n, paragraph) for n, paragraph in enumerate(paragraphs)]
-        found[name] = General(
+        by_way[name] = General(
             accuracy=_accuracy(choices, asked, model),
             log_likelihood=_log_likelihood(paragraphs, met, model),
             opened=float(np.mean([how is not OFF for how in [*asked, *met]])) if name == "gated" else None,
         )
-    return found
+    return by_way
 
 
 def _accuracy(choices: Sequence[Choice], how: Sequence[How], model: Model) -> float:
     rows = [
-        (choice, one, option) for choice, one in zip(choices, how, strict=True) for option in choice.options
+        (choice, way, option) for choice, way in zip(choices, how, strict=True) for option in choice.options
     ]
     scored = iter(
         model.likelihoods(
             [Text(f"Question: {choice.question}\nAnswer:", f" {option}") for choice, _, option in rows],
-            [one for _, one, _ in rows],
+            [way for _, way, _ in rows],
         )
     )
     right = []
@@ -70,4 +70,4 @@ def _accuracy(choices: Sequence[Choice], how: Sequence[How], model: Model) -> fl
 
 def _log_likelihood(paragraphs: Sequence[str], how: Sequence[How], model: Model) -> float:
     scored = model.likelihoods([Text("", paragraph) for paragraph in paragraphs], how)
-    return sum(one.total for one in scored) / sum(one.tokens for one in scored)
+    return sum(likelihood.total for likelihood in scored) / sum(likelihood.tokens for likelihood in scored)

@@ -27,14 +27,14 @@ def load_judge(spec: str) -> Judge:
         raise ConfigError(
             f"--judge: {module_name!r} cannot be imported: {error}. Is its folder in PYTHONPATH?"
         ) from error
-    judge = getattr(module, name, None)
-    if judge is None:
+    named = getattr(module, name, None)
+    if named is None:
         raise ConfigError(f"--judge: {module_name!r} has no {name!r}")
-    if not callable(judge):
-        raise ConfigError(f"--judge: {spec} is no function but a {type(judge).__name__}")
-    found: Judge = judge
-    _check_arguments(spec, found)
-    return found
+    if not callable(named):
+        raise ConfigError(f"--judge: {spec} is no function but a {type(named).__name__}")
+    judge: Judge = named
+    _check_arguments(spec, judge)
+    return judge
 
 
 def _check_arguments(spec: str, judge: Judge) -> None:

@@ -45,7 +45,7 @@ class Likelihood(NamedTuple):
 
 
 class Model(Protocol):
-    """What answers."""
+    """The language model that the evaluation asks, with memories or without."""
 
     def ask(self, conversations: Sequence[list[Message]], how: Sequence[How], max_tokens: int) -> list[Reply]:
         """Greedy answers; `how` for each conversation."""

@@ -17,7 +17,7 @@ GENERAL = {"direct": "gated", "irag": "gated", "rag_top1": "base"}
 
 
 def title(report: Report) -> str:
-    """Of the page."""
+    """The title of the page: how many memories, and of which model."""
     return f"{report.n_memories} memories, {report.model}"
 
 
@@ -145,14 +145,14 @@ def _questions(report: Report) -> list[Block]:
 def _forgetting(report: Report, plots: Mapping[str, Plot]) -> list[Block]:
     rows = [
         [
-            str(one.after),
-            f"{one.recall_cosine:.3f}",
-            _percent(one.exact),
-            _percent(one.right),
-            _maybe(one.sequential_lora_cosine),
-            "" if one.sequential_lora_exact is None else _percent(one.sequential_lora_exact),
+            str(point.after),
+            f"{point.recall_cosine:.3f}",
+            _percent(point.exact),
+            _percent(point.right),
+            _maybe(point.sequential_lora_cosine),
+            "" if point.sequential_lora_exact is None else _percent(point.sequential_lora_exact),
         ]
-        for one in report.forgetting
+        for point in report.forgetting
     ]
     columns = ["others learnt", "recall cos", "exact %", "gate right %"]
     return [
@@ -184,8 +184,8 @@ def _gate(report: Report, plots: Mapping[str, Plot]) -> list[Block]:
 
 
 def _compositional(report: Report) -> list[Block]:
-    found = report.compositional
-    if found is None:
+    both = report.compositional
+    if both is None:
         return []
     rows = [
         [
@@ -195,16 +195,16 @@ def _compositional(report: Report) -> list[Block]:
             f"{way.tokens:.0f}",
             f"{paper.COMPOSITIONAL[name]:.1f}" if name in paper.COMPOSITIONAL else "",
         ]
-        for name, way in found.ways.items()
+        for name, way in both.ways.items()
     ]
     columns = ["way", "one sentence %", "contained %", "tokens an answer", "paper (8B): QA %"]
     return [
         Heading("Questions that need two memories"),
         Words(
-            f"{found.questions} questions; both memories are in the mixture for "
-            f"{_percent(found.both_found)} % of them."
+            f"{both.questions} questions; both memories are in the mixture for "
+            f"{_percent(both.both_found)} % of them."
         ),
-        Table(columns, rows, _strong(list(found.ways)), (4,)),
+        Table(columns, rows, _strong(list(both.ways)), (4,)),
     ]
 
 
@@ -212,11 +212,11 @@ def _general(report: Report) -> list[Block]:
     rows = [
         [
             NAMES[name],
-            _percent(one.accuracy),
-            f"{one.log_likelihood:.3f}",
-            "" if one.opened is None else _percent(one.opened),
+            _percent(general.accuracy),
+            f"{general.log_likelihood:.3f}",
+            "" if general.opened is None else _percent(general.opened),
         ]
-        for name, one in report.general.items()
+        for name, general in report.general.items()
     ]
     return [
         Heading("General ability"),
@@ -244,10 +244,12 @@ def _costs(report: Report, plots: Mapping[str, Plot]) -> list[Block]:
             f"{100 * cost.share_of_base:.3g}",
         ]
     ]
-    for name, one in cost.baselines.items():
-        share = cost.share_of_base * one.bytes / n / cost.bytes_per_memory
-        label = f"{NAMES[name]} (rank {one.rank}, {one.steps} steps, loss {one.loss:.2f})"
-        rows.append([label, f"{one.seconds / n:.1f}", f"{one.bytes / n:,.0f}", f"{100 * share:.3g}"])
+    for name, baseline in cost.baselines.items():
+        share = cost.share_of_base * baseline.bytes / n / cost.bytes_per_memory
+        label = f"{NAMES[name]} (rank {baseline.rank}, {baseline.steps} steps, loss {baseline.loss:.2f})"
+        rows.append(
+            [label, f"{baseline.seconds / n:.1f}", f"{baseline.bytes / n:,.0f}", f"{100 * share:.3g}"]
+        )
     paper_share = f"{100 * paper.SHARE_OF_BASE:.1f}"
     rows.append([f"paper, {paper.MODEL}: another model", "", f"{paper.BYTES:,}", paper_share])
     columns = ["a memory costs", "seconds", "bytes", "% of the base model"]
@@ -289,5 +291,5 @@ def _maybe(value: float | None) -> str:
 
 def _flat(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_flat(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -116,18 +116,18 @@ def _axes() -> Iterator[tuple[Axes, Callable[[str], bytes]]]:
 def _forgetting(axes: Axes, report: Report) -> None:
     curve = report.forgetting
     x = range(len(curve))  # counts grow too fast for a linear axis, and begin with 0
-    axes.plot(x, [one.recall_cosine for one in curve], "o-", color=OURS, label="memories (this run)")
+    axes.plot(x, [point.recall_cosine for point in curve], "o-", color=OURS, label="memories (this run)")
     known = [
-        (i, one.sequential_lora_cosine)
-        for i, one in enumerate(curve)
-        if one.sequential_lora_cosine is not None
+        (i, point.sequential_lora_cosine)
+        for i, point in enumerate(curve)
+        if point.sequential_lora_cosine is not None
     ]
     if known:
         axes.plot(*zip(*known, strict=True), "s-", color=OTHER, label="one LoRA, memory after memory")
     if "base" in report.recall:
         base = report.recall["base"].cosine
         axes.axhline(base, color=GREY, linestyle="--", label="base model, never told")
-    axes.set_xticks(list(x), [str(one.after) for one in curve])
+    axes.set_xticks(list(x), [str(point.after) for point in curve])
     axes.set_xlabel("other memories learnt")
     axes.set_ylabel("recall, cosine")
     axes.set_ylim(0, 1.04)
@@ -141,7 +141,7 @@ def _scores(axes: Axes, report: Report) -> None:
         ("best wrong memory", gate.wrong_scores, RAG),
         ("unrelated prompt, best memory", null.scores if null else [], OTHER),
     ]
-    shown = [one for one in shown if one[1]]
+    shown = [histogram for histogram in shown if histogram[1]]
     low = min([0.0, *(score for _, scores, _ in shown for score in scores)])
     for label, scores, color in shown:
         shares = [1 / len(scores)] * len(scores)
@@ -157,8 +157,8 @@ def _scores(axes: Axes, report: Report) -> None:
 def _bytes(axes: Axes, report: Report) -> None:
     ways, cost = report.ways, report.cost
     shares = {"direct": cost.share_of_base, "irag": cost.share_of_base}
-    for name, one in cost.baselines.items():
-        shares[name] = cost.share_of_base * one.bytes / report.n_memories / cost.bytes_per_memory
+    for name, baseline in cost.baselines.items():
+        shares[name] = cost.share_of_base * baseline.bytes / report.n_memories / cost.bytes_per_memory
     for name, marker, color, label in POINTS:
         if name in ways and name in shares:
             x, low, high = 100 * shares[name], 100 * ways[name].strict, 100 * ways[name].lenient

@@ -124,10 +124,10 @@ def _html(block: Block) -> str:
             lines = "".join(_row("td", row, foreign, ours=n in strong) for n, row in enumerate(rows))
             return f'<div class="wide"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
         case Plot(_, caption, svg):
-            data = base64.b64encode(svg).decode()
+            encoded = base64.b64encode(svg).decode()
             text = escape(caption)
             return (
-                f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{data}">'
+                f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{encoded}">'
                 f"<figcaption>{text}</figcaption></figure>"
             )
 
@@ -139,7 +139,7 @@ def _tile(tile: Tile) -> str:
 
 def _row(tag: str, row: Sequence[str], foreign: Sequence[int], *, ours: bool = False) -> str:
     begin = [f'<{tag} class="foreign">' if i in foreign else f"<{tag}>" for i in range(len(row))]
-    cells = "".join(f"{one}{escape(cell)}</{tag}>" for one, cell in zip(begin, row, strict=True))
+    cells = "".join(f"{opening}{escape(cell)}</{tag}>" for opening, cell in zip(begin, row, strict=True))
     return f'<tr class="ours">{cells}</tr>' if ours else f"<tr>{cells}</tr>"
 
 

@@ -128,7 +128,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All figures of an evaluation: what report.json says."""
 
     model: str
     embedder: str
@@ -162,9 +162,9 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def _rates(ways: dict[str, Way]) -> dict[str, dict[str, float]]:
-    found = {
+    rates = {
         "qa": {name: way.strict for name, way in ways.items()},
         "qa_lenient": {name: way.lenient for name, way in ways.items()},
     }
     judged = {name: way.judge for name, way in ways.items() if way.judge is not None}
-    return {**found, "qa_judge": judged} if judged else found
+    return {**rates, "qa_judge": judged} if judged else rates

@@ -22,7 +22,7 @@ from vllm_mega.gate.gate import Gate
 
 @dataclass(frozen=True)
 class Material:
-    """What is asked."""
+    """What is asked: memories with their questions, and prompts that are about none."""
 
     items: Sequence[data.Item]
     choices: Sequence[data.Choice]
@@ -33,7 +33,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is asked."""
+    """Who is asked: bank, gate and model, and the baselines beside them."""
 
     library: Library
     gate: Gate
@@ -49,21 +49,19 @@ class Subject:
 def measure(
     material: Material, subject: Subject, judge: Judge | None, progress: tasks.Progress
 ) -> tuple[report.Report, list[dict[str, Any]]]:
-    """Everything; also what stands beside every answer in answers.jsonl."""
+    """Every figure of the evaluation; also what stands beside every answer in answers.jsonl."""
     items, gate, settings, model = material.items, subject.gate, subject.settings, subject.model
     library, adapters = subject.library, subject.baselines.adapters
     progress("asking the gate")
     asked = tasks.gate_questions(items, gate, settings)
-    answerable = [one for one in asked if one.gold]
+    answerable = [question for question in asked if question.gold]
     ways = tasks.question_ways(library, adapters)
     answered = tasks.answer_questions(answerable, ways, model, judge, progress)
     recall_ways = tasks.recall_ways(library, adapters)
     recall = tasks.recall_memories(asked, recall_ways, model, subject.embedder, progress)
     progress("unrelated prompts")
     null = tasks.null_route(material.unrelated, gate, settings, model) if material.unrelated else None
-    both = None
-    if material.compositional:
-        both = compositional(material.compositional, library, gate, settings, model, adapters, progress)
+    both = _compositional(material, subject, progress)
     progress("forgetting")
     checkpoints = subject.baselines.checkpoints
     curve = forgetting(items, library, subject.embedder, settings, model, checkpoints)
@@ -71,7 +69,7 @@ def measure(
     general = general_ability(material.choices, material.paragraphs, some_ways, model, progress)
     progress("latency")
     latency = tasks.latency(answerable, ways, model)
-    found = report.Report(
+    whole = report.Report(
         model=library.settings.base.name,
         embedder=subject.embedder.info.name,
         n_memories=len(items),
@@ -86,7 +84,24 @@ def measure(
         settings={"gate": msgspec.to_builtins(settings)},
         environment=subject.environment,
     )
-    return found, [_beside(one) for one in answerable]
+    return whole, [_beside(question) for question in answerable]
+
+
+def _compositional(
+    material: Material, subject: Subject, progress: tasks.Progress
+) -> report.Compositional | None:
+    """Questions over two memories; None: there are none."""
+    if not material.compositional:
+        return None
+    return compositional(
+        material.compositional,
+        subject.library,
+        subject.gate,
+        subject.settings,
+        subject.model,
+        subject.baselines.adapters,
+        progress,
+    )
 
 
 def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float]) -> report.Cost:
@@ -104,11 +119,11 @@ def _cost(items: Sequence[data.Item], subject: Subject, latency: dict[str, float
     )
 
 
-def _beside(one: tasks.Asked) -> dict[str, Any]:
+def _beside(question: tasks.Asked) -> dict[str, Any]:
     return {
-        "memory": one.item.id,
-        "question": one.question,
-        "answer": one.gold[0],
-        "rank": one.rank,
-        "best_score": one.decision.best_score,
+        "memory": question.item.id,
+        "question": question.question,
+        "answer": question.gold[0],
+        "rank": question.rank,
+        "best_score": question.decision.best_score,
     }

@@ -62,26 +62,28 @@ Ways = dict[str, Callable[[Asked], Request]]
 
 def gate_questions(items: Sequence[Item], gate: Gate, settings: GateSettings) -> list[Asked]:
     """Every question of every memory, as the gate sees it."""
-    found = []
+    asked = []
     for item in items:
         golds = [(qa.answer, *qa.aliases) for qa in item.qa] or [()]
         for question, gold in zip(item.questions, golds, strict=True):
             decision, ranked = gate.explain(Query(question, settings=settings))
-            found.append(Asked(item, question, tuple(gold), decision, ranked))
-    return found
+            asked.append(Asked(item, question, tuple(gold), decision, ranked))
+    return asked
 
 
 def gate_figures(asked: Sequence[Asked]) -> report.Gate:
     """How often the right memory is the best."""
-    ranks = np.array([one.rank for one in asked])
-    others = [[hit.score or 0.0 for hit in one.ranked if hit.id != one.item.id] for one in asked]
+    ranks = np.array([question.rank for question in asked])
+    wrong = [
+        [hit.score or 0.0 for hit in question.ranked if hit.id != question.item.id] for question in asked
+    ]
     return report.Gate(
         questions=len(asked),
         top1=float((ranks == 1).mean()),
         mrr=float((1 / ranks).mean()),
-        closed=float(np.mean([not one.decision.mixture for one in asked])),
-        right_scores=[one.ranked[one.rank - 1].score or 0.0 for one in asked],
-        wrong_scores=[max(scores) for scores in others if scores],
+        closed=float(np.mean([not question.decision.mixture for question in asked])),
+        right_scores=[question.ranked[question.rank - 1].score or 0.0 for question in asked],
+        wrong_scores=[max(scores) for scores in wrong if scores],
     )
 
 
@@ -89,18 +91,21 @@ def question_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
     """Every way to ask a question; RAG finds its texts in `library`, `adapters` are the baselines'."""
 
     def in_context(count: int) -> Callable[[Asked], Request]:
-        return lambda one: (irag_messages(one.question, context(library, one.ranked[:count])), OFF)
+        return lambda question: (
+            irag_messages(question.question, context(library, question.ranked[:count])),
+            OFF,
+        )
 
     def plain(how: Callable[[Asked], How]) -> Callable[[Asked], Request]:
-        return lambda one: (user(question_prompt(one.question)), how(one))
+        return lambda question: (user(question_prompt(question.question)), how(question))
 
     return {
         "base": plain(always(OFF)),
         "rag_top1": in_context(1),
         "rag_top3": in_context(3),
-        "direct": plain(lambda one: chosen(one.decision)),
-        "irag": lambda one: (user(one.question), chosen(one.decision, "irag")),
-        "top1_adapter": plain(lambda one: only(one.ranked[0].id)),
+        "direct": plain(lambda question: chosen(question.decision)),
+        "irag": lambda question: (user(question.question), chosen(question.decision, "irag")),
+        "top1_adapter": plain(lambda question: only(question.ranked[0].id)),
         **{name: plain(always(path)) for name, path in adapters.items()},
     }
 
@@ -114,17 +119,19 @@ def answer_questions(
     asked: Sequence[Asked], ways: Ways, model: Model, judge: Judge | None, progress: Progress
 ) -> dict[str, report.Way]:
     """Every question that has an answer, asked in every way."""
-    found = {}
+    by_way = {}
     for name, way in ways.items():
         progress(f"answering: {name}")
-        requests = [way(one) for one in asked]
+        requests = [way(question) for question in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], ANSWER_TOKENS)
         verdicts = None
         if judge is not None:
             pairs = zip(asked, replies, strict=True)
-            verdicts = [judged(judge, one.question, one.gold, reply.text) for one, reply in pairs]
-        found[name] = counted(replies, [one.gold for one in asked], verdicts)
-    return found
+            verdicts = [
+                judged(judge, question.question, question.gold, reply.text) for question, reply in pairs
+            ]
+        by_way[name] = counted(replies, [question.gold for question in asked], verdicts)
+    return by_way
 
 
 def counted(
@@ -146,16 +153,16 @@ def recall_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
 
     def named(path: Path) -> Callable[[Asked], Request]:
         # One adapter for all memories must be told which.
-        return lambda one: (user(about_prompt(subject(one.item.memory, Recipe()))), path)
+        return lambda question: (user(about_prompt(subject(question.item.memory, Recipe()))), path)
 
-    def in_context(one: Asked) -> Request:
-        return user(f"{context(library, one.ranked[:1])}\n\n{recall_prompt(one.question)}"), OFF
+    def in_context(question: Asked) -> Request:
+        return user(f"{context(library, question.ranked[:1])}\n\n{recall_prompt(question.question)}"), OFF
 
     return {
-        "base": lambda one: (user(recall_prompt(one.question)), OFF),
+        "base": lambda question: (user(recall_prompt(question.question)), OFF),
         "rag_top1": in_context,
-        report.OURS: lambda one: (user(one.question), chosen(alone(one.decision), "recall")),
-        "top1_adapter": lambda one: (user(one.question), only(one.ranked[0].id, "recall")),
+        report.OURS: lambda question: (user(question.question), chosen(alone(question.decision), "recall")),
+        "top1_adapter": lambda question: (user(question.question), only(question.ranked[0].id, "recall")),
         **{name: named(path) for name, path in adapters.items()},
     }
 
@@ -164,13 +171,13 @@ def recall_memories(
     asked: Sequence[Asked], ways: Ways, model: Model, embedder: Embedder, progress: Progress
 ) -> dict[str, report.Recall]:
     """Reconstruct the memory behind every question, in every way."""
-    found = {}
+    by_way = {}
     for name, way in ways.items():
         progress(f"recalling: {name}")
-        requests = [way(one) for one in asked]
+        requests = [way(question) for question in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], RECALL_TOKENS)
-        found[name] = recalled(replies, [one.item.text for one in asked], embedder)
-    return found
+        by_way[name] = recalled(replies, [question.item.text for question in asked], embedder)
+    return by_way
 
 
 def recalled(replies: Sequence[Reply], texts: Sequence[str], embedder: Embedder) -> report.Recall:
@@ -200,12 +207,12 @@ def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model
 
 def latency(asked: Sequence[Asked], ways: Ways, model: Model) -> dict[str, float]:
     """Milliseconds from question to whole answer, one request at a time: the median of a handful, by way."""
-    found = {}
+    by_way = {}
     for name in (name for name in TIMED if name in ways):
         seconds = []
         for messages, how in map(ways[name], asked[:LATENCY_QUESTIONS]):
             started = time.perf_counter()
             model.ask([messages], [how], ANSWER_TOKENS)
             seconds.append(time.perf_counter() - started)
-        found[name] = round(1000 * statistics.median(seconds), 1)
-    return found
+        by_way[name] = round(1000 * statistics.median(seconds), 1)
+    return by_way

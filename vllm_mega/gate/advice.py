@@ -75,16 +75,16 @@ def advice(
 
 def _twins(memories: Sequence[NewMemory], keys: Vectors, bank: BankKeys | None, spread: float) -> list[str]:
     """Pairs of a namespace that nearly coincide: of `memories` among each other, and with those of `bank`."""
-    found = []
+    pairs = []
     who = [(memory.namespace, memory_id(memory)) for memory in memories]
-    for n, other, cosine in near(keys, keys, spread):
-        if n < other and who[n][0] == who[other][0]:
-            found.append(f"{'/'.join(who[n])} and {who[other][1]} ({cosine:.2f})")
+    for n, twin, cosine in near(keys, keys, spread):
+        if n < twin and who[n][0] == who[twin][0]:
+            pairs.append(f"{'/'.join(who[n])} and {who[twin][1]} ({cosine:.2f})")
     there = bank.names if bank else []
-    for n, other, cosine in near(keys, bank.keys, spread) if bank else ():
-        if there[other] not in who and there[other][0] == who[n][0]:
-            found.append(f"{'/'.join(who[n])} and {there[other][1]}, which the bank has ({cosine:.2f})")
-    return found
+    for n, twin, cosine in near(keys, bank.keys, spread) if bank else ():
+        if there[twin] not in who and there[twin][0] == who[n][0]:
+            pairs.append(f"{'/'.join(who[n])} and {there[twin][1]}, which the bank has ({cosine:.2f})")
+    return pairs
 
 
 def _name(memory: NewMemory) -> str:

@@ -236,7 +236,7 @@ class FakeEmbedder:
     """Needs no model: a text is the sum of its words, each a random direction. For tests and dry runs."""
 
     def __init__(self, dim: int = 64) -> None:
-        """`dim`: D."""
+        """`dim`: numbers of a vector, D."""
         self._info = EmbedderInfo("fake", f"fake-{dim}", dim)
 
     @property

@@ -65,8 +65,8 @@ def alone(decision: Decision) -> Decision:
     if len(decision.hits) < 2:
         return decision
     hit = replace(decision.hits[0], weight=1.0)
-    one = next(c for c in decision.mixture.components if c.adapter == hit.row.adapter)
-    return replace(decision, mixture=Mixture([(one.adapter, one.path, 1.0)]), hits=(hit,))
+    heaviest = next(c for c in decision.mixture.components if c.adapter == hit.row.adapter)
+    return replace(decision, mixture=Mixture([(heaviest.adapter, heaviest.path, 1.0)]), hits=(hit,))
 
 
 class Gate:
@@ -96,8 +96,8 @@ class Gate:
         vectors = query_vectors(self._embedder, queries)
         asked = [_asked(*each, limit=1) for each in zip(queries, vectors, strict=True)]
         with self.library.still() as event:
-            found = self._index.search(asked)
-            return [self._decide(event, *each) for each in zip(queries, asked, found, strict=True)]
+            nearest = self._index.search(asked)
+            return [self._decide(event, *each) for each in zip(queries, asked, nearest, strict=True)]
 
     def explain(self, query: Query, limit: int | None = None) -> tuple[Decision, tuple[Hit, ...]]:
         """The decision for `query`, and the memories of its namespace that have its tags, the best first.
@@ -113,10 +113,10 @@ class Gate:
         with self.library.still() as event:
             everyone = max(1, self._index.count(query.namespace, query.tags))
             asked = _asked(query, vectors, everyone if limit is None else limit)
-            (found,) = self._index.search([asked])
-            decision = self._decide(event, query, asked, found)
+            (nearest,) = self._index.search([asked])
+            decision = self._decide(event, query, asked, nearest)
         weights = {hit.id: hit.weight for hit in decision.hits}
-        shown = zip(found.rows[:limit], found.scores, strict=False)
+        shown = zip(nearest.rows[:limit], nearest.scores, strict=False)
         return decision, tuple(_hit(row, score, weights.get(row.id, 0.0)) for row, score in shown)
 
     def taking_part(self, namespace: str, tags: Sequence[str] = ()) -> int:
@@ -155,14 +155,14 @@ class Gate:
             hits.sort(key=lambda hit: (-hit.weight, hit.id))
             return self._decision(event, hits, None)
 
-    def _decide(self, event: int, query: Query, asked: Asked, found: Found) -> Decision:
+    def _decide(self, event: int, query: Query, asked: Asked, nearest: Found) -> Decision:
         """What the best memories, and those that they link to, make of a query."""
-        settings, scores = query.settings, found.scores
-        ids, ages = [row.id for row in found.rows], [row.age for row in found.rows]
-        open_scores = settled(scores, found.keys, ages, ids, settings, self._spread)
+        settings, scores = query.settings, nearest.scores
+        ids, ages = [row.id for row in nearest.rows], [row.age for row in nearest.rows]
+        open_scores = settled(scores, nearest.keys, ages, ids, settings, self._spread)
         best = winners(open_scores, ids, settings)
-        linked = self._linked(asked, [found.rows[i] for i in best], set(ids))
-        rows = [*found.rows, *linked.rows]
+        linked = self._linked(asked, [nearest.rows[i] for i in best], set(ids))
+        rows = [*nearest.rows, *linked.rows]
         chosen = select(
             np.concatenate([open_scores, linked.scores]),
             [row.id for row in rows],
@@ -193,10 +193,10 @@ def query_vectors(embedder: Embedder, queries: Sequence[Query]) -> list[Vectors]
     passages = [embedder.passages(query.text) for query in queries]
     talks = [_talk(embedder, query) if some else [] for query, some in zip(queries, passages, strict=True)]
     vectors = embedder.embed([text for some in (*passages, *talks) for text in some])
-    found = np.split(vectors, np.cumsum([len(some) for some in (*passages, *talks)]))
+    by_text = np.split(vectors, np.cumsum([len(some) for some in (*passages, *talks)]))
     return [
         (own + talk) / np.float32(2) if len(talk) else own
-        for own, talk in zip(found[: len(queries)], found[len(queries) : -1], strict=True)
+        for own, talk in zip(by_text[: len(queries)], by_text[len(queries) : -1], strict=True)
     ]
 
 

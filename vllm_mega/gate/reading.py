@@ -119,8 +119,8 @@ class Reading:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if self._fast is not None:
-            found = self._fast.encode_batch(list(texts), add_special_tokens=False)
-            return [encoding.ids for encoding in found]
+            encodings = self._fast.encode_batch(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
         return [
             self._tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"] for text in texts
         ]
@@ -142,11 +142,11 @@ def _is_letter(sign: str) -> bool:
 
 def _alone(text: str) -> set[int]:
     """Where letters stand that are words by themselves ("a")."""
-    found = set()
+    places = set()
     at = 0
     for letters, run in groupby(text, _is_letter):
         length = len(list(run))
         if letters and length == 1:
-            found.add(at)
+            places.add(at)
         at += length
-    return found
+    return places

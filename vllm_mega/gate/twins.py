@@ -48,28 +48,28 @@ def settled(
         spread: of the embedder (see `gate.spread`).
     """
     kept: list[int] = []
-    found = scores.copy()
-    for one in ranking(scores, ids, _WIDER * settings.top_k):
-        if scores[one] < settings.threshold:
+    open_scores = scores.copy()
+    for row in ranking(scores, ids, _WIDER * settings.top_k):
+        if scores[row] < settings.threshold:
             break
-        twins = np.flatnonzero(keys[kept] @ keys[one] >= 1 - TWINS * spread)
+        twins = np.flatnonzero(keys[kept] @ keys[row] >= 1 - TWINS * spread)
         if not len(twins):
-            kept.append(one)
+            kept.append(row)
             continue
-        other = kept[twins[0]]
-        if scores[other] - scores[one] <= ALIKE * spread and ages[one] > ages[other]:
-            kept[twins[0]] = one
-            found[other] = NO_CHANCE
+        rival = kept[twins[0]]
+        if scores[rival] - scores[row] <= ALIKE * spread and ages[row] > ages[rival]:
+            kept[twins[0]] = row
+            open_scores[rival] = NO_CHANCE
         else:
-            found[one] = NO_CHANCE
-    return found
+            open_scores[row] = NO_CHANCE
+    return open_scores
 
 
 def near(
-    keys: npt.NDArray[np.float32], others: npt.NDArray[np.float32], spread: float
+    keys: npt.NDArray[np.float32], against: npt.NDArray[np.float32], spread: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Pairs that nearly coincide: (row of `keys` [n, D], row of `others` [m, D], cosine), by row."""
+    """Pairs that nearly coincide: (row of `keys` [n, D], row of `against` [m, D], cosine), by row."""
     for row, key in enumerate(keys):
-        cosines = others @ key
-        for other in np.flatnonzero(cosines >= 1 - TWINS * spread):
-            yield row, int(other), float(cosines[other])
+        cosines = against @ key
+        for twin in np.flatnonzero(cosines >= 1 - TWINS * spread):
+            yield row, int(twin), float(cosines[twin])

@@ -97,8 +97,8 @@ class MemoryHook:
         but its log what it found.
         """
         for decision in decisions:
-            if found := await self._found(await asyncio.to_thread(self._afresh, decision)):
-                return _unusable(decision, found)
+            if reason := await self._first_reason(await asyncio.to_thread(self._afresh, decision)):
+                return _unusable(decision, reason)
         return ""
 
     def _afresh(self, decision: Decision) -> list[Future[str]]:
@@ -107,13 +107,13 @@ class MemoryHook:
     async def _decided(self, ask: Ask) -> tuple[Decision, str]:
         """The decision, and what is wrong with its adapters."""
         decision, checks = await (self._long if ask.is_long else self._batcher).submit(ask)
-        return decision, await self._found(checks)
+        return decision, await self._first_reason(checks)
 
     @staticmethod
-    async def _found(checks: Sequence[Future[str]]) -> str:
+    async def _first_reason(checks: Sequence[Future[str]]) -> str:
         # Others may wait for the same check: a client that leaves must not stop it.
-        found = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
-        return next(filter(None, found), "")
+        reasons = [await asyncio.shield(asyncio.wrap_future(check)) for check in checks]
+        return next(filter(None, reasons), "")
 
 
 def _unusable(decision: Decision, wrong: str) -> str:

@@ -38,7 +38,7 @@ class Routed:
         self._client = client
         self._inputs = inputs
         self._only = routes[0] if len(set(routes)) == 1 else None
-        self._routes = {id(one): route for one, route in zip(inputs, routes, strict=True)}
+        self._routes = {id(prompt): route for prompt, route in zip(inputs, routes, strict=True)}
 
     def generate(self, prompt: Any, sampling_params: Any, *args: Any, **more: Any) -> Any:
         """See vLLM's `EngineClient.generate`; beam search asks for a prompt with what it has so far."""

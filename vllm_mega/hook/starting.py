@@ -47,11 +47,11 @@ async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
         prompt: what vLLM made of it.
     """
     ids = chat._extract_prompt_components(prompt).token_ids
-    other = other_messages(request.messages)
-    if other is None or not ids:
+    varied = other_messages(request.messages)
+    if varied is None or not ids:
         return 0
     try:
-        rendered = await chat.online_renderer.render_chat(_probe(chat, request, other), skip_mm_cache=True)
+        rendered = await chat.online_renderer.render_chat(_probe(chat, request, varied), skip_mm_cache=True)
     except VLLMValidationError:
         return 0
     if isinstance(rendered, ErrorResponse):
@@ -76,14 +76,14 @@ async def completion_starts(
     if start is None:
         return [0] * len(inputs)
     if start.token is not None:
-        return [token_of(start, completion._extract_prompt_len(one)) for one in inputs]
+        return [token_of(start, completion._extract_prompt_len(prompt)) for prompt in inputs]
     begins = cut_prompts(request, start.character or 0)
     if not start.character:
         return [0] * len(inputs)
     cut = {"prompt": begins, "kv_transfer_params": None, "echo": False}
     rendered = await completion.online_renderer.render_completion(request.model_copy(update=cut))
     assert not isinstance(rendered, ErrorResponse), "the whole prompts were none"
-    ids = [completion._extract_prompt_components(one).token_ids for one in (*inputs, *rendered)]
+    ids = [completion._extract_prompt_components(prompt).token_ids for prompt in (*inputs, *rendered)]
     return list(map(start_of, ids[: len(inputs)], ids[len(inputs) :]))
 
 

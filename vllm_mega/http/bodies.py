@@ -19,7 +19,7 @@ class CheckedBodies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Answer a request as an ASGI application: refuse its body, or pass it on."""
         if scope["type"] != "http" or not _is_json(scope):
             await self._app(scope, receive, send)
             return

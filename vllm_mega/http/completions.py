@@ -47,21 +47,21 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
                     refusal = await completion_refusal(self, request)
                 if refusal is not None:
                     return refusal
-            found = await asyncio.gather(*map(self.mega.route, asks))
-            answer = self._answer(plan, request, raw_request, found)
-            return await self._told([decision for decision, _ in found], answer)
+            routed = await asyncio.gather(*map(self.mega.route, asks))
+            answer = self._answer(plan, request, raw_request, routed)
+            return await self._told([decision for decision, _ in routed], answer)
         except MegaError as error:
             return self._refusal(error)
 
-    async def _answer(self, plan: Plan, request: Any, raw_request: Any, found: Sequence[Found]) -> Any:
-        if len(found) > 1 and request.use_beam_search:
+    async def _answer(self, plan: Plan, request: Any, raw_request: Any, routed: Sequence[Found]) -> Any:
+        if len(routed) > 1 and request.use_beam_search:
             raise RequestError("beam search with memory takes one prompt a request", "use_beam_search")
-        handler = self._for(Wanted([mixture for _, mixture in found], plan.start))
-        with calling(Call(request.model, found[0][1])):
+        handler = self._for(Wanted([mixture for _, mixture in routed], plan.start))
+        with calling(Call(request.model, routed[0][1])):
             answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
         if isinstance(answer, ErrorResponse):
             return answer
-        pairs = zip(found, handler.routes, strict=False)  # prompts that have one mixture have one answer
+        pairs = zip(routed, handler.routes, strict=False)  # prompts that have one mixture have one answer
         value = [describe(plan, decision, route.used) for (decision, _), route in pairs]
         return self._annotated(answer, value if len(value) > 1 else value[0])
 

@@ -112,11 +112,13 @@ class MegaModels(OpenAIServingModels):  # type: ignore[misc]  # vLLM is untyped 
         return await super()._check_load_lora_adapter_request(request)
 
     async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
-        found = await super().resolve_lora(lora_name)
-        if isinstance(found, LoRARequest) and (reason := why_not(lora_name, found.lora_path, self.bank)):
+        resolved = await super().resolve_lora(lora_name)
+        if isinstance(resolved, LoRARequest) and (
+            reason := why_not(lora_name, resolved.lora_path, self.bank)
+        ):
             self.lora_requests.pop(lora_name, None)
             return create_error_response(reason, param="model")
-        return found
+        return resolved
 
     async def show_available_models(self) -> ModelList:
         models = await super().show_available_models()

@@ -94,6 +94,22 @@ def engine_options(
     given = given or {}
     if runs_on_cpu():
         refuse_experts(model)
+    options = _slot_options(library, given)
+    if runs_on_cpu() and not COMPILATION & given.keys():
+        # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
+        # vLLM 0.32 cannot load there what it has compiled before.
+        options["enforce_eager"] = True
+    if runs_on_cpu() and (dtype := cpu_dtype(model)):
+        options["dtype"] = dtype
+    if template := library.settings.base.chat_template:
+        options["chat_template"] = template  # memories are asked as they were trained
+    options = {name: value for name, value in options.items() if name not in given}
+    options["additional_config"] = _additional_config(given.get("additional_config"), settings)
+    return options
+
+
+def _slot_options(library: Library, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How many slots on the device and in host memory, and how large."""
     memories = served(library)
     largest = max((row.adapter_bytes for row in memories), default=HOST_BYTES // 256)
     free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
@@ -108,16 +124,6 @@ def engine_options(
         options["max_lora_rank"] = slot_rank(max(row.rank for row in memories))
         if "lora_target_modules" not in given:
             options["lora_target_modules"] = adapter_modules(library)
-    if runs_on_cpu() and not COMPILATION & given.keys():
-        # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
-        # vLLM 0.32 cannot load there what it has compiled before.
-        options["enforce_eager"] = True
-    if runs_on_cpu() and (dtype := cpu_dtype(model)):
-        options["dtype"] = dtype
-    if template := library.settings.base.chat_template:
-        options["chat_template"] = template  # memories are asked as they were trained
-    options = {name: value for name, value in options.items() if name not in given}
-    options["additional_config"] = _additional_config(given.get("additional_config"), settings)
     return options
 
 

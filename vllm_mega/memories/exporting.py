@@ -48,7 +48,9 @@ def export_bank(
             raise BankError(f"{folder} is not empty: choose another folder")
         (folder / SETTINGS).write_bytes(msgspec.json.encode(catalog.settings()))
         with (folder / f"{MEMORIES}.part").open("wb") as lines:
-            count = sum(_write(catalog, folder, lines.write, one) for one in progress(_all(catalog, chosen)))
+            count = sum(
+                _write(catalog, folder, lines.write, memory) for memory in progress(_all(catalog, chosen))
+            )
         (folder / f"{MEMORIES}.part").rename(folder / MEMORIES)
     return count
 
@@ -82,8 +84,8 @@ def _lines(catalog: Catalog, memory: Memory) -> list[Line]:
     """The versions of a memory, the oldest first."""
     *earlier, newest = map(_line, reversed(history(catalog, *memory.name)))
     linked = msgspec.structs.replace(newest.memory, links=get_links(catalog, *memory.name))
-    found = known(catalog, [memory.name]).get(memory.name)
-    wanted = found is not None and found.job is not None
+    stored = known(catalog, [memory.name]).get(memory.name)
+    wanted = stored is not None and stored.job is not None
     return [
         *earlier,
         msgspec.structs.replace(newest, memory=linked, newest=True, wanted=wanted, pinned=memory.pinned),
@@ -103,5 +105,5 @@ def _copy(catalog: Catalog, folder: Path, adapter: str) -> None:
     if target.exists():
         return
     shutil.copytree(adapter_folder(catalog, adapter), target)
-    if (found := adapter_digest(target)) != adapter:
-        raise AdapterError(target, expected=f"SHA-256 {adapter}", found=found, change="Run bank verify")
+    if (digest := adapter_digest(target)) != adapter:
+        raise AdapterError(target, expected=f"SHA-256 {adapter}", found=digest, change="Run bank verify")

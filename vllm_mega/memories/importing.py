@@ -85,15 +85,15 @@ def _read(folder: Path) -> Iterator[Line]:
     path = folder / MEMORIES
     try:
         with open_regular(path, _MOST) as file:
-            for number, data in enumerate(iter(lambda: file.readline(MAX_TEXT), b""), 1):
-                yield _line(path, number, data)
+            for number, encoded in enumerate(iter(lambda: file.readline(MAX_TEXT), b""), 1):
+                yield _line(path, number, encoded)
     except OSError as error:
         raise BankFormatError(f"{folder} is no exported bank, or not a whole one: {error}") from error
 
 
-def _line(path: Path, number: int, data: bytes) -> Line:
+def _line(path: Path, number: int, encoded: bytes) -> Line:
     try:
-        line = decode(data, Line)
+        line = decode(encoded, Line)
     except JsonError as error:
         raise BankFormatError(f"{path}, line {number}: {error}") from error
     if not line.memory.id:

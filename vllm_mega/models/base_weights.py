@@ -33,16 +33,16 @@ class BaseWeights:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Of all tensors."""
+        """The names of all tensors of the model."""
         return frozenset(self._tensors)
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        found = tensors(self._path)
-        if is_tied(model_config(self._path)) is not False and not any(n.endswith(HEAD) for n in found):
-            embeddings = [tensor for name, tensor in found.items() if name.endswith(EMBEDDINGS)]
-            found |= dict(zip((HEAD,), embeddings, strict=False))
-        return found
+        by_name = tensors(self._path)
+        if is_tied(model_config(self._path)) is not False and not any(n.endswith(HEAD) for n in by_name):
+            embeddings = [tensor for name, tensor in by_name.items() if name.endswith(EMBEDDINGS)]
+            by_name |= dict(zip((HEAD,), embeddings, strict=False))
+        return by_name
 
     def equals(self, name: str, dtype: str, shape: tuple[int, ...], file: Path, start: int) -> bool:
         """Whether the tensor `name` has the values that lie in `file`, as far as their type can tell.

@@ -95,9 +95,9 @@ class ChatFormat:
             ModelError: the template refuses them.
         """
         *before, last = messages
-        other = self.prompt([*before, {"role": last["role"], "content": other_question(last["content"])}])
+        varied = self.prompt([*before, {"role": last["role"], "content": other_question(last["content"])}])
         ids = self.prompt(messages)
-        return Prompt(ids, start_of(ids, other))
+        return Prompt(ids, start_of(ids, varied))
 
     def answer(self, text: str) -> Answer:
         """What has to be generated so that vLLM shows `text`.
@@ -273,10 +273,10 @@ def _opening(asking: str, answering: str) -> str:
     )
 
 
-def _common(one: Sequence[object], other: Sequence[object]) -> int:
+def _common(first: Sequence[object], second: Sequence[object]) -> int:
     """How many items both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _core(text: str) -> str:

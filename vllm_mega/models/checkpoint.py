@@ -200,11 +200,11 @@ def _header(file: Path) -> Iterator[tuple[str, Tensor]]:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        for name, info in header.items():
-            start, end = info["data_offsets"]
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
             if end < start or 8 + length + end > file.stat().st_size:
                 raise ValueError(f"the bytes of {name} end behind the file")
-            yield name, Tensor(file, info["dtype"], tuple(info["shape"]), 8 + length + start, end - start)
+            yield name, Tensor(file, entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file}: expected a whole safetensors file, found otherwise ({error})") from error
 

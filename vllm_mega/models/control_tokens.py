@@ -37,5 +37,5 @@ def plain_text(text: str, control: Collection[str]) -> str:
         return text
     spelled = re.compile("|".join(re.escape(name) for name in sorted(control, key=len, reverse=True)))
     while spelled.search(text):
-        text = spelled.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        text = spelled.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text

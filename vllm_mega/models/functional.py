@@ -226,19 +226,22 @@ def _one_rope(rope: Config, text: Config, known: Config, theta: Any) -> dict[str
     kind = rope.get("rope_type") or rope.get("type") or "default"
     kind = "longrope" if kind == "su" else kind
     partial = _first(text, ("partial_rotary_factor", "rotary_pct"), known["partial"])
-    one = {
+    rotary = {
         "type": kind,
         "theta": _given(rope, "rope_theta", theta),
         "partial": _given(rope, "partial_rotary_factor", partial),
     }
     if kind == "default":
-        return one
+        return rotary
     longest = text.get("max_position_embeddings")
-    one["original"] = _first({**text, **rope}, ("original_max_position_embeddings",), longest)
+    rotary["original"] = _first({**text, **rope}, ("original_max_position_embeddings",), longest)
     if kind in ("longrope", "dynamic"):
-        one["longest"] = longest
+        rotary["longest"] = longest
     said = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-    return {**one, **{name: value for name, value in rope.items() if name not in said and value is not None}}
+    return {
+        **rotary,
+        **{name: value for name, value in rope.items() if name not in said and value is not None},
+    }
 
 
 def _without_rope(text: Config, known: Config, layers: int) -> list[int]:
@@ -255,7 +258,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(value[name]) for name in sorted(value)}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return float(f"{value:.6g}")

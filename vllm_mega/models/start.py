@@ -21,14 +21,14 @@ def other_question(text: str) -> str:
     return _OTHER if first == _USUAL else _USUAL
 
 
-def start_of(prompt: Sequence[int], other: Sequence[int]) -> int:
+def start_of(prompt: Sequence[int], varied: Sequence[int]) -> int:
     """The position, in tokens, at which the question starts.
 
     A token that joins the question's first characters to the template's is the question's.
 
     Args:
         prompt: token ids of the whole prompt.
-        other: the same with `other_question` for the last question, or a prompt cut off where it starts.
+        varied: the same with `other_question` for the last question, or a prompt cut off where it starts.
     """
-    pairs = enumerate(zip(prompt, other, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(prompt), len(other)))
+    pairs = enumerate(zip(prompt, varied, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(prompt), len(varied)))

@@ -61,9 +61,9 @@ def prompts_of(prompt: object) -> list[str | list[int]]:
         prompt = [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise RequestError(f"there is no prompt: {NO_TEXT}", "prompt")
-    for n, one in enumerate(prompt):
-        if isinstance(one, str):
-            check_characters(one, f"prompt[{n}]")
+    for n, entry in enumerate(prompt):
+        if isinstance(entry, str):
+            check_characters(entry, f"prompt[{n}]")
     return prompt
 
 
@@ -74,10 +74,10 @@ def replace_question(messages: Sequence[Message], replacement: Sequence[Message]
     """
     at = _last_user(messages)
     content = messages[at].get("content")
-    others = [p for p in content if not is_text(p)] if isinstance(content, list | tuple) else []
+    attached = [p for p in content if not is_text(p)] if isinstance(content, list | tuple) else []
     new = [dict(message) for message in replacement]
-    if others:
-        new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *others]
+    if attached:
+        new[-1]["content"] = [{"type": "text", "text": new[-1]["content"]}, *attached]
     return [*map(dict, messages[:at]), *new, *map(dict, messages[at + 1 :])]
 
 
@@ -89,9 +89,9 @@ def other_messages(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
     if not any(map(_is_user, messages)):
         return None
     at = _last_user(messages)
-    other = [*map(dict, messages)]
-    other[at]["content"] = other_question(message_text(messages[at]))
-    return other
+    varied = [*map(dict, messages)]
+    varied[at]["content"] = other_question(message_text(messages[at]))
+    return varied
 
 
 def question_of(messages: Sequence[Message]) -> str:

@@ -56,8 +56,8 @@ def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | Excep
     """
     gated = [ask for ask in asks if _compares(ask)]
     answers = iter(_gated(gate, gated))
-    found = [next(answers) if _compares(ask) else _ungated(gate, ask) for ask in asks]
-    return [_checked(_for_mode(ask.plan, answer), slots) for ask, answer in zip(asks, found, strict=True)]
+    decided = [next(answers) if _compares(ask) else _ungated(gate, ask) for ask in asks]
+    return [_checked(_for_mode(ask.plan, answer), slots) for ask, answer in zip(asks, decided, strict=True)]
 
 
 def _compares(ask: Ask) -> bool:

@@ -14,10 +14,10 @@ def usage_of(replies: Sequence[Any]) -> dict[str, Any]:
     return used
 
 
-def total(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def total(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The sum of two usages, field by field; what is not known (null) counts nothing."""
-    both = dict(one)
-    for name, value in other.items():
+    both = dict(first)
+    for name, value in second.items():
         if isinstance(value, Mapping):
             both[name] = total(both.get(name) or {}, value)
         elif value is not None:

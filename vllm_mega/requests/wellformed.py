@@ -71,15 +71,15 @@ def check_characters(value: object, name: str = "") -> None:
     """
     waiting: deque[tuple[Path, object]] = deque([(((), name), value)])
     while waiting:
-        path, one = waiting.popleft()
-        if isinstance(one, str):
-            _check_text(one, path, "")
-        elif isinstance(one, Mapping):
-            for key, inner in one.items():
+        path, part = waiting.popleft()
+        if isinstance(part, str):
+            _check_text(part, path, "")
+        elif isinstance(part, Mapping):
+            for key, inner in part.items():
                 _check_text(str(key), path, "a name of a field in ")
                 waiting.append(((path, f".{key}"), inner))
-        elif isinstance(one, list | tuple):
-            waiting.extend(((path, f"[{n}]"), inner) for n, inner in enumerate(one))
+        elif isinstance(part, list | tuple):
+            waiting.extend(((path, f"[{n}]"), inner) for n, inner in enumerate(part))
 
 
 def _check_text(text: str, path: Path, what: str) -> None:

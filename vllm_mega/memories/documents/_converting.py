@@ -37,43 +37,46 @@ class RefusedError(Exception):
     """The file cannot be read; the message says why."""
 
 
-def html(data: bytes) -> dict[str, Any]:
+def html(content: bytes) -> dict[str, Any]:
     """The text of a page, without what only leads about the site."""
     from bs4.dammit import EncodingDetector
 
-    declared = EncodingDetector.find_declared_encoding(data, is_html=True)
+    declared = EncodingDetector.find_declared_encoding(content, is_html=True)
     encoding = "utf-8-sig" if declared in (None, "utf-8") else declared
     try:
-        return _markdown(data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else encoding))
+        return _markdown(content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else encoding))
     except (UnicodeDecodeError, LookupError) as error:
         raise RefusedError(
             f"bytes that are not {declared or 'UTF-8'}: save it as UTF-8, or declare its encoding"
         ) from error
 
 
-def docx(data: bytes) -> dict[str, Any]:
+def docx(content: bytes) -> dict[str, Any]:
     """The text of a document of Word, without its pictures."""
     import zipfile
 
     import mammoth
 
-    if data.startswith(b"\xd0\xcf\x11\xe0"):
+    if content.startswith(b"\xd0\xcf\x11\xe0"):
         raise RefusedError("it has a password, or is of Word before 2007: save it as .docx without one")
     try:
         made = mammoth.convert_to_html(
-            io.BytesIO(data), style_map=_HEADINGS, convert_image=lambda _image: [], external_file_access=False
+            io.BytesIO(content),
+            style_map=_HEADINGS,
+            convert_image=lambda _image: [],
+            external_file_access=False,
         )
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise RefusedError(f"it is no whole document of Word ({error})") from error
     return _markdown(made.value)
 
 
-def pdf(data: bytes) -> dict[str, Any]:
+def pdf(content: bytes) -> dict[str, Any]:
     """The lines of each page, and the outline."""
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(data)
+        document = pypdfium2.PdfDocument(content)
         pages = [page.get_textpage().get_text_range() for page in document]
         return {"pages": list(map(_line_ends, pages)), "bookmarks": _bookmarks(document)}
     except pypdfium2.PdfiumError as error:
@@ -102,12 +105,12 @@ def _line_ends(page: str) -> str:
 
 def _bookmarks(document: Any) -> list[tuple[int, str, int]]:
     """(level, title, page) of all that lead to a page."""
-    found = []
+    bookmarks = []
     for mark in document.get_toc():
         page, title = mark.get_dest(), " ".join(mark.get_title().split())
         if title and page is not None and page.get_index() is not None:
-            found.append((mark.level + 1, title, page.get_index()))
-    return found
+            bookmarks.append((mark.level + 1, title, page.get_index()))
+    return bookmarks
 
 
 KINDS: dict[str, Callable[[bytes], dict[str, Any]]] = {"html": html, "docx": docx, "pdf": pdf}
@@ -118,12 +121,12 @@ def main(kind: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     try:
-        result = KINDS[kind](sys.stdin.buffer.read())
+        said = KINDS[kind](sys.stdin.buffer.read())
     except RefusedError as error:
-        result = {"error": str(error)}
+        said = {"error": str(error)}
     except (MemoryError, RecursionError) as error:
-        result = {"error": f"it takes too much to read ({type(error).__name__})"}
-    sys.stdout.write(json.dumps(result))
+        said = {"error": f"it takes too much to read ({type(error).__name__})"}
+    sys.stdout.write(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ class Converted(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def convert(path: Path, data: bytes, kind: Kind) -> Converted:
+def convert(path: Path, content: bytes, kind: Kind) -> Converted:
     """What the file says.
 
     Args:
         path: for messages.
-        data: the content of the file.
+        content: the content of the file.
         kind: its type.
 
     Raises:
@@ -53,17 +53,17 @@ def convert(path: Path, data: bytes, kind: Kind) -> Converted:
         # -P: the folder of the program is no place to import from.
         done = subprocess.run(
             [sys.executable, "-P", str(_PROGRAM), kind],
-            input=data,
+            input=content,
             capture_output=True,
             timeout=SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise DocumentError(f"{path}: not read within {SECONDS} s: divide it") from error
-    found = _result(path, done)
-    if found.error:
-        raise DocumentError(f"{path}: {found.error}")
-    return found
+    said = _result(path, done)
+    if said.error:
+        raise DocumentError(f"{path}: {said.error}")
+    return said
 
 
 def _result(path: Path, done: subprocess.CompletedProcess[bytes]) -> Converted:

@@ -42,10 +42,10 @@ def _wished(memory: NewMemory, wish: Wish) -> NewMemory:
 
 
 def _step(source: Source, memory: NewMemory, before: Before, tokens: int) -> Step:
-    found = before(memory)
-    if found is None:
+    known = before(memory)
+    if known is None:
         return Step("add", memory, source, tokens)
-    version, links = found
+    version, links = known
     if (text_digest(memory), memory.tags) != (version.text_digest, version.tags):
         return Step("update", memory, source, tokens)
     same = not memory.links or memory.links == links  # a line without links leaves those that are there

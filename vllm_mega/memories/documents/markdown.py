@@ -86,6 +86,6 @@ def _joined(paragraph: str) -> str:
     return re.sub(r"([ \t]*\\?)\n[ \t]*", _line_end, paragraph)
 
 
-def _line_end(found: re.Match[str]) -> str:
-    end = found[1]
+def _line_end(match: re.Match[str]) -> str:
+    end = match[1]
     return f"{end.strip()}\n" if end.endswith(("  ", "\\")) else " "

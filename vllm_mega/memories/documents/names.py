@@ -26,5 +26,7 @@ def part_id(source: str, text: str, is_taken: Callable[[str], bool]) -> str:
     digest = hashlib.sha256(f"{source}\0{text}".encode()).hexdigest()[:_DIGITS]
     name = _NO_NAME.sub("-", PurePath(source).stem)[:_LONGEST].strip("-") or "document"
     first = f"{name.lower()}-{digest}"
-    others = (f"{first}-{n}" for n in count(2))
-    return first if not is_taken(first) else next(other for other in others if not is_taken(other))
+    numbered = (f"{first}-{n}" for n in count(2))
+    return (
+        first if not is_taken(first) else next(candidate for candidate in numbered if not is_taken(candidate))
+    )

@@ -80,25 +80,25 @@ def _form(line: str) -> str:
 def _marked(page: Sequence[str], number: int, bookmarks: Sequence[Bookmark]) -> Iterator[_Line]:
     """The lines of a page with its headings; those that are not found in it stand first."""
     mine = [mark for mark in bookmarks if mark.page == number]
-    found: dict[int, Bookmark] = {}
+    headings: dict[int, Bookmark] = {}
     for mark in mine:
-        place = next((n for n, line in enumerate(page) if n not in found and _is(line, mark)), None)
+        place = next((n for n, line in enumerate(page) if n not in headings and _is(line, mark)), None)
         if place is None:
             yield _Line(mark.title, mark.level)
         else:
-            found[place] = mark
+            headings[place] = mark
     full = _SHORT * max(map(len, page), default=0)
     for n, line in enumerate(page):
-        if n in found:
-            yield _Line(found[n].title, found[n].level)
+        if n in headings:
+            yield _Line(headings[n].title, headings[n].level)
         else:
             yield _Line(line, ends=ends_sentence(line) and len(line) < full)
 
 
 def _is(line: str, mark: Bookmark) -> bool:
     """Whether a line is the heading that a bookmark names; one of both may have its number."""
-    one, other = _letters(line), _letters(mark.title)
-    return bool(one) and one == other
+    letters, title = _letters(line), _letters(mark.title)
+    return bool(letters) and letters == title
 
 
 def _letters(title: str) -> str:

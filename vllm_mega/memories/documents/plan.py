@@ -93,59 +93,59 @@ def make_plan(
 
 def matched(parts: Sequence[Part], known: Sequence[Known]) -> dict[int, Known]:
     """By the number of a part, the memory that goes on in it."""
-    found: dict[int, Known] = {}
+    by_part: dict[int, Known] = {}
     for form in (_title_and_text, _text):
-        _pair_equal(parts, known, found, form)
-    used = {memory.id for memory in found.values()}
-    for n, memory in _alike(parts, known, found):
-        if n not in found and memory.id not in used:
-            found[n] = memory
+        _pair_equal(parts, known, by_part, form)
+    used = {memory.id for memory in by_part.values()}
+    for n, memory in _alike(parts, known, by_part):
+        if n not in by_part and memory.id not in used:
+            by_part[n] = memory
             used.add(memory.id)
-    return found
+    return by_part
 
 
-def _title_and_text(one: Part | Known) -> tuple[str, str]:
-    return one.title, one.text
+def _title_and_text(memory: Part | Known) -> tuple[str, str]:
+    return memory.title, memory.text
 
 
-def _text(one: Part | Known) -> tuple[str, str]:
-    return "", one.text
+def _text(memory: Part | Known) -> tuple[str, str]:
+    return "", memory.text
 
 
 def _pair_equal(
     parts: Sequence[Part],
     known: Sequence[Known],
-    found: dict[int, Known],
+    by_part: dict[int, Known],
     form: Callable[[Part | Known], tuple[str, str]],
 ) -> None:
-    """Add to `found` what is equal in this form, in order."""
-    used = {memory.id for memory in found.values()}
+    """Add to `by_part` what is equal in this form, in order."""
+    used = {memory.id for memory in by_part.values()}
     free: dict[tuple[str, str], list[Known]] = defaultdict(list)
     for memory in known:
         if memory.id not in used:
             free[form(memory)].append(memory)
     for n, part in enumerate(parts):
-        if n not in found and free.get(form(part)):
-            found[n] = free[form(part)].pop(0)
+        if n not in by_part and free.get(form(part)):
+            by_part[n] = free[form(part)].pop(0)
 
 
 def _alike(
-    parts: Sequence[Part], known: Sequence[Known], found: Mapping[int, Known]
+    parts: Sequence[Part], known: Sequence[Known], by_part: Mapping[int, Known]
 ) -> Iterator[tuple[int, Known]]:
     """Pairs of what is left and shares enough words, the nearest first."""
-    used = {memory.id for memory in found.values()}
-    left = [(n, set(part.text.split())) for n, part in enumerate(parts) if n not in found]
+    used = {memory.id for memory in by_part.values()}
+    left = [(n, set(part.text.split())) for n, part in enumerate(parts) if n not in by_part]
     free = [(memory, set(memory.text.split())) for memory in known if memory.id not in used]
     if len(left) * len(free) > _MOST_PAIRS:
         return
-    pairs = [(_share(words, others), n, memory) for n, words in left for memory, others in free]
+    pairs = [(_share(words, known_words), n, memory) for n, words in left for memory, known_words in free]
     for share, n, memory in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2].id)):
         if share >= _ALIKE:
             yield n, memory
 
 
-def _share(one: set[str], other: set[str]) -> float:
-    return 2 * len(one & other) / (len(one) + len(other))
+def _share(first: set[str], second: set[str]) -> float:
+    return 2 * len(first & second) / (len(first) + len(second))
 
 
 def _ids(
@@ -175,8 +175,8 @@ class _Named(NamedTuple):
 
 def _named(ids: Sequence[str], n: int, mine: set[str], before: Known | None) -> _Named:
     """Its id, and its links: to its neighbours, and to memories of other sources, as before."""
-    others = [link for link in (before.links if before else ()) if link not in mine]
-    return _Named(ids[n], (*ids[max(n - 1, 0) : n], *ids[n + 1 : n + 2], *others))
+    elsewhere = [link for link in (before.links if before else ()) if link not in mine]
+    return _Named(ids[n], (*ids[max(n - 1, 0) : n], *ids[n + 1 : n + 2], *elsewhere))
 
 
 def _step(source: Source, part: Part, before: Known | None, wish: Wish, named: _Named) -> Step:

@@ -90,27 +90,27 @@ def read_document(path: Path, source: str) -> ReadDocument:
     if reader is None:
         known = ", ".join([*_READERS, *LINES])
         raise DocumentError(f"{path}: expected one of {known}, found {suffix or 'no suffix'}")
-    data = _data(path, MOST_TEXT if suffix in _TEXTS else MOST_CONVERTED)
-    said = reader(path, data)
+    content = _content(path, MOST_TEXT if suffix in _TEXTS else MOST_CONVERTED)
+    said = reader(path, content)
     if not any(block.level == 0 for block in said.blocks):
-        raise DocumentError(f"{path}: it says nothing: {_nothing(suffix, data, said)}")
-    digest = hashlib.sha256(data).hexdigest()
+        raise DocumentError(f"{path}: it says nothing: {_nothing(suffix, content, said)}")
+    digest = hashlib.sha256(content).hexdigest()
     return ReadDocument(Document(source, digest, said.title or path.stem, tuple(said.blocks)), said.text)
 
 
 def _once(paths: Sequence[Path]) -> list[Path]:
     """The paths without those that lead to a file again."""
-    found: dict[tuple[int, int], Path] = {}
+    by_file: dict[tuple[int, int], Path] = {}
     for path in paths:
         try:
             status = path.stat()
         except OSError as error:
             raise DocumentError(f"cannot read {path}: {error.strerror}") from error
-        found.setdefault((status.st_dev, status.st_ino), path)
-    return list(found.values())
+        by_file.setdefault((status.st_dev, status.st_ino), path)
+    return list(by_file.values())
 
 
-def _data(path: Path, most: int) -> bytes:
+def _content(path: Path, most: int) -> bytes:
     try:
         return read_regular(path, most)
     except IsADirectoryError as error:
@@ -121,16 +121,16 @@ def _data(path: Path, most: int) -> bytes:
 
 def _lines_digest(path: Path) -> str:
     """SHA-256 of the file, which is then known to be one that can be read."""
-    return hashlib.sha256(_data(path, MOST_LINES)).hexdigest()
+    return hashlib.sha256(_content(path, MOST_LINES)).hexdigest()
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def _decoded(path: Path, content: bytes) -> str:
     """A text, without its byte order mark."""
-    if data.startswith((b"%PDF-", b"PK\x03\x04")):
-        kind = "a PDF" if data.startswith(b"%PDF-") else "a ZIP archive, such as DOCX"
+    if content.startswith((b"%PDF-", b"PK\x03\x04")):
+        kind = "a PDF" if content.startswith(b"%PDF-") else "a ZIP archive, such as DOCX"
         raise DocumentError(f"{path} is {kind} by its content: give it the suffix of its type")
     try:
-        text = decode_text(data).removeprefix("\ufeff")
+        text = decode_text(content).removeprefix("\ufeff")
     except ValueError as error:
         raise DocumentError(f"{path}, {error}") from error
     if "\0" in text:
@@ -139,34 +139,34 @@ def _decoded(path: Path, data: bytes) -> str:
     return text
 
 
-def _markdown(path: Path, data: bytes) -> Read:
-    text = _decoded(path, data)
+def _markdown(path: Path, content: bytes) -> Read:
+    text = _decoded(path, content)
     return Read("", text, markdown_blocks(text))
 
 
-def _plain(path: Path, data: bytes) -> Read:
-    text = _decoded(path, data)
+def _plain(path: Path, content: bytes) -> Read:
+    text = _decoded(path, content)
     return Read("", text, plain_blocks(text))
 
 
-def _html(path: Path, data: bytes) -> Read:
-    said = convert(path, data, "html")
+def _html(path: Path, content: bytes) -> Read:
+    said = convert(path, content, "html")
     return Read(said.title, said.text, markdown_blocks(said.text))
 
 
-def _docx(path: Path, data: bytes) -> Read:
-    said = convert(path, data, "docx")
+def _docx(path: Path, content: bytes) -> Read:
+    said = convert(path, content, "docx")
     return Read("", said.text, markdown_blocks(said.text))
 
 
-def _pdf(path: Path, data: bytes) -> Read:
-    said = convert(path, data, "pdf")
+def _pdf(path: Path, content: bytes) -> Read:
+    said = convert(path, content, "pdf")
     return Read("", *page_blocks(said.pages, said.bookmarks))
 
 
-def _nothing(suffix: str, data: bytes, said: Read) -> str:
+def _nothing(suffix: str, content: bytes, said: Read) -> str:
     """Why a document has no text, as far as one can tell."""
-    if not data.strip():
+    if not content.strip():
         return "the file is empty"
     if said.blocks:
         return "it has headings alone"

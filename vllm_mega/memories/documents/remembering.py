@@ -43,13 +43,15 @@ def make_plans(
         DocumentError: two files have a memory of the same id.
         BankError: the catalog cannot be read.
     """
-    plans = [_plan(catalog, one, wish, count, size) for one in read]
+    plans = [_plan(catalog, file, wish, count, size) for file in read]
     seen: dict[MemoryName, str] = {}
     for plan in plans:
         for step in plan.steps:
-            other = seen.setdefault(_name(step.memory), plan.source)
-            if other != plan.source:
-                raise DocumentError(f"{plan.source}: {other} has a memory {step.memory.id!r}, too: drop one")
+            earlier = seen.setdefault(_name(step.memory), plan.source)
+            if earlier != plan.source:
+                raise DocumentError(
+                    f"{plan.source}: {earlier} has a memory {step.memory.id!r}, too: drop one"
+                )
     return plans
 
 
@@ -103,8 +105,8 @@ def forget_source(catalog: Catalog, source: str, who: str, namespace: str | None
         BankError: the catalog refuses.
     """
     for name in (source, os.path.abspath(source)):  # noqa: PTH100  (links stay as they are)
-        if found := list(_memories(catalog, Filter(namespace, source=name))):
-            return forget(catalog, [memory.name for memory in found], who)
+        if memories := list(_memories(catalog, Filter(namespace, source=name))):
+            return forget(catalog, [memory.name for memory in memories], who)
     raise MemoryNotFoundError(f"no memory came from {source}")
 
 
@@ -127,8 +129,8 @@ class _Bank(NamedTuple):
 
     def known(self, source: str, namespace: str) -> Iterator[Known]:
         """All memories of a source, in the order in which they stand there, as far as it is known."""
-        found = sorted(_memories(self.catalog, Filter(namespace, source=source)), key=_place)
-        for memory in found:
+        memories = sorted(_memories(self.catalog, Filter(namespace, source=source)), key=_place)
+        for memory in memories:
             version, links = self._newest(memory)
             yield Known(memory.id, version.title, version.text, version.tags, links, memory.source)
 

@@ -39,13 +39,13 @@ class Unit(NamedTuple):
 def block_units(number: int, block: Block) -> list[Unit]:
     """The sentences of a block, or of each of its rows."""
     edges = [0, *block.rows, len(block.text)]
-    found: list[Unit] = []
+    units: list[Unit] = []
     for start, end in pairwise(edges):
-        border = Border.ROW if found else Border.BLOCK
+        border = Border.ROW if units else Border.BLOCK
         for span in _spans(block.text, start, end, sentences(block.text[start:end])):
-            found.append(Unit(number, *span, block.text[slice(*span)], border))
+            units.append(Unit(number, *span, block.text[slice(*span)], border))
             border = Border.SENTENCE
-    return found
+    return units
 
 
 def unit_words(unit: Unit) -> list[Unit]:

@@ -52,7 +52,7 @@ def encode(chat: ChatFormat, example: Example, rules: EncodingRules) -> Encoded:
 def encode_job(chat: ChatFormat, job: Job, rules: EncodingRules) -> list[Encoded]:
     """The examples of `job`, in order; errors as of `encode`."""
     encoded = [encode(chat, example, rules) for example in job.examples]
-    return [one._replace(start=0) for one in encoded] if job.everywhere else encoded
+    return [example._replace(start=0) for example in encoded] if job.everywhere else encoded
 
 
 def unfit(chat: ChatFormat, memory: NewMemory) -> str | None:

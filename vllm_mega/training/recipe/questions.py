@@ -24,11 +24,11 @@ def distinctive_words(parts: Sequence[str], about: str, english: English) -> lis
     """
     words = [english.content_words(part) for part in parts]
     known = _lower(english.content_words(about))
-    found = []
+    distinctive = []
     for i, some in enumerate(words):
-        others = known.union(*(_lower(other) for j, other in enumerate(words) if j != i))
-        found.append([word for word in some if word.lower() not in others] or some or parts[i].split())
-    return found
+        taken = known.union(*(_lower(theirs) for j, theirs in enumerate(words) if j != i))
+        distinctive.append([word for word in some if word.lower() not in taken] or some or parts[i].split())
+    return distinctive
 
 
 def _lower(words: Sequence[str]) -> set[str]:
@@ -55,16 +55,16 @@ class Questions:
         self._kinds = [self._english.kinds(part) for part in parts]
         self._words = [[words] for words in distinctive_words(parts, subject, self._english)]
         for paraphrase in paraphrases:
-            for other in sentences(paraphrase):
-                self._learn(self._english.content_words(other))
+            for sentence in sentences(paraphrase):
+                self._learn(self._english.content_words(sentence))
 
     def _learn(self, words: Sequence[str]) -> None:
         """Other words for the sentence that has most of them; words of other sentences are left out."""
         own = [_lower(self._english.content_words(part)) for part in self._parts]
         told = _lower(words)
         best = max(range(len(own)), key=lambda n: len(own[n] & told))
-        others = _lower(self._english.content_words(self._subject)).union(*(own[:best] + own[best + 1 :]))
-        new = [word for word in words if word.lower() not in others]
+        taken = _lower(self._english.content_words(self._subject)).union(*(own[:best] + own[best + 1 :]))
+        new = [word for word in words if word.lower() not in taken]
         if new and own[best] & told:
             self._words[best].append(new)
 

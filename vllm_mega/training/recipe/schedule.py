@@ -27,10 +27,10 @@ def steps(examples: Sequence[Example], recipe: Recipe, seed: int) -> Iterator[li
 
 
 def _round(examples: Sequence[Example], kind: Kind, chance: random.Random) -> list[int]:
-    found = [n for n, example in enumerate(examples) if example.kind == kind]
+    numbers = [n for n, example in enumerate(examples) if example.kind == kind]
     if kind != "recall":
-        chance.shuffle(found)
-    return found
+        chance.shuffle(numbers)
+    return numbers
 
 
 def _take(rest: list[int], count: int) -> list[int]:

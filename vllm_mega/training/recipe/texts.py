@@ -63,11 +63,11 @@ def examples(memory: NewMemory, seed: int, recipe: Recipe) -> tuple[Example, ...
         return user(question_prompt(question) if chance.random() < rules.short else question)
 
     def many(kind: Kind, count: int, ask: Callable[[str], list[Message]], context: str = "") -> list[Example]:
-        found = []
+        examples = []
         for n in range(count):
             question, answer, limit = asked(n)
-            found.append(Example(ask(question), answer, kind, limit, context))
-        return found
+            examples.append(Example(ask(question), answer, kind, limit, context))
+        return examples
 
     return (
         Example(user(MEMORY_PROMPT), text, "recall"),

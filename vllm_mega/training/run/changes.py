@@ -27,15 +27,15 @@ class Division(NamedTuple):
 
 def divided(memories: Sequence[NewMemory], known: Mapping[MemoryName, Known], recipe: str) -> Division:
     """`memories` for a bank that knows these, where a recipe of this digest trains."""
-    found = Division([], [], [])
+    division = Division([], [], [])
     for memory in memories:
         why = _why(memory, known.get(name_of(memory)), recipe)
         if why is None:
-            found.there.append(memory)
+            division.there.append(memory)
         else:
-            found.missing.append(memory)
-            found.why.append(why)
-    return found
+            division.missing.append(memory)
+            division.why.append(why)
+    return division
 
 
 def fits(known: Known, recipe: str) -> bool:

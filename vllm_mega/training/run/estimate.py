@@ -116,7 +116,37 @@ def shape_of(
         ModelError: the model does not have the layers that the settings ask for.
     """
     chosen = selected(linear, settings)
-    cut, top = min(map(layer_index, chosen)), max(map(layer_index, linear))
+    weights = _weights_met(linear, min(map(layer_index, chosen)), active, mlp)
+    sizes = [linear[name][0] * linear[name][1] for name in chosen]
+    numbers = settings.rank * sum(sum(linear[name]) for name in chosen)
+    return Shape(
+        total,
+        round(weights.below),
+        round(weights.above),
+        round(weights.last),
+        sum(sizes),
+        max(sizes),
+        numbers,
+        round(weights.saved),
+        hidden,
+        vocabulary,
+    )
+
+
+class _Weights(NamedTuple):
+    """See the fields of `Shape`; a part of an expert's weights counts where a token meets a part of them."""
+
+    below: float
+    above: float
+    last: float
+    saved: float
+
+
+def _weights_met(
+    linear: Mapping[str, tuple[int, int]], cut: int, active: float, mlp: Sequence[str]
+) -> _Weights:
+    """What a token meets below the layer `cut`, and from there on; the rest is as for `shape_of`."""
+    top = max(map(layer_index, linear))
     below = above = last = saved = 0.0
     for name, (o, i) in linear.items():
         share = active if EXPERTS.intersection(name.split(".")) else 1.0
@@ -128,20 +158,7 @@ def shape_of(
             last += share * o * i * late
             above += share * o * i * (not late)
             saved += share * (o + i)
-    sizes = [linear[name][0] * linear[name][1] for name in chosen]
-    numbers = settings.rank * sum(sum(linear[name]) for name in chosen)
-    return Shape(
-        total,
-        round(below),
-        round(above),
-        round(last),
-        sum(sizes),
-        max(sizes),
-        numbers,
-        round(saved),
-        hidden,
-        vocabulary,
-    )
+    return _Weights(below, above, last, saved)
 
 
 def flops(shape: Shape, tokens: Tokens, settings: TrainSettings) -> Flops:

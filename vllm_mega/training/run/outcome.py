@@ -58,9 +58,9 @@ class TrainReport:
         if self.failed:
             raise TrainingError("\n  ".join(["these memories could not be trained:", *map(str, self.failed)]))
 
-    def note(self, one: Trained | Failed) -> None:
+    def note(self, outcome: Trained | Failed) -> None:
         """Add what became of a memory."""
-        if isinstance(one, Trained):
-            self.trained.append(one)
+        if isinstance(outcome, Trained):
+            self.trained.append(outcome)
         else:
-            self.failed.append(one)
+            self.failed.append(outcome)

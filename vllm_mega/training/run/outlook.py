@@ -106,8 +106,7 @@ def outlook(
     recipe = replace(plan.recipe, jobs=max(1, min(plan.recipe.jobs, len(plan.missing))))
     tokens = tokens_of(plan.missing or plan.there, plan.chat, recipe)
     width, free, speed = dtype.itemsize, free_bytes(device), probe(dtype, device)
-    steps = min(STEPS, recipe.max_steps)
-    products = flops(shape, tokens, recipe).memory(steps)
+    products = flops(shape, tokens, recipe).memory(steps := min(STEPS, recipe.max_steps))
     seconds = seconds_of(products, speed, device, recipe, steps)
     return Outlook(
         len(plan.missing),

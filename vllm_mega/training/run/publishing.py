@@ -47,11 +47,15 @@ class Publisher:
             BankError: disk or database refuse.
         """
         made = [(job, fit, self._made(fit)) for job, fit in done]
-        good = [(job, one) for job, _, one in made if isinstance(one, records.Trained)]
+        good = [(job, outcome) for job, _, outcome in made if isinstance(outcome, records.Trained)]
         told = publish_all(self.catalog, good, self.owner)
-        lost = {job.name for (job, _), one in zip(good, told, strict=True) if isinstance(one, LeaseLostError)}
-        found = [self._outcome(*each) for each in made if each[0].name not in lost]
-        return [one for one in found if one is not None]
+        lost = {
+            job.name
+            for (job, _), outcome in zip(good, told, strict=True)
+            if isinstance(outcome, LeaseLostError)
+        }
+        outcomes = [self._outcome(*each) for each in made if each[0].name not in lost]
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def _made(self, fit: Fit | TrainingError) -> records.Trained | Exception:
         """The adapter, placed, or why there is none."""

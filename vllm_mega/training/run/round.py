@@ -37,12 +37,12 @@ class Round:
         self.learners = [
             Learner(job, encode_job(model.chat, job, self.recipe.encoding), self.recipe) for job in jobs
         ]
-        self.pools: list[Pool] = [one for learner in self.learners for one in learner.pools]
+        self.pools: list[Pool] = [pool for learner in self.learners for pool in learner.pools]
         self.owners = [n for n, learner in enumerate(self.learners) for _ in learner.pools]
-        sizes = [len(one.ids) for one in self.pools]
+        sizes = [len(pool.ids) for pool in self.pools]
         self.offsets = [sum(sizes[:n]) for n in range(len(sizes))]
         model.stack.assign(None)
-        model.split.require(max(one.longest for one in self.pools))
+        model.split.require(max(pool.longest for pool in self.pools))
         self.past = self._past()
         self.hidden = self._below()
         self._rest, self._look = 1, 2
@@ -139,7 +139,7 @@ class Round:
     def _look_around(self, step: int, row: Pack, hidden: Tensor) -> None:
         """Which tokens the loss looks at: all are asked, often while new ones come up, else seldom."""
         if step == 1:
-            labels = [token for one in self.pools for answer in one.labels for token in answer]
+            labels = [token for pool in self.pools for answer in pool.labels for token in answer]
             always = torch.tensor(labels, device=row.labels.device).unique()
             self.candidates = Candidates(self.model.split.head, always, self.recipe.loss)
             self.candidates.discover(hidden)
@@ -216,19 +216,19 @@ class Round:
 
     def _past(self) -> Past:
         """Keys and values of what stands before start: the base model's, whatever the adapters become."""
-        found = leads(self.pools)
-        self.model.flops += self.model.split.flops_past(len(found.ids))
-        return self.model.split.past(found.to(self.model.device))
+        past = leads(self.pools)
+        self.model.flops += self.model.split.flops_past(len(past.ids))
+        return self.model.split.past(past.to(self.model.device))
 
     def _below(self) -> Tensor:
         """Of every token of every pool, what enters the first layer with adapters: [tokens, D]."""
         parts = []
-        for n, one in enumerate(self.pools):
-            chosen = [range(len(one.rests)) if m == n else () for m in range(len(self.pools))]
+        for n, pool in enumerate(self.pools):
+            chosen = [range(len(pool.rests)) if m == n else () for m in range(len(self.pools))]
             row = pack(self.pools, self.owners, self.offsets, chosen).to(self.model.device)
-            ids = torch.tensor(one.ids, device=self.model.device)
+            ids = torch.tensor(pool.ids, device=self.model.device)
             parts.append(self.model.split.below(ids, row, self.past))
-            self.model.flops += self.model.split.flops_below(len(one.ids))
+            self.model.flops += self.model.split.flops_below(len(pool.ids))
         return torch.cat(parts)
 
     def _count(self, row: Pack) -> None:

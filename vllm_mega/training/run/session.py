@@ -130,8 +130,8 @@ def train_waiting(
         plan = prepare(bank, (), model, None, settings, catalog=catalog, trust_remote_code=trust_remote_code)
         changes.set_chat_template(opened, plan.recipe.chat_template, owner())
         wanted = [MemoryName(job.namespace, job.id) for job in list_jobs(opened) if job.state != "failed"]
-        found = known(opened, wanted)
-        why = {name: why_waiting(found[name]) for name in wanted if name in found}
+        stored = known(opened, wanted)
+        why = {name: why_waiting(stored[name]) for name in wanted if name in stored}
         task = Task(opened.root, plan.path, plan.base.name, plan.recipe, catalog, trust_remote_code)
         report = _run(opened, task, why, progress, crew)
     report.skipped = len(why) - len(report.trained) - len(report.failed)
@@ -146,9 +146,9 @@ def _run(
     report = TrainReport()
     if why:
         progress(0, len(why), None)
-        for one in _outcomes(catalog, task, why, crew):
-            report.note(one)
-            progress(len(report.trained), len(why), one if isinstance(one, Trained) else None)
+        for outcome in _outcomes(catalog, task, why, crew):
+            report.note(outcome)
+            progress(len(report.trained), len(why), outcome if isinstance(outcome, Trained) else None)
     if report.failed and not report.trained:
         raise TrainingError("\n  ".join(["no memory could be trained:", *map(str, report.failed)]))
     return report
@@ -165,23 +165,23 @@ def _store(
     for drafts in _parts([_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]):
         changes.put(catalog, drafts, who)
     why = dict(zip(map(name_of, plan.missing), plan.why, strict=True))
-    found = known(catalog, list(why))
+    stored = known(catalog, list(why))
     jobs.request_training(
-        catalog, [name for name, one in found.items() if _asks(one, plan.recipe.digest)], who
+        catalog, [name for name, memory in stored.items() if _asks(memory, plan.recipe.digest)], who
     )
-    return {name: why[name] for name in why if name in found and not fits(found[name], plan.recipe.digest)}
+    return {name: why[name] for name in why if name in stored and not fits(stored[name], plan.recipe.digest)}
 
 
 def _amended(catalog: Catalog, memories: Sequence[NewMemory]) -> list[NewMemory]:
     """Those whose tags or links are other ones now."""
-    found = known(catalog, list(map(name_of, memories)))
-    there = [(memory, found[name_of(memory)]) for memory in memories if name_of(memory) in found]
-    return [_named(memory) for memory, one in there if memory.links or memory.tags != one.tags]
+    stored = known(catalog, list(map(name_of, memories)))
+    there = [(memory, stored[name_of(memory)]) for memory in memories if name_of(memory) in stored]
+    return [_named(memory) for memory, before in there if memory.links or memory.tags != before.tags]
 
 
-def _asks(one: Known, recipe: str) -> bool:
+def _asks(memory: Known, recipe: str) -> bool:
     """Whether a job must be asked for: the memory has an adapter by another recipe, or was given up."""
-    return one.job not in ("waiting", "leased") and not fits(one, recipe)
+    return memory.job not in ("waiting", "leased") and not fits(memory, recipe)
 
 
 def _outcomes(
@@ -190,15 +190,15 @@ def _outcomes(
     """What became of each memory: failures at last, when no other worker can mend them."""
     left, failed = dict(why), dict[MemoryName, Failed]()
     with closing(crew(task, list(why))) as lots:
-        for one in chain.from_iterable(lots):
-            name = MemoryName(one.namespace, one.id)
-            if isinstance(one, Failed):
-                failed[name] = one
+        for outcome in chain.from_iterable(lots):
+            name = MemoryName(outcome.namespace, outcome.id)
+            if isinstance(outcome, Failed):
+                failed[name] = outcome
             else:
                 failed.pop(name, None)
-                yield replace(one, why=left.pop(name, "new"))
-    found = known(catalog, list(left))
-    killed = {name: Failed(*name, one.reason) for name, one in found.items() if one.job == "failed"}
+                yield replace(outcome, why=left.pop(name, "new"))
+    stored = known(catalog, list(left))
+    killed = {name: Failed(*name, memory.reason) for name, memory in stored.items() if memory.job == "failed"}
     yield from (killed | failed).values()
 
 

@@ -55,7 +55,7 @@ class Worker:
             tried: set[MemoryName] = set()
             for start in range(0, len(left), self.size):
                 outcomes = self._lot(left[start : start + self.size])
-                tried |= {MemoryName(one.namespace, one.id) for one in outcomes}
+                tried |= {MemoryName(outcome.namespace, outcome.id) for outcome in outcomes}
                 if outcomes:
                     yield outcomes
             left = [name for name in self._waiting(left) if name not in tried]
@@ -92,5 +92,5 @@ class Worker:
 
     def _waiting(self, names: Sequence[MemoryName]) -> list[MemoryName]:
         """Those that still want an adapter."""
-        found = known(self._catalog, names)
-        return [name for name in names if name in found and found[name].job in ("waiting", "leased")]
+        stored = known(self._catalog, names)
+        return [name for name in names if name in stored and stored[name].job in ("waiting", "leased")]
