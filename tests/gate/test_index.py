@@ -117,6 +117,17 @@ def test_tags_follow_what_is_put_and_dropped() -> None:
     assert all(len(posting.slots) <= 200 for posting in tags._postings.values()), "nothing is ever cleared"
 
 
+def test_many_positions_get_tags_at_once_also_those_that_were_dropped() -> None:
+    tags = Tags()
+    tags.extend(0, [("red", "red"), (), ("red", "blue"), ("blue",)])
+    tags.drop(3, ["blue"])
+    tags.drop(2, ["red", "blue"])
+    tags.extend(2, [("blue",), ("green", "red"), ("red",)])
+    found = {tag: sorted(tags.having([tag]).tolist()) for tag in ("red", "green", "blue")}
+    assert found == {"red": [0, 3, 4], "green": [3], "blue": [2]}
+    assert tags.having(["red", "green"]).tolist() == [3]
+
+
 def ids(index: Index, passages: Vectors, count: int = 3, *tags: str, namespace: str = "default") -> list[str]:
     [found] = index.search([Asked(namespace, passages, count, tags)])
     return [one.id for one in found.rows]

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import repeat
 from sys import intern
-from types import MappingProxyType
 from typing import Any, Protocol, get_args
 
 import msgspec
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from vllm_mega.bank.catalog.all_rows import AllRows
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings
 from vllm_mega.bank.catalog.events import last_event
 from vllm_mega.bank.catalog.followed import NAMED_BY_EVENTS, select_links, select_rows
@@ -57,7 +58,7 @@ class Follower:
         """
         self._catalog = catalog
         self._keys = keys
-        self._rows: dict[MemoryName, Row] = {}
+        self._rows = AllRows()
         self._lock = threading.Lock()
         self._question = Question(catalog.database)
         self.number = 0
@@ -72,7 +73,7 @@ class Follower:
     @property
     def rows(self) -> Mapping[MemoryName, Row]:
         """Every memory by its name."""
-        return MappingProxyType(self._rows)
+        return self._rows
 
     def refresh(self) -> int:
         """Apply what is new, all of it, if anything is; how many events.
@@ -135,36 +136,37 @@ class Follower:
         read = connection.execute(query, _after(after), execution_options={"yield_per": _CHUNK})
         found: set[MemoryName] = set()
         for part in read.partitions():
-            rows = [_row(linked, one) for one in part]
-            names = [MemoryName(row.namespace, row.id) for row in rows]
+            columns = list(zip(*part, strict=True))
+            rows = _rows(linked, columns)
             if self._keys is not None:
-                self._give_keys(self._keys, rows, [one[-1] for one in part])
-            self._rows.update(zip(names, rows, strict=True))
+                self._give_keys(self._keys, rows, columns[-1])
+            self._rows.put(rows)
             if after is not None:
-                found.update(names)
+                found.update(row.name for row in rows)
         return found
 
     def _give_keys(self, taker: Keys, rows: Sequence[Row], keys: Sequence[bytes | None]) -> None:
-        there = [key for key in keys if key is not None]
-        if len(there) < len(rows):
+        if None in keys:
             taker.drop([row.name for row, key in zip(rows, keys, strict=True) if key is None])
             rows = [row for row, key in zip(rows, keys, strict=True) if key is not None]
         if rows:
-            taker.put(rows, key_matrix(self._catalog, there))
+            taker.put(rows, key_matrix(self._catalog, [key for key in keys if key is not None]))
 
     def _drop(self, names: list[MemoryName]) -> None:
         if self._keys is not None and names:
             self._keys.drop(names)
-        for name in names:
-            del self._rows[name]
+        self._rows.drop(names)
 
 
-def _row(linked: Mapping[int, tuple[str, ...]], read: Sequence[Any]) -> Row:
-    """From a row of `select_rows`, not by names of columns: a million come at the start."""
-    row, namespace, memory_id, version, state, pinned, title, tags, adapter, size, rank, age, *_ = read
-    return Row(
-        intern(namespace), memory_id, version, _STATES[state], bool(pinned), title, _tags(tags),
-        linked.get(row, ()), adapter, size, rank, age,
+def _rows(linked: Mapping[int, tuple[str, ...]], columns: Sequence[Sequence[Any]]) -> list[Row]:
+    """From the columns of `select_rows`, without a loop of Python's: a million rows come at the start."""
+    row, namespace, memory_id, version, state, pinned, title, tags, adapter, size, rank, age, *_ = columns
+    return list(
+        map(
+            Row, map(intern, namespace), memory_id, version, map(_STATES.__getitem__, state),
+            map(bool, pinned), title, map(_tags, tags), map(linked.get, row, repeat(())), adapter,
+            map(_shared, size), rank, age,
+        )
     )  # fmt: skip
 
 
@@ -172,6 +174,12 @@ def _row(linked: Mapping[int, tuple[str, ...]], read: Sequence[Any]) -> Row:
 def _tags(json: str) -> tuple[str, ...]:
     """Many memories have the same: they share them."""
     return msgspec.json.decode(json, type=tuple[str, ...])
+
+
+@lru_cache(maxsize=4096)
+def _shared(number: int) -> int:
+    """Sizes are few, and an object each when they come."""
+    return number
 
 
 def _after(after: int | None) -> dict[str, int]:

@@ -45,6 +45,6 @@ def key_matrix(catalog: Catalog, keys: Sequence[bytes]) -> npt.NDArray[np.float3
         BankFormatError: one has another length than the bank's.
     """
     dim = catalog.embedder.dim
-    if any(len(key) != 4 * dim for key in keys):
+    if not {4 * dim}.issuperset(map(len, keys)):
         raise BankFormatError(f"{catalog.root}: expected keys of {4 * dim} bytes; run bank verify")
     return np.frombuffer(b"".join(keys), np.float32).reshape(len(keys), dim)

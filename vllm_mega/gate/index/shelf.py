@@ -62,14 +62,13 @@ class Shelf:
 
     def put(self, rows: Sequence[Row], keys: Vectors) -> None:
         """Take keys [n, D], each in place of what its memory had; no memory twice."""
+        if self._slots.keys().isdisjoint([row.id for row in rows]):
+            self._append(rows, keys)
+            return
         known = np.array([row.id in self._slots for row in rows], bool)
         for n in np.flatnonzero(known):
-            slot = self._slots[rows[n].id]
-            self._tags.drop(slot, self._rows[slot].tags)
-            self._set(slot, rows[n])
-            self._table.write(slot, keys[n : n + 1])
-        new = rows if not known.any() else [rows[n] for n in np.flatnonzero(~known)]
-        self._append(new, keys[~known] if known.any() else keys)
+            self._replace(rows[n], keys[n : n + 1])
+        self._append([rows[n] for n in np.flatnonzero(~known)], keys[~known])
 
     def drop(self, memory_id: str) -> None:
         """Forget a memory, if it is here; the last one takes its place."""
@@ -108,9 +107,15 @@ class Shelf:
         start = len(self._rows)
         self._table.write(start, keys)
         self._rows.extend(rows)
-        for slot, row in enumerate(rows, start):
-            self._slots[row.id] = slot
-            self._tags.put(slot, row.tags)
+        self._slots.update(zip([row.id for row in rows], range(start, len(self._rows)), strict=True))
+        self._tags.extend(start, [row.tags for row in rows])
+
+    def _replace(self, row: Row, key: Vectors) -> None:
+        """Take the key [1, D] of a memory that is here."""
+        slot = self._slots[row.id]
+        self._tags.drop(slot, self._rows[slot].tags)
+        self._set(slot, row)
+        self._table.write(slot, key)
 
     def _set(self, slot: int, row: Row) -> None:
         """Give an empty position to `row`."""

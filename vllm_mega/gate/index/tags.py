@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,17 +33,29 @@ class Tags:
         self._count = 0
 
     def put(self, slot: int, tags: Sequence[str]) -> None:
-        """Give the position `slot`, that has none or is the next new one, these tags."""
-        self._count += 1
-        if slot == len(self._puts):
-            self._puts.append(self._count)
-        self._puts[slot] = self._count
+        """Give the position `slot`, that was dropped, these tags."""
+        self.extend(slot, [tuple(tags)])
+
+    def extend(self, start: int, tags: Sequence[tuple[str, ...]]) -> None:
+        """Give `start` and the positions behind it, that were dropped or are the next new ones, these tags."""
+        first = self._count + 1
+        self._count += len(tags)
+        self._puts[start : start + len(tags)] = array("q", range(first, first + len(tags)))
+        alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for n, some in enumerate(tags):
+            if some:
+                alike[some].append(n)
+        for some, places in alike.items():
+            self._give(some, [start + n for n in places], [first + n for n in places])
+
+    def _give(self, tags: Sequence[str], slots: list[int], puts: list[int]) -> None:
+        """Each of the positions was given all of `tags` by the putting of this number."""
         for tag in dict.fromkeys(tags):
             posting = self._postings.get(tag)
             if posting is None:
                 posting = self._postings[tag] = _Posting()
-            posting.slots.append(slot)
-            posting.puts.append(self._count)
+            posting.slots.extend(slots)
+            posting.puts.extend(puts)
 
     def drop(self, slot: int, tags: Sequence[str]) -> None:
         """Take from the position `slot` all that it has: these tags."""
