@@ -20,7 +20,7 @@ from vllm_mega.errors import BankMismatchError, MemoryNotReadyError
 class Library:
     """All memories of a bank as they are now. Thread-safe.
 
-    Nothing changes but in `refresh`; who walks over `rows` while other threads refresh does it inside `still`.
+    Nothing changes but in `refresh`; who walks over `rows` while others refresh does it inside `still`.
     """
 
     def __init__(

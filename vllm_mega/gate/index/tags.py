@@ -37,7 +37,7 @@ class Tags:
         self.extend(slot, [tuple(tags)])
 
     def extend(self, start: int, tags: Sequence[tuple[str, ...]]) -> None:
-        """Give `start` and the positions behind it, that were dropped or are the next new ones, these tags."""
+        """Give `start` and those behind it, that were dropped or are the next new ones, these tags."""
         first = self._count + 1
         self._count += len(tags)
         self._puts[start : start + len(tags)] = array("q", range(first, first + len(tags)))
