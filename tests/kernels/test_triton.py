@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
 
 from tests.kernels.mixtures import DEVICE, check, layer_of, plan_of, routing, run
 from vllm_mega.engine.routing import NULL_SLOT
 from vllm_mega.kernels import triton as kernels
 from vllm_mega.kernels import triton_plan
-
-JITTED = ("_gather", "_shrink", "_expand")
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +23,9 @@ def _interpreted(monkeypatch):
     TRITON_INTERPRET=1 would do the same, but for the whole process and what it starts, and only if nothing
     has imported Triton before; other tests boot vLLM.
     """
-    for name in JITTED if DEVICE == "cpu" else ():
-        monkeypatch.setattr(kernels, name, InterpretedFunction(getattr(kernels, name).fn))
+    for name, function in list(vars(kernels).items()) if DEVICE == "cpu" else ():
+        if isinstance(function, JITFunction):
+            monkeypatch.setattr(kernels, name, InterpretedFunction(function.fn))
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill", "mixed"])

@@ -8,9 +8,9 @@ leaves this slice alone.
 A step's routing becomes a plan, once for all layers (`triton_plan`): for each block of 64 adjacent tokens the
 adapters that any of them uses, their union. The shrink kernel multiplies all tokens of a block with all rows
 of its union, of all slices, so that x and each weight are read once, and keeps `weight * (A @ x)`: exactly
-zero where a token does not use an adapter, whatever stood there. The expand kernel multiplies that with B and
-adds it to `y`, with one rounding. So in decode requests share what they read, whoever uses which adapters, and
-in a prompt the union is its mixture.
+zero where a token does not use an adapter, whatever stood there. The expand kernel multiplies that with B
+and adds it to `y`, with one rounding. So in decode requests share what they read, whoever uses which
+adapters, and in a prompt the union is its mixture.
 
 Where rows are few, the input features are split over programs; who comes last adds up the parts, in their
 order. What a token gets does not depend on what others use: foreign adapters add zeros.
@@ -217,6 +217,22 @@ def _gather(table, stride, record, there, p, r, row_bytes, MATRIX: tl.constexpr)
     return tl.load(triple + MATRIX) + row.to(tl.int64) * row_bytes, row < rank
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_up(acc, place, stride, mask, counter):  # type: ignore[no-untyped-def]
+    """Leave this split's part; the sum of all, in their order, and whether this is the last to come."""
+    splits = tl.num_programs(2)
+    tl.store(place + tl.program_id(2) * stride, acc, mask=mask)
+    tl.debug_barrier()  # all threads' numbers are written before it is said that they are
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == splits - 1
+    if last:
+        tl.debug_barrier()
+        acc = tl.full(acc.shape, 0.0, tl.float32)
+        for split in tl.range(0, splits, num_stages=1, loop_unroll_factor=4):
+            acc += tl.load(place + split * stride, mask=mask, other=0.0, cache_modifier=".cg")
+        tl.store(counter, 0)
+    return acc, last
+
+
 @triton.jit(do_not_specialize=["table", "stride_slot", "starts", "records", "rows", "steps"])  # type: ignore[untyped-decorator]
 def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
     x, table, stride_slot, starts, records, hidden, parts, counters, rows, inputs, stride_x, steps,
@@ -229,10 +245,10 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
     Grid: (lanes over tiles of v, tiles of M tokens, splits). A split has `steps` times BLOCK_I features.
     """
     SIZE: tl.constexpr = x.dtype.element_ty.primitive_bitwidth // 8
+    PLANES: tl.constexpr = 1 if SIZE == 4 else 2
     block = tl.program_id(1) * M // _BLOCK
     inside = tl.program_id(1) * M % _BLOCK
     split = tl.program_id(2)
-    parted = tl.num_programs(2)
     start = tl.load(starts + block)
     count = tl.load(starts + block + 1) - start
     start = start.to(tl.int64)
@@ -266,34 +282,22 @@ def _shrink(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
             acc = tl.dot(x_tile.to(DOT), a_tile.to(DOT), acc, input_precision="ieee")
 
         whole = (v < V)[None, :]
-        last = tl.full((), 0, tl.int32)
-        if parted > 1:
-            row = tl.arange(0, M)[:, None] * V + v[None, :]
-            mine = parts + (start * _BLOCK + inside * count) * parted * (P * _UNIT)
-            tl.store(mine + split * M * V + row, acc, mask=whole)
-            tl.debug_barrier()  # all threads' parts are written before it is said that they are
-            counter = counters + (start * _BLOCK + inside * count) // 16 * P + tile
-            last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") - (parted - 1)
-            if last == 0:
-                tl.debug_barrier()
-                acc = tl.full((M, BLOCK_V), 0.0, tl.float32)
-                for part in tl.range(0, parted, num_stages=1, loop_unroll_factor=4):
-                    acc += tl.load(mine + part * M * V + row, mask=whole, other=0.0, cache_modifier=".cg")
-                tl.store(counter, 0)
-        if last == 0:
-            weight = tl.load(
-                record[None, :] + 1 + local[:, None], mask=whole, other=0
-            ).to(tl.float32, bitcast=True)  # fmt: skip
+        row = tl.arange(0, M)[:, None] * V + v[None, :]
+        last = tl.full((), 1, tl.int1)
+        if tl.num_programs(2) > 1:
+            tokens = start * _BLOCK + inside * count  # the units' tokens before these
+            counter = counters + tokens // 16 * P + tile
+            own = parts + tokens * tl.num_programs(2) * (P * _UNIT) + row
+            acc, last = _add_up(acc, own, M * V, whole, counter)
+        if last:
+            weight = tl.load(record[None, :] + 1 + local[:, None], mask=whole, other=0)
+            weight = weight.to(tl.float32, bitcast=True)
             acc = tl.where(weight != 0, acc * weight, 0.0)
-            place = hidden + start * (2 * _BLOCK * P * _UNIT) + local[:, None] * V + v[None, :]
+            place = hidden + start * (PLANES * _BLOCK * P * _UNIT) + inside * V + row
             high = acc.to(x.dtype.element_ty)
-            if SIZE == 4:
-                place = hidden + start * (_BLOCK * P * _UNIT) + local[:, None] * V + v[None, :]
-            else:
-                # Twice the type of B carries float32 through the tensor cores nearly unrounded.
-                low = (acc - high.to(tl.float32)).to(x.dtype.element_ty)
-                tl.store(place + _BLOCK * V, low, mask=whole)
             tl.store(place, high, mask=whole)
+            if PLANES == 2:  # which carry float32 through the tensor cores nearly unrounded
+                tl.store(place + _BLOCK * V, (acc - high.to(tl.float32)).to(x.dtype.element_ty), mask=whole)
 
 
 @triton.jit(do_not_specialize=["table", "stride_slot", "starts", "records", "rows"])  # type: ignore[untyped-decorator]

@@ -67,15 +67,15 @@ class Plan:
     """The routing of one step, in buffers that stay where they are: CUDA graphs may hold their addresses.
 
     `starts` int32 [blocks + 1]: block n has the units `starts[n]` to `starts[n + 1]`; blocks behind the step
-    have none. `records` int32 [units, RECORD]: a unit's slot and chunk (rows 16 chunk to 16 chunk + 16 of that
-    slot's adapter) as `slot << 16 | chunk`, then the bits of the float32 weight that each of the block's
-    tokens gives it. Weight 0: the token does not use it. Both lie in one buffer, which a step's routing
-    reaches in one copy.
+    have none. `records` int32 [units, RECORD]: a unit's slot and chunk (rows 16 chunk to 16 chunk + 16 of
+    that slot's adapter) as `slot << 16 | chunk`, then the bits of the float32 weight that each of the
+    block's tokens gives it. Weight 0: the token does not use it. Both lie in one buffer, which a step's
+    routing reaches in one copy.
 
-    Scratch of one layer's call: `hidden` of `dtype`, `parts` float32 and `counters` int32 [n] (always zero
-    between calls). `hidden` takes `2 * dtype.itemsize` bytes (float32: 4) for each of `sizes.numbers(blocks)`,
-    the largest part: 8,192 tokens, 32 slots of rank 16, 3 slices: 50 MB; told of 256 requests with 4 adapters
-    at most, 19 MB. `parts` takes 4 bytes for each of 16 times `sizes.numbers(1)`: 6 MB.
+    Scratch of one layer's call: `hidden` of `dtype`, `parts` float32 and `counters` int32, which are zero
+    between calls. `hidden` takes 4 bytes for each of `sizes.numbers(sizes.blocks)`, the largest part: 50 MB
+    for 8,192 tokens, 32 slots of rank 16 and 3 slices, and 19 MB if at most 256 requests use at most 4
+    adapters each. `parts` takes 64 bytes for each of `sizes.numbers(1)`: 6 MB.
     """
 
     def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> None:
