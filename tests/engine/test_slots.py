@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
 
 from vllm_mega.engine.slots.cpu import CpuSlots
 from vllm_mega.engine.slots.cuda import CudaSlots, transposed
@@ -20,8 +21,9 @@ SLOTS, TOKENS, RANK = 3, 12, 6
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    for name in ("_rank", "_gather", "_shrink", "_expand"):
-        monkeypatch.setattr(triton, name, InterpretedFunction(getattr(triton, name).fn))
+    for name, function in list(vars(triton).items()):
+        if isinstance(function, JITFunction):
+            monkeypatch.setattr(triton, name, InterpretedFunction(function.fn))
 
 
 def _slices(seed: int):
