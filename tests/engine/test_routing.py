@@ -43,9 +43,14 @@ def test_no_kernel_works_for_tokens_before_start(start: int):
     entries = int(entry[int(plan.arrays[0][tiles])])
     assert sorted(token[:entries].tolist()) == sorted([*range(start, 96)] * 2)
 
-    blocks, _ = triton_plan.plan_blocks(*table, 4)
-    covered = [t for first, n, *_ in blocks[1:].tolist() for t in range(first, first + n)]
-    assert covered == list(range(start, 96))
+    starts, units, weights = triton_plan.step_units(*table, np.ones(4, np.int32))
+    block = np.repeat(np.arange(2), np.diff(starts))
+    assert len(units) == 2 * (2 if start < 64 else 1)
+    for s, w in ((2, 0.5), (0, 0.25)):
+        mine = units >> 16 == s
+        given = np.zeros((2, 64))
+        given[block[mine]] = weights[mine]
+        assert given.ravel().tolist() == [0] * start + [w] * (96 - start) + [0] * 32
 
 
 def test_a_step_before_start_asks_no_layer():

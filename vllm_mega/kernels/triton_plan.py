@@ -1,84 +1,171 @@
-"""The plan of a step that the Triton kernels read: blocks of adjacent tokens with the same mixture."""
+"""The plan of a step that the Triton kernels read: which adapters a block of adjacent tokens uses."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BLOCK = 32
-"""Most tokens of a block. Tensor cores want at least 16."""
-SHRINKS = 256
-"""Programs below which the shrink kernel splits the input features; part of the scratch buffer's size."""
-_HEAD = 3  # numbers of a block before its slots: first token, tokens, pairs
+BLOCK = 64
+"""Tokens of a block: block n is tokens [64 n, 64 n + 64)."""
+UNIT = 16
+"""Rows of a unit: an adapter's rank falls into so many of them. What a tensor core adds up at once."""
+SPLITS = 16
+"""Into how many parts the shrink kernel may cut the input features of one block."""
+RECORD = 1 + BLOCK
+"""Numbers of a unit in the plan."""
+_SLOT = 1 << 16  # a unit's first number is `slot * _SLOT + chunk`
+
+
+def chunks(rank: int) -> int:
+    """Units of an adapter whose largest rank is `rank`."""
+    return -(-rank // UNIT)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a plan has room for."""
+
+    tokens: int
+    """Most tokens of a step."""
+    slots: int
+    """S."""
+    rank: int
+    """Largest rank."""
+    slices: int
+    """Most output slices of a layer."""
+    requests: int | None = None
+    """Most requests of a step, each of adjacent tokens with one mixture, if that is known."""
+    width: int | None = None
+    """Most adapters of a mixture, if that is known."""
+
+    @property
+    def blocks(self) -> int:
+        """Most blocks of a step."""
+        return -(-self.tokens // BLOCK)
+
+    def units(self, blocks: int) -> int:
+        """Most units that so many blocks have together.
+
+        A request that lies in m blocks is named m times, so blocks name requests less than blocks + requests
+        times.
+        """
+        width = min(self.width or self.slots, self.slots)
+        requests = self.tokens if self.requests is None else self.requests
+        named = min(blocks * self.slots, (blocks + requests) * width)
+        return named * chunks(self.rank)
+
+    def numbers(self, blocks: int) -> int:
+        """Numbers of one shrunk input of so many blocks: [BLOCK, slices, UNIT] for each unit."""
+        return self.units(blocks) * BLOCK * self.slices * UNIT
 
 
 class Plan:
-    """The routing of one step, in buffers that stay where they are.
+    """The routing of one step, in buffers that stay where they are: CUDA graphs may hold their addresses.
 
-    `blocks` int32 [T_max + 1, 3 + K_max]: `blocks[0, 0]` is the number of blocks; row n + 1 is block n: its
-    first token, its number of tokens, its number of pairs, and their slots.
-    `weights` float32 [T_max, K_max]: the weights of block n's pairs.
-    `hidden` float32 [rows, V]: scratch; V holds the ranks of K_max adapters.
+    `starts` int32 [blocks + 1]: block n has the units `starts[n]` to `starts[n + 1]`; blocks behind the step
+    have none. `records` int32 [units, RECORD]: a unit's slot and chunk (rows 16 chunk to 16 chunk + 16 of that
+    slot's adapter) as `slot << 16 | chunk`, then the bits of the float32 weight that each of the block's
+    tokens gives it. Weight 0: the token does not use it. Both lie in one buffer, which a step's routing
+    reaches in one copy.
+
+    Scratch of one layer's call: `hidden` of `dtype`, `parts` float32 and `counters` int32 [n] (always zero
+    between calls). `hidden` takes `2 * dtype.itemsize` bytes (float32: 4) for each of `sizes.numbers(blocks)`,
+    the largest part: 8,192 tokens, 32 slots of rank 16, 3 slices: 50 MB; told of 256 requests with 4 adapters
+    at most, 19 MB. `parts` takes 4 bytes for each of 16 times `sizes.numbers(1)`: 6 MB.
     """
 
-    def __init__(
-        self, max_tokens: int, max_width: int, max_rank: int, slices: int, device: torch.device | str
-    ) -> None:
-        """Buffers for `max_tokens` tokens of at most `max_width` pairs, for layers of at most `slices`."""
-        self.max_rank = max_rank
-        self.blocks = torch.zeros(max_tokens + 1, _HEAD + max_width, dtype=torch.int32, device=device)
-        self.weights = torch.zeros(max_tokens, max_width, device=device)
-        v = -(-max_width * max_rank // 16) * 16  # rows that start at multiples of 64 bytes
-        self.hidden = torch.zeros(max(max_tokens * slices, SHRINKS), v, device=device)
+    def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device | str) -> None:
+        """Buffers for steps of these sizes, and for activations of `dtype`."""
+        self.sizes = sizes
+        device = torch.device(device)
+        head = -(-(sizes.blocks + 1) // 4) * 4  # records begin at a multiple of 16 bytes
+        # Rows behind the last unit may be read, and nothing comes of it.
+        self._buffer = torch.zeros(head + sizes.units(sizes.blocks) * RECORD, dtype=torch.int32, device=device)
+        self.starts, self.records = self._buffer[: sizes.blocks + 1], self._buffer[head:].view(-1, RECORD)
+        planes = 1 if dtype == torch.float32 else 2
+        self.hidden = torch.zeros(planes * sizes.numbers(sizes.blocks), dtype=dtype, device=device)
+        self.parts = torch.zeros(SPLITS * sizes.numbers(1), device=device)
+        self.counters = torch.zeros(SPLITS * sizes.units(1) * sizes.slices, dtype=torch.int32, device=device)
+        self._staging = [_Staging(self._buffer, head) for _ in range(2)]
 
-    def update(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """What the kernels are given."""
+        return [self.starts, self.records, self.hidden, self.parts, self.counters]
+
+    def update(self, slot: NDArray[np.int32], weight: NDArray[np.float32], chunks: NDArray[np.int32]) -> None:
         """Take over the routing table of a step. Pairs of weight 0 count as null.
 
         Args:
             slot: [T, K]; negative means the null slot.
             weight: [T, K].
+            chunks: [S] units of each slot's adapter: `chunks` of its largest rank.
 
         Raises:
             ValueError: the step does not fit the buffers.
         """
-        most = tuple(self.weights.shape)
-        if slot.shape != weight.shape or slot.shape[0] > most[0] or slot.shape[1] > most[1]:
-            raise ValueError(f"slots {slot.shape} and weights {weight.shape} do not fit a plan of {most}")
-        blocks, weights = plan_blocks(slot, weight, most[1])
-        # From pageable memory: copied before the call returns, so that nothing has to wait for the device.
-        self.weights[: len(weights)].copy_(torch.from_numpy(weights), non_blocking=True)
-        self.blocks[: len(blocks)].copy_(torch.from_numpy(blocks), non_blocking=True)
+        starts, units, weights = step_units(slot, weight, chunks)
+        most, found = self.sizes.units(self.sizes.blocks), len(units)
+        if slot.shape != weight.shape or len(slot) > self.sizes.tokens or found > most:
+            raise ValueError(
+                f"slots {slot.shape} and weights {weight.shape}, {found} units of {UNIT} ranks, do not fit a "
+                f"plan of {self.sizes.tokens} tokens and {most} units"
+            )
+        self._staging.reverse()  # a copy of the step before may still be under way
+        self._staging[0].send(starts, units, weights)
 
 
-def plan_blocks(
-    slot: NDArray[np.int32], weight: NDArray[np.float32], max_width: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """`Plan.blocks` and `Plan.weights`, for N blocks: [N + 1, 3 + max_width], [N, max_width].
+class _Staging:
+    """Host memory that a step's routing is written to, and copied from without waiting."""
+
+    def __init__(self, buffer: torch.Tensor, head: int) -> None:
+        cuda = buffer.device.type == "cuda"
+        self._target = buffer
+        self._host = torch.zeros(buffer.numel(), dtype=torch.int32, pin_memory=cuda)
+        self._copied: Any = torch.cuda.Event() if cuda else None
+        numbers = self._host.numpy()
+        self._starts, self._records = numbers[:head], numbers[head:].reshape(-1, RECORD)
+
+    def send(self, starts: NDArray[Any], units: NDArray[Any], weights: NDArray[np.float32]) -> None:
+        """Copy a step's routing (see `step_units`), once the copy before last is through."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        self._starts[: len(starts)] = starts
+        self._starts[len(starts) :] = starts[-1]
+        self._records[: len(units), 0] = units
+        self._records[: len(units), 1:] = weights.view(np.int32)
+        used = len(self._starts) + len(units) * RECORD
+        self._target[:used].copy_(self._host[:used], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+
+def step_units(
+    slot: NDArray[np.int32], weight: NDArray[np.float32], chunks: NDArray[np.int32]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32]]:
+    """A step's `Plan.starts` [blocks + 1], units [U] and their tokens' weights [U, BLOCK].
 
     Args:
         slot: [T, K]; negative means the null slot.
         weight: [T, K].
-        max_width: at least K.
+        chunks: [S].
     """
-    tokens, width = slot.shape
-    used = (slot >= 0) & (weight != 0)
-    front = np.argsort(~used, axis=1, kind="stable")  # pairs that count come first, in their order
-    slot = np.take_along_axis(np.where(used, slot, -1), front, axis=1)
-    weight = np.take_along_axis(np.where(used, weight, 0), front, axis=1)
-    pairs = used.sum(axis=1)
-
-    same = (slot[1:] == slot[:-1]).all(axis=1) & (weight[1:] == weight[:-1]).all(axis=1)
-    begins = np.flatnonzero(np.concatenate(([True], ~same)) if tokens else [])  # of runs of one mixture
-    lengths = np.diff(begins, append=tokens)
-    position = np.arange(tokens) - np.repeat(begins, lengths)
-    left = np.repeat(lengths, lengths) - position
-    first = np.flatnonzero((position % BLOCK == 0) & (pairs > 0))
-
-    blocks = np.full((len(first) + 1, _HEAD + max_width), -1, dtype=np.int32)
-    weights = np.zeros((len(first), max_width), dtype=np.float32)
-    blocks[0, 0] = len(first)
-    blocks[1:, 0], blocks[1:, 1], blocks[1:, 2] = first, np.minimum(left[first], BLOCK), pairs[first]
-    blocks[1:, _HEAD : _HEAD + width] = slot[first]
-    weights[:, :width] = weight[first]
-    return blocks, weights
+    blocks, slots = -(-len(slot) // BLOCK), len(chunks)
+    token, k = np.nonzero((slot >= 0) & (weight != 0))
+    place = token // BLOCK * slots + slot[token, k]  # of a slot in a block
+    used = np.zeros(blocks * slots, bool)
+    used[place] = True
+    adapter = np.cumsum(used)[place] - 1
+    found = np.flatnonzero(used)  # places of the blocks' adapters
+    cells = np.bincount(adapter * BLOCK + token % BLOCK, weight[token, k], len(found) * BLOCK)
+    counts = chunks[found % slots]
+    first = np.cumsum(counts) - counts
+    starts = np.zeros(blocks + 1, np.int64)
+    starts[1:] = np.cumsum(np.bincount(found // slots, counts, blocks))
+    units = np.repeat(found % slots * _SLOT - first, counts) + np.arange(counts.sum())
+    weights = cells.astype(np.float32).reshape(-1, BLOCK)
+    return starts, units, np.repeat(weights, counts, axis=0)

@@ -44,7 +44,8 @@ class CudaSlots:
         self.table = torch.zeros(slots, len(sizes), 3, dtype=torch.int64, device=device)
         """[S, P of all layers, 3]."""
         most = max(len(outputs) for _, outputs in layers)
-        self.plan = triton_plan.Plan(tokens, slots, rank, most, device)
+        self.plan = triton_plan.Plan(triton_plan.Sizes(tokens, slots, rank, most), dtype, device)
+        self._chunks = np.zeros(slots, np.int32)
         ends = np.cumsum([len(outputs) for _, outputs in layers]).tolist()
         self.layers = [
             CudaLayerMixture(self, self.table[:, end - len(outputs) : end], outputs)
@@ -60,14 +61,16 @@ class CudaSlots:
         """Copy the adapter into the slot."""
         self._weights[slot, : adapter.weights.numel()].copy_(adapter.weights, non_blocking=True)
         self.table[slot].copy_(torch.from_numpy(adapter.at(self._weights[slot].data_ptr())))
+        self._chunks[slot] = triton_plan.chunks(int(adapter.table[:, 2].max(initial=0)))
 
     def clear(self, slot: int) -> None:
         """Let the slot stand for nothing."""
         self.table[slot].zero_()
+        self._chunks[slot] = 0
 
     def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
         """Take over the routing table of a step: slot and weight [T, K]."""
-        self.plan.update(slot, weight)
+        self.plan.update(slot, weight, self._chunks)
 
 
 class CudaLayerMixture:
