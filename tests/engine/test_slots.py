@@ -20,7 +20,7 @@ SLOTS, TOKENS, RANK = 3, 12, 6
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    for name in ("_rank", "_gather", "_shrink", "_expand"):
+    for name in ("_gather", "_shrink", "_expand"):
         monkeypatch.setattr(triton, name, InterpretedFunction(getattr(triton, name).fn))
 
 

@@ -33,6 +33,11 @@ class Layer:
         rows = [[kernels.entry(*p, self.max_rank) if p else (0, 0, 0) for p in slot] for slot in self.pairs]
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
 
+    @property
+    def chunks(self) -> np.ndarray:
+        ranks = [max(p[0].shape[0] if p else 0 for p in slot) for slot in self.pairs]
+        return np.array([triton_plan.chunks(rank) for rank in ranks], dtype=np.int32)
+
     def tensors(self, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """y [rows, sum of outs], x [rows, I]."""
         g = torch.Generator().manual_seed(seed)
@@ -94,13 +99,14 @@ def routing(kind: str, tokens: int, width: int, slots: int, seed: int = 0) -> tu
     )
 
 
-def plan_of(layer: Layer, tokens: int, width: int) -> triton_plan.Plan:
-    return triton_plan.Plan(tokens, width, layer.max_rank, len(layer.outs), layer.device)
+def plan_of(layer: Layer, tokens: int) -> triton_plan.Plan:
+    sizes = triton_plan.Sizes(tokens, len(layer.pairs), layer.max_rank, len(layer.outs))
+    return triton_plan.Plan(sizes, layer.dtype, layer.device)
 
 
 def run(layer, y, x, slot, weight, plan=None):
-    plan = plan or plan_of(layer, x.shape[0], slot.shape[1])
-    plan.update(slot, weight)
+    plan = plan or plan_of(layer, x.shape[0])
+    plan.update(slot, weight, layer.chunks)
     out = y.clone()
     kernels.add_mixture(out, x, layer.table, layer.outs, plan)
     return out

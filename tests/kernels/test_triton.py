@@ -14,7 +14,7 @@ from vllm_mega.engine.routing import NULL_SLOT
 from vllm_mega.kernels import triton as kernels
 from vllm_mega.kernels import triton_plan
 
-JITTED = ("_rank", "_gather", "_shrink", "_expand")
+JITTED = ("_gather", "_shrink", "_expand")
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,20 @@ def test_a_mixture_wider_than_a_tile_of_ranks():
     check(layer, slot, np.full(slot.shape, 0.5, dtype=np.float32))
 
 
+@pytest.mark.parametrize("tokens", [1, 15, 64, 65])
+def test_a_block_of_more_adapters_than_a_tile_has_rows_for(tokens):
+    layer = layer_of([1 + n % 3 for n in range(70)], 16, (8,), max_rank=3)
+    slot = np.arange(tokens * 2, dtype=np.int32).reshape(tokens, 2) % 70
+    check(layer, slot, np.full(slot.shape, 0.5, dtype=np.float32))
+
+
+def test_a_mixture_may_name_an_adapter_twice():
+    layer = layer_of([4, 2], 24, (16,))
+    slot = np.array([[0, 0, 1], [1, 0, 1]], dtype=np.int32)
+    weight = np.array([[0.5, 0.25, 1], [1, 1, -1]], dtype=np.float32)
+    check(layer, slot, weight, tolerance=1e-5)
+
+
 def test_a_slot_may_leave_slices_alone():
     layer = layer_of([(4, 0), (0, 3), (0, 0), (2, 5)], 24, (16, 24))
     check(layer, *routing("decode", 12, 3, 4))
@@ -70,19 +84,20 @@ def test_a_step_without_any_mixture():
 
 def test_rows_behind_the_tokens_are_untouched_and_a_smaller_step_forgets_the_larger():
     layer = layer_of([1, 6, 3], 40, (24, 8))
-    plan = plan_of(layer, 64, 4)
-    buffers = [t.data_ptr() for t in (plan.blocks, plan.weights, plan.hidden)]
-    check(layer, *routing("mixed", 60, 3, 3), plan=plan)
-    check(layer, *routing("decode", 7, 2, 3), rows=53, plan=plan)
-    check(layer, *routing("prefill", 3, 1, 3), rows=57, plan=plan)
-    assert [t.data_ptr() for t in (plan.blocks, plan.weights, plan.hidden)] == buffers
+    plan = plan_of(layer, 200)
+    buffers = [t.data_ptr() for t in plan.tensors]
+    check(layer, *routing("mixed", 200, 3, 3), plan=plan)
+    check(layer, *routing("decode", 7, 2, 3), rows=193, plan=plan)
+    check(layer, *routing("prefill", 3, 1, 3), rows=61, plan=plan)
+    assert [t.data_ptr() for t in plan.tensors] == buffers
+    assert not plan.counters.any()
 
 
 def test_fewer_rows_than_tokens_are_never_overrun():
     layer = layer_of([4], 24, (16,))
     slot, weight = np.zeros((9, 1), dtype=np.int32), np.ones((9, 1), dtype=np.float32)
-    plan = plan_of(layer, 9, 1)
-    plan.update(slot, weight)
+    plan = plan_of(layer, 9)
+    plan.update(slot, weight, layer.chunks)
     y, x = layer.tensors(9)
     out = y.clone()
     kernels.add_mixture(out[:4], x[:4], layer.table, layer.outs, plan)
@@ -92,26 +107,35 @@ def test_fewer_rows_than_tokens_are_never_overrun():
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's NumPy
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_broken_adapter_or_token_is_nobody_elses_problem(bad):
+def test_a_broken_token_is_nobody_elses_problem(bad):
     layer = layer_of([4, 5, 3], 40, (24, 8))
-    slot = np.array([[0, 2], [2, -1], [1, -1], [1, 2], [2, 0], [0, -1], [-1, 1]], dtype=np.int32)
-    weight = np.array([[1, 0], [1, 1], [1, 1], [1, 1], [1, 1], [1, 1], [1, 0]], dtype=np.float32)
-    y, x = layer.tensors(7)
+    slot = np.array([[0, 2], [2, -1], [1, -1], [-1, -1], [2, 0]], dtype=np.int32)
+    weight = np.ones(slot.shape, dtype=np.float32)
+    y, x = layer.tensors(5)
     want = run(layer, y, x, slot, weight)
-    for a, b in layer.pairs[2]:
-        a[:], b[:] = bad, bad
-    plan = plan_of(layer, 7, 2)
-    plan.hidden[:] = bad  # what an earlier step left
+    plan = plan_of(layer, 5)
+    plan.hidden[:], plan.parts[:] = bad, bad  # what an earlier step left
+    x[0] = bad
     out = run(layer, y, x, slot, weight, plan)
-    uses = np.array([False, True, False, True, True, False, False])
-    assert torch.equal(out[~uses], want[~uses])
-    assert not torch.isfinite(out[uses]).any()
-
-    slot, weight = np.zeros((7, 2), dtype=np.int32), np.ones((7, 2), dtype=np.float32)
-    want = run(layer, y, x, slot, weight)
+    assert torch.equal(out[1:], want[1:]), "tokens of one block"
+    assert not torch.isfinite(out[0]).any()
     x[3] = bad
-    out = run(layer, y, x, slot, weight)
-    assert torch.equal(out[[0, 1, 2, 4, 5, 6]], want[[0, 1, 2, 4, 5, 6]]), "tokens of one block"
+    assert torch.equal(run(layer, y, x, slot, weight)[3], y[3]), "its result is the base model's"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_no_token_of_a_block_uses_is_not_read(bad):
+    layer = layer_of([4, 5], 40, (24, 8))
+    slot = np.array([[0]] * 64 + [[1]] * 3, dtype=np.int32)
+    weight = np.ones(slot.shape, dtype=np.float32)
+    y, x = layer.tensors(67)
+    want = run(layer, y, x, slot, weight)
+    for a, b in layer.pairs[1]:
+        a[:], b[:] = bad, bad
+    with np.errstate(invalid="ignore"):
+        out = run(layer, y, x, slot, weight)
+    assert torch.equal(out[:64], want[:64])
+    assert not torch.isfinite(out[64:]).any()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
@@ -143,8 +167,8 @@ def test_rows_may_be_parts_of_wider_ones():
     y, x = layer.tensors(9)
     wide_y, wide_x = torch.randn(9, 40, device=DEVICE), torch.randn(9, 31, device=DEVICE)
     wide_y[:, 5:29], wide_x[:, 3:27] = y, x
-    before, plan = wide_y.clone(), plan_of(layer, 9, 2)
-    plan.update(slot, weight)
+    before, plan = wide_y.clone(), plan_of(layer, 9)
+    plan.update(slot, weight, layer.chunks)
     kernels.add_mixture(wide_y[:, 5:29], wide_x[:, 3:27], layer.table, layer.outs, plan)
     torch.testing.assert_close(wide_y[:, 5:29], layer.expected(y, x, slot, weight))
     assert torch.equal(wide_y[:, :5], before[:, :5])
@@ -153,7 +177,7 @@ def test_rows_may_be_parts_of_wider_ones():
 
 def test_a_compiled_graph_reads_the_plan_of_the_moment():
     layer = layer_of([4, 2], 24, (16, 8))
-    plan, table = plan_of(layer, 9, 2), layer.table
+    plan, table = plan_of(layer, 9), layer.table
 
     def forward(y, x):
         out = y * 2
@@ -164,28 +188,36 @@ def test_a_compiled_graph_reads_the_plan_of_the_moment():
     y, x = layer.tensors(9)
     for step, kind in enumerate(("mixed", "decode", "prefill")):
         slot, weight = routing(kind, 9 - step, 2, 2)
-        plan.update(slot, weight)
+        plan.update(slot, weight, layer.chunks)
         with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
             torch.testing.assert_close(compiled(y, x), layer.expected(y * 2, x, slot, weight) + 1)
 
 
-def test_the_plan_groups_adjacent_tokens_of_one_mixture():
-    slot = np.array([[1, -1]] * 40 + [[-1, -1]] * 3 + [[2, 1]] * 2 + [[-1, 1]] + [[1, 2]], dtype=np.int32)
-    weight = np.ones(slot.shape, dtype=np.float32)
-    weight[41] = 0
-    weight[44, 0] = 0.5
-    weight[46, 0] = 0  # the same as slot 2 alone
-    blocks, weights = triton_plan.plan_blocks(slot, weight, 3)
-    assert blocks[0, 0] == len(weights) == 6
-    assert blocks[1:].tolist() == [
-        [0, 32, 1, 1, -1, -1],
-        [32, 8, 1, 1, -1, -1],
-        [43, 1, 2, 2, 1, -1],
-        [44, 1, 2, 2, 1, -1],
-        [45, 1, 1, 1, -1, -1],
-        [46, 1, 1, 2, -1, -1],
-    ]
-    assert weights.tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 0], [0.5, 1, 0], [1, 0, 0], [1, 0, 0]]
+def test_the_plan_names_a_blocks_adapters_by_units_of_their_rank():
+    slot = np.array([[2, 0]] * 63 + [[-1, 1]] * 2 + [[2, 2]] + [[3, 1]], dtype=np.int32)
+    weight = np.full(slot.shape, 0.5, dtype=np.float32)
+    weight[1, 1] = 0
+    starts, units, weights = triton_plan.step_units(slot, weight, np.array([1, 2, 3, 0], dtype=np.int32))
+    assert starts.tolist() == [0, 6, 11]
+    named = [0, 1 << 16, 1 << 16 | 1, 2 << 16, 2 << 16 | 1, 2 << 16 | 2]
+    assert units.tolist() == named + named[1:]
+    assert weights[0].tolist() == [0.5, 0] + [0.5] * 61 + [0]
+    assert weights[1].tolist() == weights[2].tolist() == [0] * 63 + [0.5]
+    assert weights[3].tolist() == weights[5].tolist() == [0.5] * 63 + [0]
+    assert weights[6, :3].tolist() == [0.5, 0, 0.5]
+    assert weights[8, :3].tolist() == [0, 1, 0], "one adapter twice"
+    assert weights.dtype == np.float32
+
+
+def test_a_step_goes_to_the_device_in_one_copy_and_ends_in_blocks_without_units():
+    plan = triton_plan.Plan(triton_plan.Sizes(200, 3, 16, 1), torch.float32, "cpu")
+    chunks = np.array([1, 1, 1], dtype=np.int32)
+    plan.update(np.array([[0, 1]] * 150, dtype=np.int32), np.ones((150, 2), dtype=np.float32), chunks)
+    assert plan.starts.tolist() == [0, 2, 4, 6, 6]
+    plan.update(np.array([[2]], dtype=np.int32), np.full((1, 1), 0.5, dtype=np.float32), chunks)
+    assert plan.starts.tolist() == [0, 1, 1, 1, 1]
+    assert plan.records[0, 0] == 2 << 16
+    assert plan.records[0, 1:].view(torch.float32).tolist() == [0.5] + [0] * 63
 
 
 def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
@@ -198,9 +230,9 @@ def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
     for name in ("_shrink", "_expand"):
         monkeypatch.setattr(kernels, name, Recorder())
     layer = layer_of([4, 2], 24, (16, 8))
-    plan, table, (y, x) = plan_of(layer, 64, 4), layer.table, layer.tensors(64)
+    plan, table, (y, x) = plan_of(layer, 64), layer.table, layer.tensors(64)
     for kind, tokens, width in (("decode", 3, 1), ("prefill", 64, 2), ("mixed", 60, 2)):
-        plan.update(*routing(kind, tokens, width, 2))
+        plan.update(*routing(kind, tokens, width, 2), layer.chunks)
         kernels.add_mixture(y, x, table, layer.outs, plan)
     calls = [
         (grid, [a.data_ptr() if torch.is_tensor(a) else a for a in args], constants)
@@ -211,17 +243,32 @@ def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
 
 
 def test_scratch_is_large_enough_for_every_number_of_rows():
-    for slices in (1, 2, 3):
-        size = max(600 * slices, triton_plan.SHRINKS)
-        assert all(kernels._split(rows * slices, 1 << 20) * rows * slices <= size for rows in range(1, 601))
-    assert kernels._split(1, 4096) == 16
+    for sizes in (triton_plan.Sizes(600, 5, 40, 3), triton_plan.Sizes(600, 40, 16, 3, requests=4, width=3)):
+        plan = triton_plan.Plan(sizes, torch.bfloat16, "cpu")
+        for rows in range(1, 601):
+            tile, _ = kernels.tiles(rows, torch.bfloat16)
+            split, blocks = kernels.splits(rows, 1 << 20, tile), -(-rows // triton_plan.BLOCK)
+            if split > 1:
+                assert split * sizes.numbers(blocks) <= len(plan.parts)
+                assert sizes.numbers(blocks) // triton_plan.UNIT**2 <= len(plan.counters)
+    assert kernels.splits(1, 4096, kernels.SHRINK_FEW) == 16
+
+
+def test_a_plan_that_knows_the_requests_is_smaller_and_still_holds_the_worst_step():
+    sizes = triton_plan.Sizes(256, 40, 16, 1, requests=4, width=3)
+    plan = triton_plan.Plan(sizes, torch.float32, "cpu")
+    assert sizes.units(4) == 24 < triton_plan.Sizes(256, 40, 16, 1).units(4) == 160
+    slot = np.repeat(np.arange(12, dtype=np.int32).reshape(4, 3), [63, 66, 66, 61], axis=0)
+    plan.update(slot, np.ones(slot.shape, dtype=np.float32), np.ones(40, dtype=np.int32))
+    assert int(plan.starts[-1]) == 21
 
 
 def test_what_does_not_fit_is_refused():
-    plan = triton_plan.Plan(4, 2, 8, 2, "cpu")
-    for shape in ((5, 1), (1, 3)):
+    chunks = np.ones(3, dtype=np.int32)
+    plan = triton_plan.Plan(triton_plan.Sizes(4, 3, 8, 2, requests=1, width=1), torch.float32, "cpu")
+    for slot in (np.zeros((5, 1)), np.array([[0], [1], [2]])):
         with pytest.raises(ValueError, match="do not fit a plan"):
-            plan.update(np.zeros(shape, dtype=np.int32), np.ones(shape, dtype=np.float32))
+            plan.update(slot.astype(np.int32), np.ones(slot.shape, dtype=np.float32), chunks)
     a, b = torch.zeros(4, 16), torch.zeros(4, 8)
     assert kernels.entry(a, b, 4) == (a.data_ptr(), b.data_ptr(), 4)
     for bad in (
@@ -236,7 +283,12 @@ def test_what_does_not_fit_is_refused():
     table = torch.zeros(1, 2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not fit together"):
         kernels.add_mixture(torch.zeros(4, 8), torch.zeros(4, 16), table, (4, 5), plan)
-    with pytest.raises(ValueError, match="both must be"):
-        kernels.add_mixture(torch.zeros(4, 8), torch.zeros(4, 16).half(), table, (4, 4), plan)
+    for y, x in ((torch.zeros(4, 8), torch.zeros(4, 16).half()), (torch.zeros(4, 8).half(),) * 2):
+        with pytest.raises(ValueError, match="all must be"):
+            kernels.add_mixture(y, x, table, (4, 4), plan)
     with pytest.raises(ValueError, match="room"):
         kernels.add_mixture(torch.zeros(400, 8), torch.zeros(400, 16), table, (4, 4), plan)
+    with pytest.raises(ValueError, match="room"):
+        kernels.add_mixture(
+            torch.zeros(4, 12), torch.zeros(4, 16), torch.zeros(1, 3, 3).long(), (4,) * 3, plan
+        )

@@ -39,9 +39,13 @@ def test_prompts_beside_tokens_with_holes_in_a_request(width, dtype):
 
 
 def test_few_rows_are_split_sixteen_times():
-    assert kernels._split(3, 4096) == 16
+    assert kernels.splits(3, 4096, kernels.SHRINK_FEW) == 16
     layer = layer_of([4, 4], 4096, (512, 512, 512), max_rank=4)
-    check(layer, np.array([[0, 1]], dtype=np.int32), np.array([[0.5, 0.5]], dtype=np.float32))
+    plan = plan_of(layer, 1)
+    for _ in range(3):
+        slot = np.array([[0, 1]], dtype=np.int32)
+        check(layer, slot, np.array([[0.5, 0.5]], dtype=np.float32), plan=plan)
+    assert not plan.counters.any()
 
 
 def test_a_token_has_the_same_result_in_every_batch_of_the_same_split():
@@ -66,14 +70,14 @@ def _steps(layer: Layer, rows: int):
 
 def test_a_cuda_graph_reads_the_plan_of_the_moment():
     layer = layer_of([16, 3, 9], 4096, (1024, 256))
-    plan, table = plan_of(layer, 64, 3), layer.table
+    plan, table = plan_of(layer, 64), layer.table
     out, inputs = (tensor.clone() for tensor in layer.tensors(64))
     kernels.add_mixture(out, inputs, table, layer.outs, plan)  # compiled before it is recorded
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         kernels.add_mixture(out, inputs, table, layer.outs, plan)
     for slot, weight, y, x, want in _steps(layer, 64):
-        plan.update(slot, weight)
+        plan.update(slot, weight, layer.chunks)
         out.copy_(y)
         inputs.copy_(x)
         graph.replay()
@@ -82,7 +86,7 @@ def test_a_cuda_graph_reads_the_plan_of_the_moment():
 
 def test_a_graph_that_inductor_compiled_reads_the_plan_of_the_moment():
     layer = layer_of([16, 3, 9], 4096, (1024, 256))
-    plan, table = plan_of(layer, 64, 3), layer.table
+    plan, table = plan_of(layer, 64), layer.table
 
     def forward(y, x):
         out = y * 2
@@ -91,6 +95,6 @@ def test_a_graph_that_inductor_compiled_reads_the_plan_of_the_moment():
 
     compiled = torch.compile(forward, fullgraph=True)
     for step, (slot, weight, y, x, want) in enumerate(_steps(layer, 64)):
-        plan.update(slot, weight)
+        plan.update(slot, weight, layer.chunks)
         with torch.compiler.set_stance("fail_on_recompile" if step else "default"):
             torch.testing.assert_close(compiled(y, x), want, rtol=1e-5, atol=1e-4)

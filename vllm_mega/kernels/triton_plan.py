@@ -84,12 +84,15 @@ class Plan:
         device = torch.device(device)
         head = -(-(sizes.blocks + 1) // 4) * 4  # records begin at a multiple of 16 bytes
         # Rows behind the last unit may be read, and nothing comes of it.
-        self._buffer = torch.zeros(head + sizes.units(sizes.blocks) * RECORD, dtype=torch.int32, device=device)
+        self._buffer = torch.zeros(
+            head + sizes.units(sizes.blocks) * RECORD, dtype=torch.int32, device=device
+        )
         self.starts, self.records = self._buffer[: sizes.blocks + 1], self._buffer[head:].view(-1, RECORD)
         planes = 1 if dtype == torch.float32 else 2
         self.hidden = torch.zeros(planes * sizes.numbers(sizes.blocks), dtype=dtype, device=device)
         self.parts = torch.zeros(SPLITS * sizes.numbers(1), device=device)
-        self.counters = torch.zeros(SPLITS * sizes.units(1) * sizes.slices, dtype=torch.int32, device=device)
+        counters = SPLITS * sizes.numbers(1) // UNIT**2
+        self.counters = torch.zeros(counters, dtype=torch.int32, device=device)
         self._staging = [_Staging(self._buffer, head) for _ in range(2)]
 
     @property
