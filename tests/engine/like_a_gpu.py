@@ -15,6 +15,10 @@ def gpu_slots() -> None:
     from tests.engine.streams import Cuda
     from vllm_mega.engine.slots import device
     from vllm_mega.engine.slots.cuda import CudaSlots, transposed
+    from vllm_mega.kernels import triton
+
+    triton.LANES = 1  # the interpreter takes milliseconds for a program, however much it does
+    triton.SHRINK_FLOAT32 = triton.EXPAND_FLOAT32 = triton.Tile(64, 64, 256, 4, 2)
 
     def kernels_for(where: Any, dtype: Any) -> device.Kernels:
         return device.Kernels(partial(CudaSlots, dtype=dtype, device=where, cuda=Cuda()), transposed)

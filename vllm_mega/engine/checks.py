@@ -49,7 +49,8 @@ class AdapterChecks:
         lora = vllm_config.lora_config
         shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
         # Where targets name fused layers, the worker's check is left.
-        return cls(with_slots(shapes, lora.target_modules), lora.max_lora_rank, largest_number(lora.lora_dtype))
+        shapes = with_slots(shapes, lora.target_modules)
+        return cls(shapes, lora.max_lora_rank, largest_number(lora.lora_dtype))
 
     def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
         """The check of the adapter, begun now if its files are new or have changed, or `afresh` in any case.

@@ -62,8 +62,8 @@ def _check_computing(vllm_config: Any) -> None:
     wanted, lora = vllm_config.model_config.dtype, vllm_config.lora_config
     if lora.lora_dtype not in ("auto", None, wanted, str(wanted).removeprefix("torch.")):
         raise ConfigError(
-            f"lora_dtype is {lora.lora_dtype} and the model computes in {wanted}: adapters are computed in the "
-            "model's type, so leave --lora-dtype out, or give --dtype the same"
+            f"lora_dtype is {lora.lora_dtype} and the model computes in {wanted}: adapters are computed in "
+            "the model's type, so leave --lora-dtype out, or give --dtype the same"
         )
     if lora.specialize_active_lora:
         raise ConfigError(

@@ -23,7 +23,7 @@ def leaf(name: str) -> str:
 
 
 def shortest(touched: Collection[str], every: Iterable[str]) -> list[str]:
-    """Names for `lora_target_modules` that say `touched`: last names where all modules of that name are meant.
+    """Names for `lora_target_modules` that say `touched`: a last name where it means all that bear it.
 
     Args:
         touched: modules that adapters change.

@@ -17,8 +17,8 @@ from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.model_executor.layers.linear import LinearBase
 
 from vllm_mega.engine.ids import ComponentId, MixtureId
-from vllm_mega.engine.routing import Route, routing_table
 from vllm_mega.engine.layers import full_names
+from vllm_mega.engine.routing import Route, routing_table
 from vllm_mega.engine.slots.base import Sizes, Slots
 from vllm_mega.engine.slots.device import Kernels, kernels_for
 from vllm_mega.engine.slots.packed import PackedAdapter, Pair, pack
@@ -124,7 +124,7 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
                 path,
                 expected=f"weights that are finite in {dtype}, scaling included",
                 found="NaN or infinity",
-                change="Train the adapter again, restore its file, or serve it with --dtype bfloat16 or float32.",
+                change="Train it again, restore its file, or serve it with --dtype bfloat16 or float32.",
             )
         return adapter
 

@@ -1,10 +1,11 @@
 """The slots of a GPU.
 
-Nothing that a launch reads moves: slots are persistent memory, and so is the plan, so CUDA graphs may hold the
-kernels. A slot has room for an adapter of the largest rank on all layers that have slots, so that any S
+Nothing that a launch reads moves: slots are persistent memory, and so is the plan, so CUDA graphs may hold
+the kernels. A slot has room for an adapter of the largest rank on all layers that have slots, so that any S
 adapters fit, whichever went before: no step can fail for want of room, or wait until adapters are moved
 together. Smaller adapters leave the rest of their slot unused; to have less of it, give slots to fewer layers
-(--lora-target-modules) or of a smaller rank (--max-lora-rank). See `copies` for the order of copies and steps.
+(--lora-target-modules), or of a smaller rank (--max-lora-rank). See `copies` for the order of copies and
+steps.
 """
 
 from __future__ import annotations
