@@ -23,10 +23,12 @@ def ask_other_engine(
     batched: bool,
     starts: Sequence[int] = (),
     max_tokens: int = 8,
+    like_a_gpu: Sequence[str] = (),
 ) -> Answers:
     """Greedy tokens and their logprobs for (prompt, LoRARequest | None) pairs, from a fresh engine.
 
     `starts`: from which token each one's mixture acts; empty: all from the first.
+    `like_a_gpu`: the `STAND_INS` of `tests.engine.like_a_gpu` that are put in.
     """
     job = {
         "model": str(model),
@@ -37,9 +39,12 @@ def ask_other_engine(
         "batched": batched,
         "starts": list(starts) or [0] * len(requests),
         "max_tokens": max_tokens,
+        "like_a_gpu": list(like_a_gpu),
         "output": str(folder / "answers.json"),
     }
     env = os.environ | {"VLLM_PLUGINS": plugins, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    if like_a_gpu:
+        env |= {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": str(int("runner" in like_a_gpu))}
     subprocess.run(
         [sys.executable, __file__], input=json.dumps(job), text=True, env=env, check=True, timeout=500
     )
@@ -47,10 +52,16 @@ def ask_other_engine(
 
 
 def main() -> None:
+    job = json.load(sys.stdin)
+    if job["like_a_gpu"]:
+        from tests.engine.like_a_gpu import STAND_INS
+
+        for name in job["like_a_gpu"]:
+            STAND_INS[name]()
+
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    job = json.load(sys.stdin)
     llm = LLM(job["model"], **job["args"])
     assert ("vllm_mega" in sys.modules) == (os.environ["VLLM_PLUGINS"] == "vllm_mega")
     common = {"temperature": 0, "max_tokens": job["max_tokens"], "logprobs": 0, "ignore_eos": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,13 +45,16 @@ def default(tmp_path: Path) -> Asking:
     return Asking(model, reference, batch_of(adapters, reference))
 
 
-def check_elsewhere(asking: Asking, folder: Path, max_tokens: int = 8, **changes: Any) -> None:
+def check_elsewhere(
+    asking: Asking, folder: Path, max_tokens: int = 8, like_a_gpu: Sequence[str] = (), **changes: Any
+) -> None:
     requests = [
         (r.prompt, to_lora_request(r.what) if isinstance(r.what, Mixture) else r.what) for r in asking.batch
     ]
     answers = ask_other_engine(
         folder, asking.model, OURS | changes, requests,
         plugins="vllm_mega", batched=True, starts=[r.start for r in asking.batch], max_tokens=max_tokens,
+        like_a_gpu=like_a_gpu,
     )  # fmt: skip
     found = [Answer(*answer, 0) for answer in answers]
     assert_start_matters(found)
@@ -59,6 +63,13 @@ def check_elsewhere(asking: Asking, folder: Path, max_tokens: int = 8, **changes
 
 def test_compiled(tiny: Asking, tmp_path: Path):
     check_elsewhere(tiny, tmp_path, enforce_eager=False)
+
+
+@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+@pytest.mark.parametrize("runner", [1, 2])
+def test_like_a_gpu(tiny: Asking, tmp_path: Path, runner: int, eager: bool):
+    stand_ins = ("slots", "runner") if runner == 2 else ("slots",)
+    check_elsewhere(tiny, tmp_path, like_a_gpu=stand_ins, enforce_eager=eager)
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import torch
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from tests.engine.streams import Cuda
+from vllm_mega.engine.slots.base import Sizes
 from vllm_mega.engine.slots.cpu import CpuSlots
 from vllm_mega.engine.slots.cuda import CudaSlots, transposed
 from vllm_mega.engine.slots.device import kernels_for
@@ -17,13 +19,18 @@ from vllm_mega.kernels import cpu, triton
 
 LAYERS = [(24, (16, 8, 8)), (33, (40,)), (16, (7,))]
 SLOTS, TOKENS, RANK = 3, 12, 6
+SIZES = Sizes(SLOTS, TOKENS, TOKENS, RANK)
 
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    for name, function in list(vars(triton).items()):
-        if isinstance(function, JITFunction):
-            monkeypatch.setattr(triton, name, InterpretedFunction(function.fn))
+    for name, found in list(vars(triton).items()):
+        if isinstance(found, JITFunction):
+            monkeypatch.setattr(triton, name, InterpretedFunction(found.fn))
+
+
+def _gpu():
+    return CudaSlots(LAYERS, SIZES, dtype=torch.float32, device=torch.device("cpu"), cuda=Cuda())
 
 
 def _slices(seed: int):
@@ -50,8 +57,8 @@ def _run(slots, slot, weight):
 
 
 def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
-    gpu = CudaSlots(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
-    host = CpuSlots(LAYERS, SLOTS, TOKENS, RANK)
+    gpu = _gpu()
+    host = CpuSlots(LAYERS, SIZES)
     rng = np.random.default_rng(0)
     slot = rng.integers(-1, SLOTS, (TOKENS, 2)).astype(np.int32)
     slot[:, 1] = np.where(slot[:, 1] == slot[:, 0], -1, slot[:, 1])
@@ -72,11 +79,39 @@ def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
 
 
 def test_a_step_before_any_route_changes_nothing():
-    slots = CudaSlots(LAYERS, SLOTS, TOKENS, RANK, dtype=torch.float32, device=torch.device("cpu"))
+    slots = _gpu()
     slots.put(0, pack(_slices(0), torch.float32, transposed))
     y = torch.ones(TOKENS, 32)
     slots.layers[0].add_lora_linear(y, torch.ones(TOKENS, 24))
     assert bool((y == 1).all())
+
+
+def test_an_idle_step_launches_nothing_and_the_next_one_does(monkeypatch):
+    slots, launched = _gpu(), []
+    for name in ("_shrink", "_expand"):
+        real = getattr(triton, name)
+        grids = type("", (), {"__getitem__": lambda _, grid, real=real: launched.append(grid) or real[grid]})
+        monkeypatch.setattr(triton, name, grids())
+    slots.put(0, pack(_slices(0), torch.float32, transposed))
+    some, none = np.zeros((TOKENS, 1), np.int32), np.zeros((0, 0), np.int32)
+    for idle, count in ((False, 2), (True, 0), (False, 2)):
+        table = none if idle else some
+        slots.route(table, np.ones(table.shape, np.float32), idle=idle)
+        y = torch.ones(TOKENS, 32)
+        slots.layers[0].add_lora_linear(y, torch.ones(TOKENS, 24))
+        assert len(launched) == count
+        assert bool((y == 1).all()) == idle
+        launched.clear()
+
+
+def test_a_slot_has_room_for_the_largest_adapter_and_nothing_more():
+    largest = [
+        (torch.ones(RANK, inputs), torch.ones(out, RANK)) for inputs, outputs in LAYERS for out in outputs
+    ]
+    slots = _gpu()
+    adapter = pack(largest, torch.float32, transposed)
+    slots.put(SLOTS - 1, adapter)
+    assert slots.nbytes == SLOTS * (adapter.nbytes + slots.slices * 3 * 8)
 
 
 def test_what_a_device_cannot_do_is_refused():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_mega.bank.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from vllm_mega.bank.lora_tensors import Pair, Shapes, check_shapes, checked_values, exhaust
+from vllm_mega.bank.lora_tensors import LARGEST, Pair, Shapes, check_shapes, checked_values, exhaust
 from vllm_mega.bank.peft_config import MAX_CONFIG, PeftConfig, read_peft_config
 from vllm_mega.bank.tensors import CONVERT, MAX_FILE, MAX_HEADER, TensorInfo, read_header, unreadable
 from vllm_mega.errors import AdapterError
@@ -81,6 +81,7 @@ def check_adapter(
     *,
     max_rank: int | None = None,
     expected_digest: str | None = None,
+    largest_number: float = LARGEST,
 ) -> AdapterFacts:
     """Check the adapter in `folder` against the base model: digest, headers, then every value.
 
@@ -92,18 +93,21 @@ def check_adapter(
             (`vllm_mega.models.linear_shapes`).
         max_rank: the largest rank that will be served; None: any that vLLM serves.
         expected_digest: what `adapter_digest` said when the adapter was added; None: not known.
+        largest_number: of the type that the model computes in.
 
     Raises:
         AdapterError: the adapter must not be used; says which file, what was expected, what was
             found and what to change.
     """
     try:
-        return _checked(folder, shapes, max_rank or MAX_RANK, expected_digest)
+        return _checked(folder, shapes, max_rank or MAX_RANK, expected_digest, largest_number)
     except OSError as error:
         raise unreadable(folder, error) from error
 
 
-def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str | None) -> AdapterFacts:
+def _checked(
+    folder: Path, shapes: Shapes, max_rank: int, expected_digest: str | None, largest_number: float
+) -> AdapterFacts:
     config_path, path = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     most = largest(shapes)
     if expected_digest is not None:
@@ -114,7 +118,8 @@ def _checked(folder: Path, shapes: Shapes, max_rank: int, expected_digest: str |
     infos, start = read_header(path, most)
     pairs = _pairs(path, infos)
     check_shapes(path, pairs, infos, shapes, dict.fromkeys(pairs, config.r))
-    exhaust(checked_values(path, infos, start, pairs))
+    limits = largest_number, largest_number / max(1, abs(config.scale(config.r, config.lora_alpha)))
+    exhaust(checked_values(path, infos, start, pairs, limits))
     digest = expected_digest or adapter_digest(folder, most)
     size = config_path.stat().st_size + path.stat().st_size
     return AdapterFacts(digest, size, config.r, tuple(sorted(pairs)))

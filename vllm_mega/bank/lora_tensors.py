@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
-from vllm_mega.bank.tensors import TensorInfo, all_finite, all_zero, read_values
+from vllm_mega.bank.tensors import TensorInfo, all_zero, magnitude, read_values
 from vllm_mega.errors import AdapterError
 
 Shapes = Mapping[str, tuple[int, int]]
 """(O, I) of every linear module of the base model, by its path."""
 
 _DTYPES = ("BF16", "F16", "F32")
+LARGEST = float(np.finfo(np.float32).max)
+"""Of all numbers that an adapter may be served in."""
 
 
 class Pair(NamedTuple):
@@ -96,20 +100,24 @@ def _check_axes(
 
 
 def checked_values(
-    path: Path, infos: Mapping[str, TensorInfo], start: int, pairs: Pairs
+    path: Path,
+    infos: Mapping[str, TensorInfo],
+    start: int,
+    pairs: Pairs,
+    limits: tuple[float, float] = (LARGEST, LARGEST),
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Name and flat values (see `read_values`) of every tensor of `pairs`.
 
+    `limits`: the largest absolute values that A and B may have.
+
     Raises:
-        AdapterError: a value that is not finite, or, after the last one, an adapter without effect.
+        AdapterError: a value that is not finite or too large, or, after the last one, an adapter without
+            effect.
     """
     zero: set[str] = set()
-    names = [name for pair in pairs.values() for name in pair]
-    for name, values in read_values(path, {name: infos[name] for name in names}, start):
-        if not all_finite(values):
-            raise AdapterError(
-                path, expected="finite values", found=f"NaN or infinity in {name}", change="Train it again"
-            )
+    most = {name: limit for pair in pairs.values() for name, limit in zip(pair, limits, strict=True)}
+    for name, values in read_values(path, {name: infos[name] for name in most}, start):
+        _check_size(path, name, magnitude(values), most[name])
         if all_zero(values):
             zero.add(name)
         yield name, values
@@ -119,6 +127,20 @@ def checked_values(
             expected="an adapter that changes the model",
             found="A or B all zero in every module",
             change="It was never trained, or saved too early: train it again",
+        )
+
+
+def _check_size(path: Path, name: str, found: float, most: float) -> None:
+    if not math.isfinite(found):
+        raise AdapterError(
+            path, expected="finite values", found=f"NaN or infinity in {name}", change="Train it again"
+        )
+    if found > most:
+        raise AdapterError(
+            path,
+            expected=f"values of at most {most:.6g} in {name}, so that they are finite where they are served",
+            found=f"{found:.6g}",
+            change="Serve it with --dtype bfloat16 or float32, or train it again",
         )
 
 

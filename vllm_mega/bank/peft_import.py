@@ -23,7 +23,7 @@ from vllm_mega.bank.lora_tensors import Shapes, check_shapes, checked_values
 from vllm_mega.bank.patterns import first_matches
 from vllm_mega.bank.peft_config import PeftConfig, read_peft_config
 from vllm_mega.bank.peft_names import same_module, sort_names, unwrapped
-from vllm_mega.bank.tensors import TensorInfo, all_finite, as_float32, encode_tensors, read_header, unreadable
+from vllm_mega.bank.tensors import TensorInfo, as_float32, encode_tensors, read_header, unreadable
 from vllm_mega.errors import AdapterError
 
 Values = npt.NDArray[Any]
@@ -104,7 +104,7 @@ def _import(folder: Path, target: Path, base: Base, max_rank: int) -> None:
     tensors: dict[str, Values] = {}
     for module, pair in pairs.items():
         a, b = scaling.folded(module, values.pop(pair.a), values.pop(pair.b))
-        if not all_finite(b):
+        if not np.isfinite(b).all():
             raise AdapterError(
                 config_path,
                 expected="finite values of B, scaled",

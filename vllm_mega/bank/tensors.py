@@ -120,11 +120,11 @@ def read_values(
             yield name, np.frombuffer(mapped[start + first : start + last], kind)
 
 
-def all_finite(values: npt.NDArray[Any]) -> bool:
-    """Whether none is NaN or infinite; uint16 means the bits of bfloat16."""
+def magnitude(values: npt.NDArray[Any]) -> float:
+    """The largest absolute value, NaN if one is NaN; uint16 means the bits of bfloat16."""
     if values.dtype == np.uint16:
-        return not bool(((values & 0x7F80) == 0x7F80).any())
-    return bool(np.isfinite(values).all())
+        return float(as_float32((values & 0x7FFF).max(initial=0, keepdims=True))[0])
+    return float(np.abs([values.min(initial=0), values.max(initial=0)]).max())
 
 
 def all_zero(values: npt.NDArray[Any]) -> bool:

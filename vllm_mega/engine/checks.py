@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
+
 from vllm_mega.bank.adapter import check_adapter
+from vllm_mega.bank.lora_tensors import LARGEST
 from vllm_mega.engine.holding import Signature, folder_of, readable, signature
+from vllm_mega.engine.layers import with_slots
 from vllm_mega.errors import AdapterError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
@@ -21,11 +25,19 @@ _RETRY = 5.0
 """Seconds; at once would be every step of a busy engine."""
 
 
+def largest_number(dtype: torch.dtype) -> float:
+    """Of a floating type."""
+    return torch.finfo(dtype).max
+
+
 class AdapterChecks:
     """Checks adapters in a thread, each once until its files change. Any thread may ask."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], max_rank: int) -> None:
-        self._shapes, self._max_rank = shapes, max_rank
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], max_rank: int, largest_number: float = LARGEST
+    ) -> None:
+        """See `check_adapter`."""
+        self._shapes, self._max_rank, self._largest_number = shapes, max_rank, largest_number
         self._pool = ThreadPoolExecutor(1, "mega-checks")
         self._checks: dict[tuple[str, str], tuple[Signature, Future[str]]] = {}
         self._again: dict[tuple[str, str], float] = {}
@@ -34,13 +46,11 @@ class AdapterChecks:
     @classmethod
     def of(cls, vllm_config: Any) -> AdapterChecks:
         """For the model and the slots of an engine."""
-        shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
         lora = vllm_config.lora_config
-        wanted = set(lora.target_modules or ())
-        leaves = {name.rpartition(".")[2] for name in shapes}
-        if wanted and wanted <= leaves:  # or else they name fused layers: then the worker's check is left
-            shapes = {name: shape for name, shape in shapes.items() if name.rpartition(".")[2] in wanted}
-        return cls(shapes, lora.max_lora_rank)
+        shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
+        # Where targets name fused layers, the worker's check is left.
+        shapes = with_slots(shapes, lora.target_modules)
+        return cls(shapes, lora.max_lora_rank, largest_number(lora.lora_dtype))
 
     def begin(self, component: Component, *, afresh: bool = False) -> Future[str]:
         """The check of the adapter, begun now if its files are new or have changed, or `afresh` in any case.
@@ -62,7 +72,11 @@ class AdapterChecks:
         try:
             with readable(component.path) as folder:
                 check_adapter(
-                    folder, self._shapes, max_rank=self._max_rank, expected_digest=component.adapter
+                    folder,
+                    self._shapes,
+                    max_rank=self._max_rank,
+                    expected_digest=component.adapter,
+                    largest_number=self._largest_number,
                 )
         except AdapterError as error:
             return str(error)

@@ -42,12 +42,42 @@ def configure(vllm_config: Any) -> None:
         raise ConfigError("vllm_mega does not support pipeline parallelism: use tensor parallelism")
     if vllm_config.model_config.enable_sleep_mode:
         raise ConfigError("vllm_mega does not support sleep mode: slots would wake up empty")
+    _check_computing(vllm_config)
     _check_connectors(vllm_config.kv_transfer_config)
     extension = vllm_config.parallel_config.worker_extension_cls
     if extension and extension != WORKER_EXTENSION:  # vLLM asks in every process, with what we have set
         logger.warning("worker_extension_cls is %s, so /mega/metrics has nothing to tell", extension)
     else:
         vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+
+
+def _check_computing(vllm_config: Any) -> None:
+    """Refuse ways to compute a step that our kernels do not know.
+
+    Raises:
+        ConfigError: one of them is switched on.
+    """
+    from vllm import envs
+
+    wanted, lora = vllm_config.model_config.dtype, vllm_config.lora_config
+    if lora.lora_dtype not in ("auto", None, wanted, str(wanted).removeprefix("torch.")):
+        raise ConfigError(
+            f"lora_dtype is {lora.lora_dtype} and the model computes in {wanted}: adapters are computed in "
+            "the model's type, so leave --lora-dtype out, or give --dtype the same"
+        )
+    if lora.specialize_active_lora:
+        raise ConfigError(
+            "specialize_active_lora is not supported with mixtures, whose launches are the same for every "
+            "number of adapters: leave it off"
+        )
+    if vllm_config.parallel_config.use_ubatching:
+        raise ConfigError(
+            "dual batch overlap is not supported with mixtures, whose routing is that of the whole step: "
+            "leave enable_dbo and ubatch_size off"
+        )
+    for name in ("VLLM_BATCH_INVARIANT", "VLLM_LORA_ENABLE_DUAL_STREAM"):
+        if getattr(envs, name):
+            raise ConfigError(f"{name} is set, which the kernels of mixtures cannot keep: unset it")
 
 
 def _check_connectors(transfer: Any) -> None:

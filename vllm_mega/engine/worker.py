@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import torch
 from vllm.lora.layers import LoRAMapping
+from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
 from vllm_mega.bank.adapter import check_adapter
 from vllm_mega.engine.adapters import check_width, mixture_of
+from vllm_mega.engine.checks import largest_number
 from vllm_mega.engine.holding import readable
 from vllm_mega.engine.ids import FIRST_ID, ComponentId, MixtureId, plain
 from vllm_mega.engine.manager import MegaLoRAModelManager
@@ -23,9 +25,18 @@ from vllm_mega.engine.residency import Residency
 from vllm_mega.engine.routing import Route
 from vllm_mega.engine.settings import settings_of
 from vllm_mega.engine.slots.packed import PackedAdapter, pack
-from vllm_mega.errors import AdapterError, ConfigError
+from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Component
 from vllm_mega.models import linear_shapes, resolve_model
+
+
+class UnpinnedLoRA(LoRAModel):  # type: ignore[misc]  # vLLM is untyped to mypy
+    """What vLLM reads of an adapter, not pinned: what is packed of it is, in one piece."""
+
+    @classmethod
+    def from_lora_tensors(cls, *args: Any, device: str, **kwargs: Any) -> Any:
+        """As vLLM's; it pins each tensor where `device` is the word "cpu"."""
+        return super().from_lora_tensors(*args, device=f"{device}:0", **kwargs)
 
 
 class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -38,8 +49,8 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
     _manager_cls = MegaLoRAModelManager
     _adapter_manager: MegaLoRAModelManager
 
-    def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config, *args, **kwargs)
+    def __init__(self, vllm_config: Any, device: Any, embedding_modules: Any) -> None:
+        super().__init__(vllm_config, device, embedding_modules, UnpinnedLoRA)
         self._shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
         self._component_ids: dict[str, ComponentId] = {}
         self._in_step: frozenset[ComponentId] = frozenset()
@@ -183,6 +194,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
                     self._shapes,
                     max_rank=self.lora_config.max_lora_rank,
                     expected_digest=source.adapter,
+                    largest_number=largest_number(self.lora_config.lora_dtype),
                 )
                 adapter = self._packed(LoRARequest(source.adapter, FIRST_ID, str(folder)))
         else:
@@ -193,17 +205,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         return adapter
 
     def _packed(self, source: LoRARequest) -> PackedAdapter:
-        lora = self._load_adapter(source)
-        for name, layer in lora.loras.items():
-            for tensor in (layer.lora_a, layer.lora_b):
-                if not bool(torch.isfinite(tensor).all()):
-                    raise AdapterError(
-                        source.lora_path,
-                        expected="finite weights",
-                        found=f"NaN or infinity in {name}",
-                        change="Train the adapter again, or restore its file.",
-                    )
-        return self._adapter_manager.pack(lora, source.lora_path)
+        return self._adapter_manager.pack(self._load_adapter(source), source.lora_path)
 
     # --- what vLLM asks about plain adapters ----------------------------------------------------
 

@@ -105,9 +105,9 @@ def _launch(
     """`add_mixture` with `Plan.tensors`."""
     _check(y, x, table, outs, plan)
     rows, inputs = x.shape
-    if rows == 0:
+    starts, records, hidden, parts, counters, live = plan
+    if rows == 0 or not bool(live):
         return
-    starts, records, hidden, parts, counters = plan
     shrink, expand = tiles(rows, x.dtype)
     split = splits(rows, inputs, shrink)
     common = {

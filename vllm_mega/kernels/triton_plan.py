@@ -93,20 +93,30 @@ class Plan:
         self.parts = torch.zeros(SPLITS * sizes.numbers(1), device=device)
         counters = SPLITS * sizes.numbers(1) // UNIT**2
         self.counters = torch.zeros(counters, dtype=torch.int32, device=device)
+        self.live = torch.ones(1, dtype=torch.bool)
+        """On the host: whether there is anything to launch."""
         self._staging = [_Staging(self._buffer, head) for _ in range(2)]
 
     @property
     def tensors(self) -> list[torch.Tensor]:
         """What the kernels are given."""
-        return [self.starts, self.records, self.hidden, self.parts, self.counters]
+        return [self.starts, self.records, self.hidden, self.parts, self.counters, self.live]
 
-    def update(self, slot: NDArray[np.int32], weight: NDArray[np.float32], chunks: NDArray[np.int32]) -> None:
+    def update(
+        self,
+        slot: NDArray[np.int32],
+        weight: NDArray[np.float32],
+        chunks: NDArray[np.int32],
+        *,
+        idle: bool = False,
+    ) -> None:
         """Take over the routing table of a step. Pairs of weight 0 count as null.
 
         Args:
             slot: [T, K]; negative means the null slot.
             weight: [T, K].
             chunks: [S] units of each slot's adapter: `chunks` of its largest rank.
+            idle: nothing shall be launched from here on, nor captured.
 
         Raises:
             ValueError: the step does not fit the buffers.
@@ -118,6 +128,7 @@ class Plan:
                 f"slots {slot.shape} and weights {weight.shape}, {found} units of {UNIT} ranks, do not fit a "
                 f"plan of {self.sizes.tokens} tokens and {most} units"
             )
+        self.live[0] = not idle
         self._staging.reverse()  # a copy of the step before may still be under way
         self._staging[0].send(starts, units, weights)
 
@@ -129,7 +140,7 @@ class _Staging:
         cuda = buffer.device.type == "cuda"
         self._target = buffer
         self._host = torch.zeros(buffer.numel(), dtype=torch.int32, pin_memory=cuda)
-        self._copied: Any = torch.cuda.Event() if cuda else None
+        self._copied: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
         numbers = self._host.numpy()
         self._starts, self._records = numbers[:head], numbers[head:].reshape(-1, RECORD)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,19 @@ from vllm_mega.engine.slots.packed import PackedAdapter
 
 Shape = tuple[int, tuple[int, ...]]
 """I and the O_p of a layer."""
+
+
+class Sizes(NamedTuple):
+    """What slots must have room for."""
+
+    slots: int
+    """S."""
+    tokens: int
+    """Most tokens of a step."""
+    requests: int
+    """Most requests of a step."""
+    rank: int
+    """Largest rank."""
 
 
 class LayerMixture(Protocol):
@@ -39,18 +52,16 @@ class Slots(Protocol):
     def clear(self, slot: int) -> None:
         """Let the slot stand for nothing."""
 
-    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
-        """Take over the routing table of a step: slot and weight [T, K]."""
+    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32], *, idle: bool = False) -> None:
+        """Take over the routing table of a step: slot and weight [T, K].
+
+        `idle`: no request of the step has adapters. vLLM then captures and runs graphs of their own, in which
+        nothing of ours needs to be.
+        """
 
 
 class MakeSlots(Protocol):
     """Makes the slots of an engine, all of them standing for nothing."""
 
-    def __call__(self, layers: Sequence[Shape], slots: int, tokens: int, rank: int) -> Slots:
-        """
-        Args:
-            layers: every layer, in the order in which adapters are packed.
-            slots: S.
-            tokens: most tokens of a step.
-            rank: largest rank.
-        """
+    def __call__(self, layers: Sequence[Shape], sizes: Sizes) -> Slots:
+        """`layers`: every layer, in the order in which adapters are packed."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vllm_mega.engine.slots.base import Shape
+from vllm_mega.engine.slots.base import Shape, Sizes
 from vllm_mega.engine.slots.packed import PackedAdapter
 from vllm_mega.kernels import cpu
 from vllm_mega.kernels.cpu import Layer, Plan
@@ -24,14 +24,14 @@ from vllm_mega.kernels.cpu import Layer, Plan
 class CpuSlots:
     """See `base.Slots`. A slot is a row of addresses: an adapter that comes or goes moves no weights."""
 
-    def __init__(self, layers: Sequence[Shape], slots: int, tokens: int, rank: int) -> None:
+    def __init__(self, layers: Sequence[Shape], sizes: Sizes) -> None:
         """See `base.MakeSlots`."""
         ends = np.cumsum([len(outputs) for _, outputs in layers])
-        self.table = torch.zeros(slots, int(ends[-1]), 3, dtype=torch.int64)
+        self.table = torch.zeros(sizes.slots, int(ends[-1]), 3, dtype=torch.int64)
         """[S, P of all layers, 3]."""
-        self.plan = Plan(tokens, slots)
+        self.plan = Plan(sizes.tokens, sizes.slots)
         self.layers = [
-            CpuLayerMixture(self, Layer(self.table[:, end - len(outputs) : end], inputs, outputs, rank))
+            CpuLayerMixture(self, Layer(self.table[:, end - len(outputs) : end], inputs, outputs, sizes.rank))
             for end, (inputs, outputs) in zip(ends.tolist(), layers, strict=True)
         ]
         self._numbers = self.table.numpy()
@@ -55,8 +55,8 @@ class CpuSlots:
         self._kept.pop(slot, None)
         self._touch()
 
-    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32]) -> None:
-        """Take over the routing table of a step: slot and weight [T, K]."""
+    def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32], *, idle: bool = False) -> None:
+        """See `base.Slots`; `idle` says nothing that the table does not."""
         self.plan.update(slot, weight)
         self._touch()
 

@@ -37,26 +37,32 @@ class PackedAdapter:
         return self.weights.nbytes
 
 
-def pack(slices: Sequence[Pair | None], dtype: torch.dtype, layout: Layout) -> PackedAdapter:
+def pack(
+    slices: Sequence[Pair | None], dtype: torch.dtype, layout: Layout, *, pin_memory: bool = False
+) -> PackedAdapter:
     """Pack an adapter.
 
     Args:
         slices: its weights for every output slice of the model, None where it has none.
         dtype: of the model.
         layout: that of the kernels.
+        pin_memory: whether copies to a device shall not wait.
     """
     table = np.zeros((len(slices), 3), np.int64)
-    parts: list[torch.Tensor] = []
-    position = 0
+    parts: list[tuple[int, torch.Tensor]] = []
+    end = 0
     for row, pair in zip(table, slices, strict=True):
         if pair is None:
             continue
         row[2] = pair[0].shape[0]
         for column, part in enumerate(layout(pair[0].to(dtype), pair[1].to(dtype))):
-            row[column] = position * dtype.itemsize
-            parts.append(torch.nn.functional.pad(part, (0, padded(part.numel(), dtype) - part.numel())))
-            position += parts[-1].numel()
-    return PackedAdapter(torch.cat(parts) if parts else torch.empty(0, dtype=dtype), table)
+            row[column] = end * dtype.itemsize
+            parts.append((end, part))
+            end += padded(part.numel(), dtype)
+    weights = torch.zeros(end, dtype=dtype, pin_memory=pin_memory)
+    for begin, part in parts:
+        weights[begin : begin + part.numel()] = part
+    return PackedAdapter(weights, table)
 
 
 def padded(count: int, dtype: torch.dtype) -> int:

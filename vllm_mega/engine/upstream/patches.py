@@ -60,6 +60,14 @@ PATCHES = (
         until="the stock CPU LoRA path can be compiled, and platforms have a hook for plugins",
         make=replacements.cpu_config,
     ),
+    Patch(
+        module="vllm.config.vllm",
+        target="VllmConfig.compute_hash",
+        parameters=("self",),
+        why="additional_config is part of the hash: another setting of the gate would compile it all again.",
+        until="a plugin's settings can stay out of the hash, and the rest of additional_config in it",
+        make=replacements.compile_hash,
+    ),
     *(
         Patch(
             module=module,

@@ -6,11 +6,12 @@ is stock vLLM.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.configuration import NO_EXPERTS, configure
-from vllm_mega.engine.settings import settings_of
+from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.start import block_keys, carries_mixture
 from vllm_mega.engine.upstream.of_worker import WORKER
 from vllm_mega.engine.upstream.runner_patches import RUNNER_PATCHES
@@ -95,6 +96,18 @@ def cpu_config(original: Any) -> Any:
             compilation.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
     return check_and_update_config
+
+
+def compile_hash(original: Any) -> Any:
+    def compute_hash(self: Any) -> Any:
+        if settings_of(self) is None:
+            return original(self)
+        shaping = copy.copy(self)
+        # What our settings say shapes no graph; that they are there does.
+        shaping.additional_config = {**self.additional_config, SETTINGS_KEY: True}
+        return original(shaping)
+
+    return compute_hash
 
 
 def block_hashes(original: Any) -> Any:
