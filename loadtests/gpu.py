@@ -26,7 +26,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Line]]] = {
     "engine": gpu_apart.engine,
     "trainer": gpu_apart.trainer,
 }
-SECONDS, QUICK_SECONDS = 100.0, 45.0
+SECONDS, QUICK_SECONDS = 50.0, 22.0
 EPILOG = """\
 parts:
   kernels   our kernels against the definition (vllm_mega/kernels/reference.py), at shapes of real models
@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder with vLLM's package, to read its LoRA kernels from",
     )
-    limit = f"of kernels and stock; then they begin nothing (default: {SECONDS:g}, quick {QUICK_SECONDS:g})"
+    limit = (
+        f"of kernels, and of stock; then they begin nothing (default: {SECONDS:g}, quick {QUICK_SECONDS:g})"
+    )
     add("--seconds", type=float, help=limit)
     add("--markdown", type=Path, metavar="JSON", help="measure nothing: show such a file as Markdown")
     return made
@@ -68,11 +70,10 @@ def parser() -> argparse.ArgumentParser:
 
 def measure(args: argparse.Namespace) -> Report:
     """All parts, in turn; the file is written after every line: an interrupted run leaves what it has."""
-    clock = Clock(args.seconds or (QUICK_SECONDS if args.quick else SECONDS))
-    options = Options(args.output, args.quick, args.vllm_source, clock)
+    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
     report = Report(machine())
     for part in args.parts:
-        began = time.monotonic()
+        options, began = Options(args.output, args.quick, args.vllm_source, Clock(seconds)), time.monotonic()
         for line in _lines(part, options):
             report.lines.append(line)
             report.seconds[part] = round(time.monotonic() - began, 1)

@@ -62,7 +62,7 @@ def engine(options: Options) -> Iterator[Line]:
     if missing:
         yield Line("engine", "loadtests.engine", COULD_NOT, missing)
         return
-    more = ["--compiled-only", "--rounds", "1" if options.quick else "3"]
+    more = ["--compiled", "only", "--dtype", "bfloat16", "--rounds", "1" if options.quick else "3"]
     output = options.output.with_name(options.output.stem + "-engine.json")
     try:
         cases = result("engine", output, more, MINUTES["engine"])["cases"]

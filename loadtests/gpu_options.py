@@ -17,5 +17,5 @@ class Options(NamedTuple):
     source: Path | None
     """Folder that holds vLLM's package; None: the installed one."""
     clock: Clock
-    """Of `kernels` and `stock` together."""
+    """Of the part, where it is `kernels` or `stock`."""
     device: str = "cuda"

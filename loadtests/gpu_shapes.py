@@ -58,7 +58,8 @@ def adapters_of(linear: Linear, ranks: Sequence[int], dtype: torch.dtype, device
     def random(columns: int, std: float) -> torch.Tensor:
         made = torch.empty(*size, columns, dtype=dtype, device=device).normal_(std=std)
         for slot, rank in enumerate(ranks):
-            made[slot, rank:] = torch.nan
+            if rank < max(ranks):
+                made[slot, rank:] = torch.nan
         return made
 
     return Adapters(
