@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from loadtests.gpu_shapes import Adapters, Routing, Rows
 from vllm_mega.kernels import triton as kernels
-from vllm_mega.kernels.triton_plan import Plan
+from vllm_mega.kernels.triton_plan import Plan, Sizes, chunks
 
 
 def table(adapters: Adapters) -> torch.Tensor:
@@ -32,12 +33,15 @@ class OurStep:
         """`tables`: those of `layers`. `tokens`, `width`: the most of a step."""
         self._layers = list(zip(tables, (one.linear.outs for one in layers), strict=True))
         self._kept = layers
-        rank, slices = max(a.shape[1] for a in layers[0].a), max(len(one.linear.outs) for one in layers)
-        self._plan = Plan(tokens, width, rank, slices, tables[0].device)
+        ranks = np.max([one.ranks.max(axis=1) for one in layers], axis=0)
+        slices = max(len(one.linear.outs) for one in layers)
+        sizes = Sizes(tokens, len(ranks), int(ranks.max()), slices, width=width)
+        self._plan = Plan(sizes, layers[0].a[0].dtype, tables[0].device)
+        self._chunks = np.array([chunks(int(rank)) for rank in ranks], dtype=np.int32)
 
     def plan(self, routing: Routing) -> None:
         """Take over a step."""
-        self._plan.update(*routing)
+        self._plan.update(*routing, self._chunks)
 
     def __call__(self, rows: Sequence[Rows]) -> None:
         """Add to y."""

@@ -23,6 +23,10 @@ BLOCK = 64
 """Adjacent tokens that our kernels plan together."""
 TILE_V, TILE_O = 64, 128
 """Ranks of a program of our shrink kernel, and output features of one of our expand kernel."""
+FEW = 16
+"""Tokens up to which tiles have so many rows, and more features."""
+SPLITS = 16
+"""Programs that share the input features of a block, at most; with more blocks fewer."""
 RANKS = 16
 """An adapter's rank is multiplied in chunks of so many, in our kernels and in vLLM's shrink kernel."""
 
@@ -113,7 +117,8 @@ def _attention(model: Model, load: Load, context: int, gpus: int) -> Launch:
 def ours(one: Linear, load: Load, adapters: int, rank: int, width: int) -> list[Launch]:
     """Shrink and expand of one linear layer: an adapter is read once for each block of tokens that uses it.
 
-    Every token of a block meets the ranks of all adapters of the block; `hidden` is float32.
+    Every token of a block meets the ranks of all adapters of the block. `hidden` is kept in two halves, 4
+    bytes together; where the input features are split, parts of 4 bytes are written and read before.
 
     Args:
         one: the linear layer.
@@ -126,11 +131,12 @@ def ours(one: Linear, load: Load, adapters: int, rank: int, width: int) -> list[
     used, block = load.adapters(adapters, width), load.block(adapters, width, BLOCK)
     reads = -(-tokens // BLOCK) * block - used
     rows, ranks = _rows(tokens), block * _up(rank, RANKS)
-    hidden = 4.0 * _split(tokens) * tokens * ranks
+    hidden, split = 4.0 * tokens * ranks, splits(tokens, one.inputs)
+    parts = 8.0 * split * rows * ranks if split > 1 else 0.0
     shrink = Launch(
         WIDTH * (used * rank * one.inputs * slices + tokens * one.inputs),
         WIDTH * one.inputs * (reads * rank * slices + tokens * (-(-ranks * slices // TILE_V) - 1))
-        + hidden * slices,
+        + (parts + hidden) * slices,
         2.0 * tokens * width * rank * one.inputs * slices,
         2.0 * rows * ranks * one.inputs * slices,
     )
@@ -144,12 +150,15 @@ def ours(one: Linear, load: Load, adapters: int, rank: int, width: int) -> list[
 
 
 def _rows(tokens: int) -> int:
-    return _up(tokens, 16 if tokens <= 16 else 32 if tokens <= 32 else BLOCK)
+    return _up(tokens, FEW if tokens <= FEW else BLOCK)
 
 
-def _split(tokens: int) -> int:
-    """Parts of the input features, where few tokens would leave most of the GPU idle: assumed."""
-    return 8 if tokens <= BLOCK else 1
+def splits(tokens: int, inputs: int) -> int:
+    """Parts of the input features of our shrink kernel, a power of two."""
+    split, features = 1, 128 if tokens <= FEW else 64
+    while 2 * split * -(-tokens // BLOCK) <= SPLITS and 2 * split * features <= inputs:
+        split *= 2
+    return split
 
 
 def stock(one: Linear, load: Load, adapters: int, rank: int) -> list[Launch]:
