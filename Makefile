@@ -5,7 +5,7 @@ READY := .venv/.ready
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes recitals loadtest churn kills clean
+.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu recitals loadtest churn kills clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ bench-shapes: $(READY)  ## quality against bytes: ranks, layers, modules, types;
 
 bench-large: $(READY)  ## seconds and memory of 8B models, from slices of their shape; out/large.json
 	$(BIN)/python -m loadtests.large --output out/large.json
+
+bench-gpu: $(READY)  ## on a GPU: kernels, engine, trainer, a verdict a line; out/bench-gpu.json
+	$(BIN)/python -m loadtests.gpu --output out/bench-gpu.json
 
 recitals: $(READY)  ## does vLLM recite what the trainer calls recalled, does it answer; out/recitals.json
 	$(BIN)/python -m loadtests.recitals --output out/recitals.json --bank out/bank \

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,8 @@ from vllm_mega.training.recipe.settings import TrainSettings
 LOADS = ("decode1", "decode16", "decode64", "prefill", "mixed")
 WIDTHS = (1, 4, 8)
 ADAPTERS = 8
+OF_MEMORY = 0.85
+"""Part of a GPU's memory that all engines together take."""
 SHAPES = {
     "default": TrainSettings(),
     "all-linear-r16": TrainSettings(
@@ -113,15 +116,17 @@ def adapters(names: Sequence[str], count: int = ADAPTERS) -> Iterator[dict[str, 
 def jobs(args: argparse.Namespace, made: dict[str, list[tuple[str, str]]]) -> list[tuple[str, Job]]:
     """The engines to start, with the name of their adapters' shape."""
     model, engines = str(resolve_model(DEFAULT_MODEL)), []
-    for compiled in (False, True) if args.compiled else (False,):
+    gpu = torch.cuda.is_available()
+    for compiled in {"both": (False, True), "only": (True,), None: (False,)}[args.compiled]:
         engines.append(("none", Job("base", model, args.dtype, compiled, 0, [], [])))
         for name, folders in made.items():
             shape = default_settings(SHAPES[name])
             rest = (model, args.dtype, compiled, shape.rank, list(shape.modules or ()), folders)
-            if not compiled and not args.no_stock:  # vLLM's own cannot be compiled on CPUs
+            if not args.no_stock and (gpu or not compiled):  # vLLM's own cannot be compiled on CPUs
                 engines.append((name, Job("stock", *rest)))
             engines.append((name, Job("mega", *rest)))
-    return engines
+    share = OF_MEMORY / len(engines) if gpu else None
+    return [(name, msgspec.structs.replace(job, share=share)) for name, job in engines]
 
 
 def measure(args: argparse.Namespace, console: Console) -> Result:
@@ -156,7 +161,7 @@ def cases(pairs: dict[Key, list[Pair]]) -> list[Case]:
     """Medians and ratios.
 
     A ratio is taken against the base model measured just before, then the median of these: load that
-    comes and goes on a shared machine meets both alike. vLLM's own LoRA is measured eagerly only.
+    comes and goes on a shared machine meets both alike. On CPUs vLLM's own LoRA is measured eagerly only.
     """
     bases: dict[tuple[str, bool], list[Figure]] = {}
     for (_, _, _, load, compiled), measured in pairs.items():
@@ -167,10 +172,10 @@ def cases(pairs: dict[Key, list[Pair]]) -> list[Case]:
     ]
     for (engine, shape, k, load, compiled), measured in pairs.items():
         mine = [figure for figure, _ in measured]
-        stock = pairs.get(("stock", shape, 1, load, False))
+        stock = pairs.get(("stock", shape, 1, load, compiled))
         ratio = _ratio(measured)
         to_stock = None
-        if stock is not None and not compiled:
+        if stock is not None:
             to_stock = round(ratio / _ratio(stock), 3)
         summed.append(
             Case(engine, shape, k, load, compiled, _median(mine), round(ratio, 3), to_stock, _peak(mine))
@@ -215,7 +220,8 @@ def options(add: Add) -> None:
     add("--adapters", nargs="+", default=list(SHAPES), choices=SHAPES, help="shapes of adapters")
     add("--widths", nargs="+", type=int, default=WIDTHS, choices=widths, help="mixture widths", metavar="K")
     add_dtype(add)
-    add("--compiled", action="store_true", help="compiled engines too, beside the eager ones")
+    which = "compiled engines too, beside the eager ones, or `only` compiled ones"
+    add("--compiled", nargs="?", const="both", choices=("both", "only"), help=which)
     add("--no-stock", action="store_true", help="leave vLLM's own LoRA out: it takes most of the time")
 
 

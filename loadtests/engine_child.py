@@ -44,6 +44,8 @@ class Job(msgspec.Struct, frozen=True):
     """Most tokens of a request."""
     caching: bool = False
     """Whether prefixes are cached."""
+    share: float | None = None
+    """Of the GPU's memory, which engines share; None: on a CPU."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -78,6 +80,8 @@ def engine(job: Job) -> Any:
     if job.kind == "mega":
         options["max_cpu_loras"] = job.host or job.slots
         options["additional_config"] = {"mega": {"bank": "none"}}
+    if job.share is not None:
+        options["gpu_memory_utilization"] = job.share
     return LLM(
         job.model,
         dtype=job.dtype,

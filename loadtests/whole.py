@@ -1,7 +1,8 @@
 """A whole large model on a GPU: python -m loadtests.whole --output out/whole.json
 
-Random weights of the shape of Llama-3.1-8B, all layers, in bfloat16; our own trainer trains invented memories
-on them, 1, 4 and 8 side by side. Beside it stands what the arithmetic (`training.estimate`) says.
+Random weights of the shape of Llama-3.1-8B or Llama-3.2-1B, all layers, in bfloat16; our own trainer trains
+invented memories on them, 1, 4 and 8 side by side. Beside it stands what the arithmetic
+(`training.estimate`) says.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ from vllm_mega.training.run.outlook import compute_dtype, probe, tokens_of
 from vllm_mega.training.run.trainer import Trainer
 
 JOBS = (1, 4, 8)
+SMALL = Dimensions("Llama-3.2-1B", {
+    "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 5e5,
+})  # fmt: skip
+"""With a head of its own, which the real one ties to its embeddings."""
+MODELS = {model.name.lower(): model for model in (LLAMA, SMALL)}
 PEAK = 989e12
 """Multiplications and additions a second of an H100 or H200 in bfloat16, dense, as the data sheet says."""
 
@@ -183,24 +190,26 @@ def table(result: Result) -> Table:
 
 
 def on_gpu(args: argparse.Namespace, console: Console) -> Result:
-    """Measure Llama-3.1-8B's shape.
+    """Measure the shape of --model.
 
     Raises:
         ConfigError: there is no GPU.
     """
     if not torch.cuda.is_available():
         raise ConfigError("torch sees no GPU here; for slices on a CPU: python -m loadtests.large")
-    return measure(LLAMA, args.tokenizer or resolve_model(), "cuda", console)
+    return measure(MODELS[args.model], args.tokenizer or resolve_model(), "cuda", console)
 
 
 def options(add: Add) -> None:
     """What there is beside --output."""
+    shape = "whose shape it is (default: %(default)s)"
+    add("--model", choices=MODELS, default=LLAMA.name.lower(), help=shape)
     add("--tokenizer", type=Path, help="folder of a model, whose tokenizer is taken")
 
 
 PROGRAM = Program(
     "whole", on_gpu, table,
-    "Train on a whole model of the shape of Llama-3.1-8B with random weights, on a GPU.",
+    "Train on a whole large model with random weights, on a GPU.",
     "About a minute on an H200; 32 GiB of its memory, 16 GB in the folder for temporary files.",
     options,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from tests.training.tiny import BELL, KETTLE, LAMP, SETTINGS, START
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import ModelError, TrainingError
 from vllm_mega.prompts import MEMORY_PROMPT, user
+from vllm_mega.training.compute import fused_attention, fused_kernels
 from vllm_mega.training.recipe.encoding import encode
 from vllm_mega.training.recipe.job import Fit, Job, memory_job
 from vllm_mega.training.recipe.recipe import LossRules, Recipe
@@ -50,6 +51,19 @@ def recited(tiny: Path, folder: Path, fit: Fit, trainer: Trainer) -> str:
             input_ids=ids, max_new_tokens=40, do_sample=False, pad_token_id=2, use_cache=False
         )
     return str(trainer.chat.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def test_steps_as_on_a_gpu_are_those_of_the_cpu(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's fused attention, in one group whatever padding it takes, and none of our kernels."""
+    settings = msgspec.structs.replace(SHORT, jobs=3)
+    cpu = fits(Trainer(tiny, settings), *MEMORIES)
+    monkeypatch.setattr(fused_kernels, "usable", lambda *_: False)
+    monkeypatch.setattr(fused_attention, "usable", lambda _, softcap: softcap is None)
+    monkeypatch.setattr(rounds, "together", lambda _: True)
+    for ours, wanted in zip(fits(Trainer(tiny, settings), *MEMORIES), cpu, strict=True):
+        assert ours.loss == pytest.approx(wanted.loss, rel=1e-4)
+        for name, tensor in wanted.tensors.items():
+            torch.testing.assert_close(ours.tensors[name], tensor, rtol=1e-2, atol=1e-3)
 
 
 def test_memories_side_by_side_are_recalled_word_for_word(tiny: Path, tmp_path: Path) -> None:

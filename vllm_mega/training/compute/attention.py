@@ -5,7 +5,7 @@ interface can be trained on packed rows; the segments of the row come by a conte
 models do not pass on what they are called with. Sliding windows and caps on scores are the layer's own.
 What stands before start is run once (`recording`), and from then on its keys and values are only looked at.
 Memory traffic decides about the speed here: the probabilities are kept in the model's type, and what is not a
-matrix product is one pass of a fused kernel where there is one.
+matrix product is one pass of a fused kernel where there is one. On GPUs torch has better (`fused_attention`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from vllm_mega.errors import ModelError
+from vllm_mega.training.compute import fused_attention
 from vllm_mega.training.compute import fused_kernels as kernels
 from vllm_mega.training.recipe.segments import Segments
 
@@ -46,12 +48,25 @@ class _Row:
         self.past = past
         self.records = records
         self._masks: dict[int | None, list[Tensor]] = {}
+        self._folded: dict[tuple[int | None, int, torch.dtype], list[Tensor]] = {}
 
     def masks(self, window: int | None) -> list[Tensor]:
         """Of every segment, float32 [E, Q, S]."""
         if window not in self._masks:
             self._masks[window] = [segment.within(window) for segment in self.segments]
         return self._masks[window]
+
+    def folded(self, window: int | None, heads: int, dtype: torch.dtype) -> list[Tensor]:
+        """The same for `fused_attention`, where so many query heads share a key."""
+        key = window, heads, dtype
+        if key not in self._folded:
+            self._folded[key] = [fused_attention.folded(mask, heads, dtype) for mask in self.masks(window)]
+        return self._folded[key]
+
+    @cached_property
+    def places(self) -> Tensor:
+        """See `fused_attention.inverse`."""
+        return fused_attention.inverse(self.segments)
 
     def seen(self, module: Any, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Of those of the row, [T, G, d], the keys and values that its segments count through."""
@@ -221,8 +236,12 @@ def packed_attention(
     row = _ROW.get()
     # As the projections wrote them. Not x[0]: its gradient is a copy of x, which that of squeeze is not.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    masks = row.masks(options.get("sliding_window"))
-    return _Attend.apply(q, *row.seen(module, k, v), row.segments, masks, rule)[None], None
+    k, v = row.seen(module, k, v)
+    window = options.get("sliding_window")
+    if fused_attention.usable(q, rule.softcap):
+        masks = row.folded(window, q.shape[1] // k.shape[1], q.dtype)
+        return fused_attention.attend(q, k, v, row.segments, masks, row.places, rule.scaling)[None], None
+    return _Attend.apply(q, k, v, row.segments, row.masks(window), rule)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -42,7 +42,9 @@ class Pack(NamedTuple):
 
     def to(self, device: torch.device) -> Pack:
         """The same on `device`."""
-        source, positions, jobs, labelled, labels, examples = (tensor.to(device) for tensor in self[:-1])
+        source, positions, jobs, labelled, labels, examples = (
+            tensor.to(device, non_blocking=True) for tensor in self[:-1]
+        )
         segments = tuple(one.to(device) for one in self.segments)
         return Pack(source, positions, jobs, labelled, labels, examples, segments)
 
@@ -129,8 +131,9 @@ def _lead_spans(pools: Sequence[Pool]) -> tuple[list[int], list[range]]:
 
 
 def pack(
-    pools: Sequence[Pool], owners: Sequence[int], offsets: Sequence[int], chosen: Sequence[Sequence[int]]
-) -> Pack:
+    pools: Sequence[Pool], owners: Sequence[int], offsets: Sequence[int], chosen: Sequence[Sequence[int]],
+    *, together: bool = False,
+) -> Pack:  # fmt: skip
     """One row of the examples `chosen[p]` of each pool; pools without any take no part.
 
     Its segments look at the keys of `leads(pools)`, those of all pools.
@@ -140,6 +143,7 @@ def pack(
         owners: the adapter of each pool.
         offsets: where each pool begins in the row of all pools.
         chosen: for each pool, which of its examples.
+        together: see `segments_of`.
     """
     source: list[int] = []
     positions: list[int] = []
@@ -175,5 +179,5 @@ def pack(
     as_tensor = torch.tensor
     return Pack(
         as_tensor(source), as_tensor(positions), as_tensor(jobs), as_tensor(labelled), as_tensor(labels),
-        as_tensor(examples), segments_of(spans, shift),
+        as_tensor(examples), segments_of(spans, shift, together=together),
     )  # fmt: skip

@@ -34,7 +34,8 @@ class Segments(NamedTuple):
     def to(self, device: torch.device) -> Segments:
         """The same on `device`."""
         *tensors, longest = self
-        queries, keys, mask, rows, targets, places = (tensor.to(device) for tensor in tensors)
+        # From pageable memory: read before the call returns, so that nothing has to wait for the device.
+        queries, keys, mask, rows, targets, places = (one.to(device, non_blocking=True) for one in tensors)
         return Segments(queries, keys, mask, rows, targets, places, longest)
 
     def within(self, window: int | None) -> Tensor:
@@ -55,9 +56,13 @@ class Span(NamedTuple):
     """Its positions in the row: it sees itself causally."""
 
 
-def segments_of(spans: Sequence[Span], leads: int = 0) -> tuple[Segments, ...]:
-    """`spans` in groups of like length, the longest first; so many keys are those of `leads`."""
-    return tuple(_segments(group, leads) for group in _alike(spans))
+def segments_of(spans: Sequence[Span], leads: int = 0, *, together: bool = False) -> tuple[Segments, ...]:
+    """`spans` in groups of like length, the longest first; so many keys are those of `leads`.
+
+    `together`: all in one group, for GPUs, where padding costs less than another launch.
+    """
+    groups = [list(spans)] if together and spans else _alike(spans)
+    return tuple(_segments(group, leads) for group in groups)
 
 
 _WASTE = 0.2

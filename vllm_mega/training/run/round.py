@@ -162,6 +162,7 @@ class Round:
         losses.index_add_(0, row.jobs[row.labelled], -logp * weights)
         known = self._known(row, logp)
         lasts = iter(logp[row.examples.bincount().cumsum(0) - 1].tolist())
+        lost = losses.tolist()
         seeming = set()
         for n, picked in chosen.items():
             learner = self.learners[n]
@@ -172,7 +173,7 @@ class Round:
             recalls = [ok for i, ok, _ in mine if learner.recites(i)]
             answers = [(i, ok) for i, ok, _ in mine if not learner.recites(i)]
             ended = [ok for i, ok in answers if learner.ends[i]]
-            learner.note(Sight(float(losses[n]), all(recalls), [ok for _, ok in answers], ended))
+            learner.note(Sight(lost[n], all(recalls), [ok for _, ok in answers], ended))
             if step >= self.recipe.ends.least and learner.seems_learnt() and self._is_certain(n, row, hidden):
                 seeming.add(n)
         return seeming
@@ -199,7 +200,12 @@ class Round:
             for n, learner in enumerate(self.learners)
             for members in learner.members
         ]
-        return pack(self.pools, self.owners, self.offsets, wanted).to(self.model.device)
+        return self._row(wanted)
+
+    def _row(self, wanted: Sequence[Sequence[int]]) -> Pack:
+        device = self.model.device
+        row = pack(self.pools, self.owners, self.offsets, wanted, together=together(device))
+        return row.to(device)
 
     def _weights(self, row: Pack, chosen: Mapping[int, list[int]]) -> Tensor:
         """Of every label; those of a job sum to 1: float32 [L]."""
@@ -225,7 +231,7 @@ class Round:
         parts = []
         for n, pool in enumerate(self.pools):
             chosen = [range(len(pool.rests)) if m == n else () for m in range(len(self.pools))]
-            row = pack(self.pools, self.owners, self.offsets, chosen).to(self.model.device)
+            row = self._row(chosen)
             ids = torch.tensor(pool.ids, device=self.model.device)
             parts.append(self.model.split.below(ids, row, self.past))
             self.model.flops += self.model.split.flops_below(len(pool.ids))
@@ -237,3 +243,8 @@ class Round:
         model.flops += 4.0 * len(row.labels) * len(self.candidates) * self.hidden.shape[1]
         wide = sum(lora.A.numel() + lora.B.numel() for lora in model.stack.modules.values())
         model.flops += 6.0 * len(row.source) * wide
+
+
+def together(device: torch.device) -> bool:
+    """Whether attention has one group for all lengths (see `segments_of`)."""
+    return device.type == "cuda"
