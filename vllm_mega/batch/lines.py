@@ -141,8 +141,7 @@ def read_jobs(
     for number, line in lines:
         try:
             job = parse(line, number, defaults, settings)
-            first = seen.setdefault(job.id, number)
-            if first != number:
+            if (first := seen.setdefault(job.id, number)) != number:
                 raise ValueError(f"line {first} has the same id, {job.id!r}")
             jobs.append(job)
         except ValueError as error:  # a RequestError is one, and a JsonError

@@ -26,7 +26,7 @@ BETA = 5.0
 class Both:
     """A question, and what the gate makes of it."""
 
-    one: data.Compositional
+    question: data.Compositional
     decision: Decision
     ranked: tuple[Hit, ...]
 
@@ -52,16 +52,16 @@ def compositional(
     ]
 
     def plain(how: Callable[[Both], How]) -> Callable[[Both], Request]:
-        return lambda both: (user(question_prompt(both.one.question)), how(both))
+        return lambda both: (user(question_prompt(both.question.question)), how(both))
 
     ways: dict[str, Callable[[Both], Request]] = {
         "base": plain(always(OFF)),
         "rag_top2": lambda both: (
-            irag_messages(both.one.question, context(library, both.ranked[:TOP_K])),
+            irag_messages(both.question.question, context(library, both.ranked[:TOP_K])),
             OFF,
         ),
         "direct": plain(lambda both: chosen(both.decision)),
-        "irag": lambda both: (user(both.one.question), chosen(both.decision, "irag")),
+        "irag": lambda both: (user(both.question.question), chosen(both.decision, "irag")),
         **{name: plain(always(path)) for name, path in adapters.items()},
     }
     by_way = {}
@@ -69,6 +69,6 @@ def compositional(
         progress(f"questions over two memories: {name}")
         requests = [way(both) for both in asked]
         replies = model.ask([r[0] for r in requests], [r[1] for r in requests], ANSWER_TOKENS)
-        by_way[name] = counted(replies, [both.one.golds for both in asked])
-    in_mixture = [set(b.one.memory_ids) <= {hit.id for hit in b.decision.hits} for b in asked]
+        by_way[name] = counted(replies, [both.question.golds for both in asked])
+    in_mixture = [set(b.question.memory_ids) <= {hit.id for hit in b.decision.hits} for b in asked]
     return report.Compositional(len(asked), float(np.mean(in_mixture)), by_way)
