@@ -172,6 +172,7 @@ def shrink_constants(inputs: int, dtype: torch.dtype, tile: Tile) -> dict[str, o
         "ALIGNED": inputs * dtype.itemsize % ALIGNMENT == 0,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        "enable_fp_fusion": True,  # Triton 3.9 warns of a default that will change
     }
 
 
@@ -185,6 +186,7 @@ def expand_constants(outs: list[int], dtype: torch.dtype, tile: Tile) -> dict[st
         "ALIGNED": all(out * dtype.itemsize % ALIGNMENT == 0 for out in outs),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        "enable_fp_fusion": True,  # Triton 3.9 warns of a default that will change
     }
 
 
