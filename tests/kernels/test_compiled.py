@@ -108,8 +108,8 @@ def check(kernel, constants, dtype, arch):
     found = figures(kernel, constants, dtype, arch)
     assert found.shared <= SHARED
     assert found.stack == 0, "nothing is spilled"
-    assert found.registers * 32 * dict(constants)["num_warps"] <= 65536
-    assert found.instructions <= 1800
+    assert found.registers <= 192, "of 255"
+    assert found.instructions <= 1500
     if dtype != torch.float32:
         assert found.tensor_core > 0
         assert found.wide_copies >= 4
