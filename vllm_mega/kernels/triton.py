@@ -172,6 +172,7 @@ def shrink_constants(inputs: int, dtype: torch.dtype, tile: Tile) -> dict[str, o
         "ALIGNED": inputs * dtype.itemsize % ALIGNMENT == 0,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        "enable_fp_fusion": True,  # Triton 3.9 warns of a default that will change
     }
 
 
@@ -185,6 +186,7 @@ def expand_constants(outs: list[int], dtype: torch.dtype, tile: Tile) -> dict[st
         "ALIGNED": all(out * dtype.itemsize % ALIGNMENT == 0 for out in outs),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        "enable_fp_fusion": True,  # Triton 3.9 warns of a default that will change
     }
 
 
@@ -217,9 +219,10 @@ def _gather(table, stride, record, there, p, r, row_bytes, MATRIX: tl.constexpr)
     return tl.load(triple + MATRIX) + row.to(tl.int64) * row_bytes, row < rank
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _add_up(acc, place, stride, mask, counter):  # type: ignore[no-untyped-def]
     """Leave this split's part; the sum of all, in their order, and whether this is the last to come."""
+    UNROLL: tl.constexpr = 128 // acc.shape[0]  # loads that are under way at once; a matter of registers
     splits = tl.num_programs(2)
     tl.store(place + tl.program_id(2) * stride, acc, mask=mask)
     tl.debug_barrier()  # all threads' numbers are written before it is said that they are
@@ -227,7 +230,7 @@ def _add_up(acc, place, stride, mask, counter):  # type: ignore[no-untyped-def]
     if last:
         tl.debug_barrier()
         acc = tl.full(acc.shape, 0.0, tl.float32)
-        for split in tl.range(0, splits, num_stages=1, loop_unroll_factor=4):
+        for split in tl.range(0, splits, num_stages=1, loop_unroll_factor=UNROLL):
             acc += tl.load(place + split * stride, mask=mask, other=0.0, cache_modifier=".cg")
         tl.store(counter, 0)
     return acc, last

@@ -83,7 +83,6 @@ class Plan:
         self.sizes = sizes
         device = torch.device(device)
         head = -(-(sizes.blocks + 1) // 4) * 4  # records begin at a multiple of 16 bytes
-        # Rows behind the last unit may be read, and nothing comes of it.
         self._buffer = torch.zeros(
             head + sizes.units(sizes.blocks) * RECORD, dtype=torch.int32, device=device
         )
