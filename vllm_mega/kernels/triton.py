@@ -54,8 +54,8 @@ class Tile(NamedTuple):
 
 FEW_ROWS = 16
 """Up to so many rows, tiles are `SHRINK_FEW` and `EXPAND_FEW`."""
-SHRINK_FEW, EXPAND_FEW = Tile(16, 64, 128, 4, 3), Tile(16, 64, 128, 4, 3)
-SHRINK, EXPAND = Tile(64, 64, 64, 8, 4), Tile(64, 64, 128, 8, 2)
+SHRINK_FEW, EXPAND_FEW = Tile(16, 32, 256, 4, 3), Tile(16, 128, 64, 4, 2)
+SHRINK, EXPAND = Tile(32, 32, 128, 4, 3), Tile(64, 64, 64, 4, 2)
 SHRINK_FLOAT32, EXPAND_FLOAT32 = Tile(16, 32, 32, 4, 2), Tile(16, 16, 64, 4, 2)
 """Of float32, which tensor cores do not multiply."""
 
