@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vllm_mega.engine.routing import NULL_SLOT, routing_table, token_ids
+from vllm_mega.engine.slots.base import Sizes
 from vllm_mega.engine.slots.cpu import CpuSlots
 from vllm_mega.kernels import cpu, triton_plan
 
@@ -54,7 +55,7 @@ def test_no_kernel_works_for_tokens_before_start(start: int):
 
 
 def test_a_step_before_start_asks_no_layer():
-    slots = CpuSlots([(16, (16,))], slots=4, tokens=96, rank=4)
+    slots = CpuSlots([(16, (16,))], Sizes(slots=4, tokens=96, requests=1, rank=4))
     slots.route(*started_table(96))
     assert (int(slots.plan.head[0]), slots.plan.used.tolist()) == (0, [])
     assert not any(layer.active for layer in slots.layers)

@@ -83,8 +83,9 @@ def test_a_step_without_any_mixture():
 
 
 def test_rows_behind_the_tokens_are_untouched_and_a_smaller_step_forgets_the_larger():
-    layer = layer_of([1, 6, 3], 40, (24, 8))
+    layer = layer_of([1, 6, 3], 100, (24, 8))
     plan = plan_of(layer, 200)
+    assert kernels.splits(60, 100, kernels.SHRINK_FLOAT32) == 2, "parts are added up"
     buffers = [t.data_ptr() for t in plan.tensors]
     check(layer, *routing("mixed", 200, 3, 3), plan=plan)
     check(layer, *routing("decode", 7, 2, 3), rows=193, plan=plan)

@@ -60,6 +60,26 @@ def test_a_token_has_the_same_result_in_every_batch_of_the_same_split():
     assert torch.equal(together[turned], other)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("tokens", [16, 64, 100])
+def test_what_others_use_changes_no_bit(tokens, dtype):
+    layer = layer_of([16, 3, 9, 16, 16, 2, 16, 16], 4096, (1024, 256), dtype=dtype)
+    slot, weight = routing("decode", tokens, 3, 8)
+    slot[0], weight[0] = (1, 4, 6), (0.5, -0.25, 1)
+    y, x = layer.tensors(tokens)
+    together = run(layer, y, x, slot, weight)
+    slot[1:] = -1
+    alone = run(layer, y, x, slot, weight)
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1:], y[1:])
+
+
+def test_a_step_of_many_blocks_and_more_adapters_than_a_tile():
+    layer = layer_of([16] * 70, 1024, (512, 128), dtype=torch.bfloat16)
+    slot, weight = routing("decode", 300, 4, 70)
+    check(layer, slot, weight, rows=20, tolerance=TOLERANCE[torch.bfloat16])
+
+
 def _steps(layer: Layer, rows: int):
     """Steps of other kinds and other numbers of tokens: slot, weight, y, x, what is expected."""
     for seed, (kind, tokens) in enumerate((("mixed", rows), ("decode", 5), ("prefill", rows - 3))):
