@@ -63,7 +63,7 @@ PATCHES = (
     Patch(
         module="vllm.config.vllm",
         target="VllmConfig.compute_hash",
-        parameters=("self",),
+        parameters=("self", "include_version"),
         why="additional_config is part of the hash: another setting of the gate would compile it all again.",
         until="a plugin's settings can stay out of the hash, and the rest of additional_config in it",
         make=replacements.compile_hash,
