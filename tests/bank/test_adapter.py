@@ -365,3 +365,25 @@ def test_an_adapter_that_peft_wrote(tmp_path: Path) -> None:
     get_peft_model(model, lora).save_pretrained(tmp_path)
     facts = check_adapter(tmp_path, shapes, max_rank=2)
     assert facts.modules == ("model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj")
+
+
+@pytest.mark.parametrize("name", [UP_A, UP_B])
+def test_a_value_that_the_model_cannot_hold_is_refused(tmp_path: Path, name: str):
+    folder = with_tensors(tmp_path / "large", **{name: np.full(tensors(0)[name].shape, 7e4, np.float32)})
+    check_adapter(folder, SHAPES)
+    check_adapter(folder, SHAPES, largest_number=torch.finfo(torch.bfloat16).max)
+    half = torch.finfo(torch.float16).max
+    error = refused(folder, WEIGHTS, expected=name, found="70000", largest_number=half)
+    assert "--dtype" in str(error.change)
+
+
+def test_a_value_that_its_scale_makes_too_large_is_refused(tmp_path: Path):
+    values = tensors(0)
+    half, largest = (
+        torch.finfo(torch.float16).max,
+        max(float(np.abs(values[n]).max()) for n in (UP_B, DOWN_B)),
+    )
+    rank = values[UP_A].shape[0]
+    folder = write_adapter(tmp_path / "scaled", lora_alpha=2 * rank * half / largest)
+    check_adapter(folder, SHAPES)
+    refused(folder, WEIGHTS, expected="lora_B", found="", largest_number=half)

@@ -36,13 +36,15 @@ OTHERS = frozenset({
     "TOO_MANY_REQUESTS", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
     "cancel",
-    "connect", "copy_", "create_future", "cumsum", "data_ptr", "default", "exception", "fileno",
-    "flatten", "flush", "headers", "include_router", "is_alive", "itemsize", "kill", "max",
+    "Stream", "connect", "copy_", "create_future", "cumsum", "current_stream", "data_ptr", "default",
+    "exception", "fileno",
+    "flatten", "flush", "headers", "include_router", "is_alive", "is_pinned", "itemsize", "kill", "max",
     "mega_ready", "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
     "named_modules", "numel", "numpy", "parse_args", "pid", "pop_all", "popleft", "prctl", "ravel",
-    "recv", "repeat", "result", "run_in_executor", "scope", "seek", "send", "send_signal", "set",
+    "record_event", "recv", "repeat", "result", "run_in_executor", "scope", "seek", "send_signal", "set",
     "set_exception", "set_result", "setsockopt", "socket", "st_dev", "st_ino", "st_mode", "st_mtime_ns",
-    "st_size", "st_uid", "subscribe", "t", "tolist", "truncate", "type", "view", "wait", "warning", "zero_",
+    "st_size", "st_uid", "stream", "subscribe", "t", "tolist", "truncate", "type", "view",
+    "wait", "wait_event", "wait_stream", "warning",
 })  # fmt: skip
 """Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""
 DUNDERS = {"__init__", "__len__"}

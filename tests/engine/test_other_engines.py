@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from tests.engine.by_position import ByPosition
 from tests.engine.conftest import ENGINE_ARGS, Answer
 from tests.engine.other_engine import ask_other_engine
 from tests.engine.test_start_exactness import Asked, assert_start_matters, batch_of, check
+from vllm_mega.bank.tensors import read_header
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.mixture import Mixture
 from vllm_mega.models import linear_shapes, resolve_model
@@ -65,11 +67,29 @@ def test_compiled(tiny: Asking, tmp_path: Path):
     check_elsewhere(tiny, tmp_path, enforce_eager=False)
 
 
-@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+@pytest.mark.parametrize(
+    "eager", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
 @pytest.mark.parametrize("runner", [1, 2])
 def test_like_a_gpu(tiny: Asking, tmp_path: Path, runner: int, eager: bool):
     stand_ins = ("slots", "runner") if runner == 2 else ("slots",)
-    check_elsewhere(tiny, tmp_path, like_a_gpu=stand_ins, enforce_eager=eager)
+    check_elsewhere(tiny, tmp_path, 2 if eager else 8, like_a_gpu=stand_ins, enforce_eager=eager)
+
+
+def test_slots_on_the_layers_that_adapters_change_alone(
+    tiny: Asking, adapters: Adapters, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    names = {name for folder in adapters.folders for name in _modules(folder)}
+    one = next(name for name in sorted(names) if name.endswith("up_proj"))
+    check_elsewhere(tiny, tmp_path, 2, lora_target_modules=sorted(names))
+    with pytest.raises(subprocess.CalledProcessError):
+        check_elsewhere(tiny, tmp_path, 2, lora_target_modules=[one])
+    assert "not served: an engine serves --lora-target-modules" in capfd.readouterr().err
+
+
+def _modules(folder: Path) -> list[str]:
+    tensors, _ = read_header(folder / "adapter_model.safetensors")
+    return [".".join(name.split(".")[2:-2]) for name in tensors]
 
 
 @pytest.mark.slow

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import types
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import vllm
+from vllm.config import VllmConfig
 
 from vllm_mega.contract.checking import require
 from vllm_mega.contract.tested import TESTED
@@ -106,12 +109,23 @@ def test_settings_are_read_from_the_engine_configuration():
         settings_of(SimpleNamespace(additional_config={"mega": {"bnak": "b"}}))
 
 
-def parallel(extension: str = "", *, pipeline: int = 1, context: int = 1) -> SimpleNamespace:
+def parallel(
+    extension: str = "", *, pipeline: int = 1, context: int = 1, batches: bool = False
+) -> SimpleNamespace:
     return SimpleNamespace(
         worker_extension_cls=extension,
         pipeline_parallel_size=pipeline,
         prefill_context_parallel_size=context,
+        use_ubatching=batches,
     )
+
+
+def lora(dtype: Any = torch.bfloat16, *, specialize: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(lora_dtype=dtype, specialize_active_lora=specialize)
+
+
+def model(*, sleep: bool = False, experts: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(enable_sleep_mode=sleep, is_moe=experts, dtype=torch.bfloat16)
 
 
 def platform_config(**changes):
@@ -121,9 +135,9 @@ def platform_config(**changes):
         additional_config={"mega": {"bank": "b"}},
         compilation_config=SimpleNamespace(mode=CompilationMode.VLLM_COMPILE),
         scheduler_config=SimpleNamespace(scheduler_cls=None),
-        lora_config=object(),
+        lora_config=lora(),
         parallel_config=parallel(),
-        model_config=SimpleNamespace(enable_sleep_mode=False, is_moe=False),
+        model_config=model(),
         kv_transfer_config=None,
     )
     vars(config).update(changes)
@@ -172,7 +186,39 @@ def test_configurations_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="scheduler_cls"):
         platform_config(scheduler_config=SimpleNamespace(scheduler_cls="other.Scheduler"))
     with pytest.raises(ConfigError, match="sleep"):
-        platform_config(model_config=SimpleNamespace(enable_sleep_mode=True, is_moe=False))
+        platform_config(model_config=model(sleep=True))
+
+
+def test_ways_to_compute_that_mixtures_do_not_know_are_refused(monkeypatch: pytest.MonkeyPatch):
+    for dtype in ("auto", "bfloat16"):
+        platform_config(lora_config=lora(dtype))
+    for dtype in (torch.float16, "float16"):
+        with pytest.raises(ConfigError, match="float16 and the model computes in"):
+            platform_config(lora_config=lora(dtype))
+    with pytest.raises(ConfigError, match="specialize_active_lora"):
+        platform_config(lora_config=lora(specialize=True))
+    with pytest.raises(ConfigError, match="enable_dbo"):
+        platform_config(parallel_config=parallel(batches=True))
+    for name in ("VLLM_BATCH_INVARIANT", "VLLM_LORA_ENABLE_DUAL_STREAM"):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, "1")
+            with pytest.raises(ConfigError, match=f"{name} is set"):
+                platform_config()
+
+
+def test_settings_of_the_gate_compile_nothing_again():
+    applying.apply()
+    config = VllmConfig()
+
+    def hashed(additional: dict[str, Any]) -> str:
+        config.additional_config = additional
+        return config.compute_hash()
+
+    def ours(top_k: int, **more: Any) -> dict[str, Any]:
+        return {"mega": {"bank": "b", "gate": {"top_k": top_k}}, **more}
+
+    assert hashed(ours(2)) == hashed(ours(3))
+    assert len({hashed(ours(2)), hashed(ours(2, other=1)), hashed({}), hashed({"other": 1})}) == 4
 
 
 @pytest.mark.parametrize("name", ["ExampleConnector", "LMCacheConnectorV1"])
@@ -195,7 +241,7 @@ def test_connectors_that_ask_for_block_hashes_are_welcome():
 
 
 def test_experts_are_refused_on_cpus_and_not_on_cuda():
-    experts = SimpleNamespace(enable_sleep_mode=False, is_moe=True)
+    experts = model(experts=True)
     with pytest.raises(ConfigError, match=r"mixture of experts: vLLM 0\.32 cannot run LoRA .* on CPUs"):
         platform_config(model_config=experts)
     config = platform_config(additional_config={}, model_config=experts)  # stock

@@ -77,6 +77,19 @@ def test_options_follow_from_the_bank(tmp_path: Path) -> None:
     assert options["additional_config"] == {"mega": msgspec.to_builtins(SETTINGS)}
 
 
+def test_on_a_gpu_only_layers_that_adapters_change_get_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
+    bank = library(tmp_path, 2)
+    changed = launch.adapter_modules(bank)
+    one_more = next(iter(changed)).replace(".0.", ".1.")
+    monkeypatch.setattr(launch, "linear_shapes", lambda _: dict.fromkeys([*changed, one_more], (1, 1)))
+    found = launch.engine_options(bank, SETTINGS, tmp_path)["lora_target_modules"]
+    alike = one_more.rpartition(".")[2]
+    assert set(found) == {m if m.endswith(alike) else m.rpartition(".")[2] for m in changed}
+
+
 def test_an_empty_bank_leaves_ranks_and_modules_to_vllm(tmp_path: Path) -> None:
     options = launch.engine_options(library(tmp_path), SETTINGS, tmp_path)
     assert not {"max_lora_rank", "lora_target_modules"} & options.keys()
@@ -236,6 +249,7 @@ def test_half_precision_is_served_on_cpus_in_a_type_that_they_compute_fast(
         assert launch.engine_options(bank, SETTINGS, model)["dtype"] == dtype
     assert "dtype" not in launch.engine_options(bank, SETTINGS, model, {"dtype": "float32"})
     monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
+    monkeypatch.setattr(launch, "linear_shapes", lambda _: {})
     assert "dtype" not in launch.engine_options(bank, SETTINGS, model)
 
 
@@ -246,6 +260,7 @@ def test_experts_are_refused_on_cpus_alone(tmp_path: Path, monkeypatch: pytest.M
     ):
         launch.engine_options(bank, SETTINGS, model)
     monkeypatch.setattr(launch, "runs_on_cpu", lambda: False)
+    monkeypatch.setattr(launch, "linear_shapes", lambda _: {})
     assert launch.engine_options(bank, SETTINGS, model)["enable_lora"]
 
 

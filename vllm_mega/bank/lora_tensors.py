@@ -46,7 +46,8 @@ def unknown_module(path: Path, module: str, shapes: Shapes) -> AdapterError:
         found=f"tensors for {module}",
         change=f"Heads and embeddings are not served with adapters: train without {leaf} in target_modules"
         if beside
-        else "The adapter belongs to another base model, or to a module that is not served",
+        else "The adapter belongs to another base model, or to a module that is not served: an engine serves "
+        "--lora-target-modules, or what the bank's adapters had when it was started, so start it again",
     )
 
 

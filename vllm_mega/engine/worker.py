@@ -34,9 +34,9 @@ class UnpinnedLoRA(LoRAModel):  # type: ignore[misc]  # vLLM is untyped to mypy
     """What vLLM reads of an adapter, not pinned: what is packed of it is, in one piece."""
 
     @classmethod
-    def from_lora_tensors(cls, *args: Any, device: str, **kwargs: Any) -> Any:
+    def from_lora_tensors(cls, *args: Any, **kwargs: Any) -> Any:
         """As vLLM's; it pins each tensor where `device` is the word "cpu"."""
-        return super().from_lora_tensors(*args, device=f"{device}:0", **kwargs)
+        return super().from_lora_tensors(*args, **kwargs | {"device": "cpu:0"})
 
 
 class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  # vLLM is untyped to mypy

@@ -19,10 +19,11 @@ from vllm_mega.bank.library import Library
 from vllm_mega.bank.tensors import read_header
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.configuration import NO_EXPERTS, SCHEDULER
+from vllm_mega.engine.layers import leaf, shortest
 from vllm_mega.engine.settings import SETTINGS_KEY
 from vllm_mega.errors import BankError, ConfigError
 from vllm_mega.models.architectures import experts
-from vllm_mega.models.checkpoint import model_config
+from vllm_mega.models.checkpoint import linear_shapes, model_config
 from vllm_mega.models.dtype import cpu_dtype
 
 PLUGIN = "vllm_mega"
@@ -57,8 +58,19 @@ def served(library: Library) -> list[Row]:
     return [row for row in library.rows.values() if row.adapter is not None]
 
 
-def adapter_modules(library: Library) -> list[str]:
-    """The last names of all modules that the bank's adapters change ("up_proj"), sorted.
+def target_modules(library: Library, model: Path) -> list[str]:
+    """What gets slots: on a GPU, which reserves memory for them, the modules that the bank's adapters change;
+    on a CPU every module of the same last name, where they cost nothing and later adapters find them.
+
+    Raises:
+        AdapterError: an adapter cannot be read.
+    """
+    modules = adapter_modules(library)
+    return sorted(set(map(leaf, modules))) if runs_on_cpu() else shortest(modules, linear_shapes(model))
+
+
+def adapter_modules(library: Library) -> set[str]:
+    """All modules that the bank's adapters change ("model.layers.9.mlp.up_proj").
 
     Raises:
         AdapterError: an adapter cannot be read.
@@ -66,8 +78,9 @@ def adapter_modules(library: Library) -> list[str]:
     modules: set[str] = set()
     for row in {row.adapter: row for row in served(library)}.values():
         tensors, _ = read_header(library.folder(row) / ADAPTER_WEIGHTS)
-        modules.update(name.split(".")[-3] for name in tensors)  # ....<module>.lora_A.weight
-    return sorted(modules)
+        # base_model.model.<module>.lora_A.weight
+        modules.update(".".join(name.split(".")[2:-2]) for name in tensors)
+    return modules
 
 
 def engine_options(
@@ -94,7 +107,7 @@ def engine_options(
     given = given or {}
     if runs_on_cpu():
         refuse_experts(model)
-    options = _slot_options(library, given)
+    options = _slot_options(library, model, given)
     if runs_on_cpu() and not COMPILATION & given.keys():
         # As stock vLLM has it for LoRA on CPUs. Compiling works, but takes minutes at every start:
         # vLLM 0.32 cannot load there what it has compiled before.
@@ -108,8 +121,8 @@ def engine_options(
     return options
 
 
-def _slot_options(library: Library, given: Mapping[str, Any]) -> dict[str, Any]:
-    """How many slots on the device and in host memory, and how large."""
+def _slot_options(library: Library, model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How many slots on the device and in host memory, how large, and on which layers."""
     memories = served(library)
     largest = max((row.adapter_bytes for row in memories), default=HOST_BYTES // 256)
     free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
@@ -123,7 +136,7 @@ def _slot_options(library: Library, given: Mapping[str, Any]) -> dict[str, Any]:
     if memories:
         options["max_lora_rank"] = slot_rank(max(row.rank for row in memories))
         if "lora_target_modules" not in given:
-            options["lora_target_modules"] = adapter_modules(library)
+            options["lora_target_modules"] = target_modules(library, model)
     return options
 
 

@@ -23,7 +23,8 @@ CONFIGURATION = (
         why="What cannot be had with mixtures is refused; our worker extension is put in; engines counted.",
         until="vLLM says how many engines an API server has",
         reads="_api_process_count data_parallel_rank data_parallel_size data_parallel_size_local "
-        "local_engines_only pipeline_parallel_size prefill_context_parallel_size worker_extension_cls",
+        "local_engines_only pipeline_parallel_size prefill_context_parallel_size use_ubatching "
+        "worker_extension_cls",
     ),
     Use(
         "vllm.config.scheduler:SchedulerConfig",
@@ -39,10 +40,11 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.config.lora:LoRAConfig",
-        by="engine.checks engine.manager engine.scheduler engine.upstream.replacements engine.worker "
-        "http.endpoints",
+        by="engine.checks engine.configuration engine.manager engine.scheduler engine.upstream.replacements "
+        "engine.worker http.endpoints",
         why="Slots, ranks, types and layers of the LoRA that mixtures are computed with.",
-        reads="fully_sharded_loras lora_dtype max_cpu_loras max_lora_rank max_loras target_modules",
+        reads="fully_sharded_loras lora_dtype max_cpu_loras max_lora_rank max_loras specialize_active_lora "
+        "target_modules",
     ),
     Use(
         "vllm.config.model:ModelConfig",
@@ -106,12 +108,14 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.envs",
-        by="http.door http.endpoints http.launch",
+        by="engine.configuration http.door http.endpoints http.launch",
         why="Variables that we set for vLLM, or that it must not have.",
         says=(
             '"VLLM_API_KEY"',
+            '"VLLM_BATCH_INVARIANT"',
             '"VLLM_CPU_KVCACHE_SPACE"',
             '"VLLM_CPU_OMP_THREADS_BIND"',
+            '"VLLM_LORA_ENABLE_DUAL_STREAM"',
             '"VLLM_PLUGINS"',
             '"VLLM_SKIP_MODEL_NAME_VALIDATION"',
         ),

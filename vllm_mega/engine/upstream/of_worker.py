@@ -21,7 +21,10 @@ WORKER = (
             "add_dummy_lora": "self lora_request rank",
             "list_adapters": "self",
         },
-        calls={"__init__": "vllm_config device embedding_modules", "_load_adapter": "lora_request"},
+        calls={
+            "__init__": "vllm_config device embedding_modules lora_model_cls",
+            "_load_adapter": "lora_request",
+        },
         reads="_adapter_manager _manager_cls lora_config",
         adds="_activate _component_id _component_ids _counts _in_step _is_missing _load _loader "
         "_oldest_outside_step _packed _read _shapes _weighted_ids pin residency",
@@ -42,20 +45,45 @@ WORKER = (
             "_init_punica_wrapper": "self max_num_batched_tokens vllm_config",
             "_get_punica_wrapper": "self module_name",
             "_create_lora_modules": "self",
+            "_match_target_modules": "self module_name",
             "activate_adapter": "self lora_id",
             "_deactivate_adapter": "self lora_id",
             "remove_all_adapters": "self",
         },
         calls={
-            "_create_merged_loras_inplace": "lora_model",
             "get_adapter": "adapter_id",
             "list_adapters": "",
             "remove_adapter": "adapter_id",
         },
         reads="__len__ _active_adapters _registered_adapters capacity device lora_config lora_index_to_id "
-        "lora_slots max_num_batched_tokens model modules packed_modules_mapping supported_lora_modules "
-        "supports_mm",
-        adds="_check_matched _has_slot _routed add_packed kernels pack route slots",
+        "lora_slots max_num_batched_tokens max_num_seqs model modules packed_modules packed_modules_mapping "
+        "supported_lora_modules supports_mm",
+        adds="_check_layers _check_matched _has_slot _routed _runtime_name _smallest_stacks _wanted "
+        "add_packed kernels pack route slots",
+    ),
+    Use(
+        "vllm.lora.model_manager",
+        by="engine.manager",
+        why="Slots and the largest rank are read where a layer is made: then they are one and 1.",
+        until=_MANAGER,
+        says=(
+            "return self.lora_config.max_loras",
+            "elif not self._match_target_modules(module_name) and not is_classifier_head",
+        ),
+    ),
+    Use(
+        "vllm.lora.utils",
+        by="engine.manager",
+        why="What vLLM calls the modules of a checkpoint.",
+        until=_MANAGER,
+        calls={"parse_fine_tuned_lora_name": "name weights_mapper"},
+    ),
+    Use(
+        "vllm.model_executor.models.utils:WeightsMapper",
+        by="engine.manager",
+        why="What vLLM calls the modules of a checkpoint.",
+        until=_MANAGER,
+        calls={"get_rename_mapper": ""},
     ),
     Use(
         "vllm.utils.cache:LRUCache",
@@ -111,8 +139,12 @@ WORKER = (
     Use(
         "vllm.lora.lora_model:LoRAModel",
         by="engine.manager engine.worker",
-        why="What vLLM has read of an adapter.",
+        why="What vLLM has read of an adapter, its tensors not pinned: what is packed of them is.",
         until=_MANAGER,
+        overrides={
+            "from_lora_tensors": "cls lora_model_id tensors peft_helper device= dtype= model_vocab_size= "
+            "weights_mapper= skip_prefixes="
+        },
         reads="loras",
     ),
     Use(
@@ -120,7 +152,7 @@ WORKER = (
         by="engine.manager engine.worker",
         why="What vLLM has read of an adapter, for one layer.",
         until=_MANAGER,
-        reads="lora_a lora_b",
+        reads="lora_a lora_b scaling",
     ),
     Use(
         "vllm.model_executor.layers.linear:LinearBase",

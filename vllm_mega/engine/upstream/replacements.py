@@ -99,13 +99,13 @@ def cpu_config(original: Any) -> Any:
 
 
 def compile_hash(original: Any) -> Any:
-    def compute_hash(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_hash(self: Any, include_version: bool = True) -> Any:
         if settings_of(self) is None:
-            return original(self, *args, **kwargs)
+            return original(self, include_version)
         shaping = copy.copy(self)
         # What our settings say shapes no graph; that they are there does.
         shaping.additional_config = {**self.additional_config, SETTINGS_KEY: True}
-        return original(shaping, *args, **kwargs)
+        return original(shaping, include_version)
 
     return compute_hash
 
