@@ -142,6 +142,17 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = None
     """None: four times as many as its engines run (--max-num-seqs)."""
+    keys: Annotated[
+        str | None,
+        Meta(
+            description="file of keys that `vllm-mega keys` writes: who may use the server, in which role, "
+            "for which namespaces; instead of --api-key"
+        ),
+    ] = None
+    audit: Annotated[
+        str | None,
+        Meta(description="file that gets a line for every refused try; it has no texts and no keys"),
+    ] = None
 
     def __post_init__(self) -> None:
         _require(bool(self.bank), "bank must be the path of a bank")

@@ -4,6 +4,7 @@
 
     MegaError
     |-- ConfigError        a setting that cannot be right (also a ValueError)
+    |-- ForbiddenError     a principal asks for more than its key is for: HTTP 403
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
     |-- ModelError         a model that cannot be found or prepared
@@ -33,6 +34,10 @@ class MegaError(Exception):
 
 class ConfigError(MegaError, ValueError):
     """A setting that cannot be right."""
+
+
+class ForbiddenError(MegaError):
+    """A principal asks for more than its key is for; servers answer 403."""
 
 
 class RequestError(MegaError, ValueError):

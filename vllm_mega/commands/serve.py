@@ -23,14 +23,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: vllm-mega serve --bank bank --mode irag --port 8001 --max-model-len 4096"
     add_memory_options(parser)
     add_setting(parser, MegaSettings, "max_requests", metavar="N", told="four times --max-num-seqs")
+    for name in ("keys", "audit"):
+        add_setting(parser, MegaSettings, name, metavar="FILE", told="none", type=_absolute)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the bank, then become the keeper of `vllm serve`."""
     from vllm_mega.commands._memory_options import plan_launch
     from vllm_mega.http.launch import command_line
+    from vllm_mega.http.server_keys import server_keys
 
     launch = plan_launch(args)
+    api_keys = launch.given.get("api_key") or filter(None, [os.environ.get("VLLM_API_KEY")])
+    server_keys(launch.settings, list(api_keys), os.environ)
     defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
     command = [sys.executable, "-m", "vllm_mega.http.keeper"]
     command += [sys.executable, "-m", "vllm_mega.http.vllm_serve", launch.model]
@@ -38,3 +43,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
     os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell
     raise AssertionError("execve does not return")
+
+
+def _absolute(path: str) -> str:
+    """The server may run in another folder."""
+    return os.path.abspath(path)  # noqa: PTH100  (links stay as they are)

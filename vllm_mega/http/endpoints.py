@@ -13,6 +13,7 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
+from vllm_mega.access.audit import Audit
 from vllm_mega.config import MegaSettings
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.checks import AdapterChecks
@@ -27,11 +28,13 @@ from vllm_mega.http.bodies import CheckedBodies
 from vllm_mega.http.chat import MegaChat
 from vllm_mega.http.completions import MegaCompletion
 from vllm_mega.http.door import KeyCheck, keys_of
+from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.handlers import SUFFIX, MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
 from vllm_mega.http.metrics import router
 from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.http.server_keys import server_keys
 from vllm_mega.models.control_tokens import control_tokens
 
 logger = logging.getLogger(__name__)
@@ -56,8 +59,7 @@ class MegaEndpoints:
         apply_to_server()
         app.add_middleware(CheckedBodies)  # what is added later is asked earlier
         app.add_middleware(RequestLimit, limit=settings.max_requests)
-        if keys := keys_of(args):
-            app.add_middleware(KeyCheck, tokens=keys)
+        _guard(app, args, settings)
         app.include_router(router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
@@ -69,6 +71,21 @@ class MegaEndpoints:
             logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
             return
         await attach(engine_client, state, settings)
+
+
+def _guard(app: Any, args: Any, settings: MegaSettings) -> None:
+    """Let nobody in without a key, if there are keys.
+
+    Raises:
+        ConfigError: keys of two kinds, or a file that cannot be used.
+    """
+    api_keys = keys_of(args)
+    keys = server_keys(settings, api_keys, os.environ)
+    if api_keys:
+        app.add_middleware(KeyCheck, tokens=api_keys)
+    if keys is not None:
+        audit = None if settings.audit is None else Audit(Path(settings.audit))
+        app.add_middleware(Entrance, keys=keys, audit=audit)
 
 
 async def _tell_keeper(folder: Path) -> None:

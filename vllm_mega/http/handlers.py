@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from msgspec.structs import replace
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import (
@@ -25,10 +26,11 @@ from vllm.entrypoints.serve.engine.protocol import (
 from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
-from vllm_mega.config import MODES, Mode
+from vllm_mega.config import MODES, MegaSettings, Mode
 from vllm_mega.errors import (
     BankChangedError,
     BankError,
+    ForbiddenError,
     MegaError,
     MemoryNotFoundError,
     MemoryNotReadyError,
@@ -38,6 +40,7 @@ from vllm_mega.gate.gate import Decision
 from vllm_mega.hook.hook import MemoryHook
 from vllm_mega.hook.routed import Route, Routed
 from vllm_mega.hook.starting import check_arguments
+from vllm_mega.http.entrance import principal
 from vllm_mega.http.plain_adapters import why_not
 from vllm_mega.http.sse import annotate, explained
 from vllm_mega.requests.schemas import FIELD, Plan, Start, make_plan
@@ -171,7 +174,8 @@ class WithMemory:
     def _plan(self, request: Any, modes: Sequence[Mode] = MODES) -> Plan | None:
         """What the request wants of memory, in one of `modes`; None: it asks for a model without."""
         value = (request.model_extra or {}).get(FIELD)
-        plan = make_plan(value, self.mega.settings, self.mega.slots, modes=modes)
+        plan = make_plan(value, self._settings(), self.mega.slots, modes=modes)
+        principal().check("read", plan.namespace)
         if self.models._has_memory(request.model):
             check_arguments(request.vllm_xargs, "vllm_xargs")
             return plan
@@ -183,6 +187,12 @@ class WithMemory:
             )
         return None
 
+    def _settings(self) -> MegaSettings:
+        """The server's settings, with the namespace that this principal means when it names none."""
+        settings = self.mega.settings
+        home = principal().home(settings.namespace)
+        return settings if home == settings.namespace else replace(settings, namespace=home)
+
     def _serves(self, name: str | None) -> bool:
         return not name or name in self.models.lora_requests or self.models.is_base_model(name)
 
@@ -190,6 +200,10 @@ class WithMemory:
         message = str(error)
         if isinstance(error, RequestError):
             return self.create_error_response(message, param=error.param)  # type: ignore[attr-defined]
+        if isinstance(error, ForbiddenError):
+            return self.create_error_response(  # type: ignore[attr-defined]
+                message, "PermissionDeniedError", HTTPStatus.FORBIDDEN, f"{FIELD}.namespace"
+            )
         if isinstance(error, MemoryNotFoundError):
             kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
         elif isinstance(error, MemoryNotReadyError):

@@ -1,0 +1,91 @@
+"""`vllm-mega keys`: who may use a server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HELP = "add, list or revoke keys of a server: who may use it, for which namespaces"
+Act = Callable[[argparse.Namespace], int]
+EPILOG = """\
+examples:
+  vllm-mega keys add alice --file keys.json --role write --namespace team-a
+  vllm-mega keys add ops --file keys.json --role admin
+  vllm-mega serve --bank bank --keys keys.json
+
+The file has digests, never keys: a key is printed once. A running server sees changes at its next request."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The actions of `vllm-mega keys` and their arguments."""
+    from vllm_mega.access.principals import ROLES
+
+    parser.description = "Say who may use a server: keys with roles and namespaces."
+    parser.epilog = EPILOG
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    def action(name: str, act: Act, text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument("--file", required=True, type=Path, help="the file of keys")
+        sub.set_defaults(act=act)
+        return sub
+
+    add = action("add", _add, "make a key and print it, once; the file is made if there is none")
+    add.add_argument("name", help="of its holder, for histories and logs")
+    add.add_argument(
+        "--role",
+        required=True,
+        choices=ROLES,
+        help="read: ask and look; write: change too; admin: everything",
+    )
+    which = add.add_mutually_exclusive_group()
+    which.add_argument(
+        "--namespace", action="append", help="that it is for; may be given several times, the first is meant "
+        "where a request names none",
+    )  # fmt: skip
+    which.add_argument("--all-namespaces", action="store_true", help="it is for all of them")
+    action("list", _list, "list the keys' holders, roles and namespaces")
+    revoke = action("revoke", _revoke, "let a key open nothing any more")
+    revoke.add_argument("name", help="of its holder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the chosen action."""
+    act: Act = args.act
+    return act(args)
+
+
+def _add(args: argparse.Namespace) -> int:
+    from vllm_mega.access.keyfile import change_keys
+    from vllm_mega.access.keys import new_key
+    from vllm_mega.errors import ConfigError
+
+    if args.role != "admin" and not args.namespace and not args.all_namespaces:
+        raise ConfigError(
+            f"say what the key is for: --namespace NAME, or --all-namespaces (role {args.role})"
+        )
+    key, entry = new_key(args.name, args.role, args.namespace)
+    change_keys(args.file, lambda book: book.with_key(entry))
+    print(key)
+    print(f"this is the key of {entry.name}; it is kept nowhere, so keep it now", file=sys.stderr)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from vllm_mega.access.keyfile import read_keys
+    from vllm_mega.commands._printing import moment, print_table
+
+    book = read_keys(args.file)
+    rows = [(e.name, e.role, ",".join(e.namespaces or ["(all)"]), moment(e.added)) for e in book.keys]
+    print_table(("NAME", "ROLE", "NAMESPACES", "ADDED"), rows)
+    return 0
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    from vllm_mega.access.keyfile import change_keys
+
+    change_keys(args.file, lambda book: book.without_key(args.name))
+    print(f"the key of {args.name} opens nothing any more")
+    return 0
