@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.http.fakes import FakeGate
 from tests.http.running_app import build, routes
 from vllm_mega.access.keyfile import VARIABLE, change_keys
 from vllm_mega.access.keys import new_key
+from vllm_mega.commands import _memory_options, serve
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import ConfigError
@@ -279,3 +281,16 @@ async def test_keys_of_the_environment_guard_as_well(monkeypatch: pytest.MonkeyP
         assert (await client.get("/version")).status_code == 401
         assert (await client.get("/version", headers=alice)).status_code == 200
         assert (await client.get("/mega/metrics", headers=alice)).status_code == 403
+
+
+@pytest.mark.parametrize("given", [{"api_key": ["sesame"]}, {}])
+def test_serve_refuses_keys_of_two_kinds_before_it_starts_anything(
+    monkeypatch: pytest.MonkeyPatch, keys: Keys, given: dict[str, Any]
+) -> None:
+    keys.add("alice")
+    if not given:
+        monkeypatch.setenv("VLLM_API_KEY", "sesame")
+    planned = SimpleNamespace(settings=MegaSettings(bank="bank", keys=str(keys.file)), given=given)
+    monkeypatch.setattr(_memory_options, "plan_launch", lambda _: planned)
+    with pytest.raises(ConfigError, match="do not go together"):
+        serve.run(argparse.Namespace(rest=[]))
