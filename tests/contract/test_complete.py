@@ -32,8 +32,9 @@ KNOWN: tuple[object, ...] = (
     str, bytes, int, float, list, dict, set, frozenset, tuple, type, BaseException, Path, re.Match, re.Pattern
 )  # fmt: skip
 OTHERS = frozenset({
-    "CONFLICT", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "SERVICE_UNAVAILABLE",
-    "TOO_MANY_REQUESTS", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
+    "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "SERVICE_UNAVAILABLE",
+    "TOO_MANY_REQUESTS", "UNAUTHORIZED",
+    "strerror", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
     "cancel",
     "Stream", "connect", "copy_", "create_future", "cumsum", "current_stream", "data_ptr", "default",
