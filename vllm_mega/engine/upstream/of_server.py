@@ -83,8 +83,8 @@ SERVER = (
         },
         reads="default_sampling_params engine_client input_processor model_config models online_renderer "
         "override_max_tokens renderer",
-        adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _start _told control "
-        "mega routes wanted",
+        adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _start _told "
+        "control mega routes wanted",
     ),
     Use(
         "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
@@ -103,7 +103,8 @@ SERVER = (
             "create_error_response": "message err_type status_code param",
         },
         reads="engine_client models online_renderer renderer",
-        adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told mega routes wanted",
+        adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told mega "
+        "routes wanted",
     ),
     Use(
         "vllm.renderers.online_renderer:OnlineRenderer",
