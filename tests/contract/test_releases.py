@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -83,15 +84,22 @@ class Fake(NamedTuple):
 
 
 @pytest.fixture(params=["0.32", "0.33"])
-def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    found = Fake(request.param, [])
-    others = {name: one for name, one in sys.modules.items() if name.split(".")[0] != "vllm"}
-    monkeypatch.setattr(sys, "modules", others)
-    module("vllm").__version__ = f"{found.release}.0"
+def fake(request: pytest.FixtureRequest) -> Iterator[Fake]:
+    vllm = Fake(request.param, [])
+    real = taken_out()  # in place: an import looks into this very dictionary
+    module("vllm").__version__ = f"{vllm.release}.0"
     module("vllm.outputs").RequestError = SimpleNamespace
-    module(OPTIONS[found.release])
-    module(ENVIRONMENT[found.release]).cli_env_setup = lambda: found.calls.append("cli_env_setup")
-    return found
+    module(OPTIONS[vllm.release])
+    module(ENVIRONMENT[vllm.release]).cli_env_setup = lambda: vllm.calls.append("cli_env_setup")
+    yield vllm
+    taken_out()
+    sys.modules.update(real)
+
+
+def taken_out() -> dict[str, ModuleType]:
+    """All modules of vLLM, which are not there any more."""
+    names = [name for name in sys.modules if name.split(".")[0] == "vllm"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def module(name: str) -> Any:
