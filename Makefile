@@ -29,7 +29,7 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY) $(SOURCES)  ## the tests, real engine included; less than 15 minutes on 2 cores
+test: $(READY) $(SOURCES)  ## the tests, real engine included; about 20 minutes on 2 cores
 	@# A broken engine can make every test after it wait for its timeout.
 	$(BIN)/pytest -m "not slow and not gpu" --maxfail 5 --timeout 300
 
