@@ -22,7 +22,8 @@ CACHE = 2.0
 BLOCK = 64
 """Adjacent tokens that our kernels plan together."""
 TILE_V, TILE_O = 64, 128
-"""Ranks of a program of our shrink kernel, and output features of one of our expand kernel."""
+"""Ranks of a program of our shrink kernel, and output features of one of our expand kernel, as first
+drawn: those measured best on an H200 are half of it (`kernels/triton.py`); the estimate still is of these."""
 FEW = 16
 """Tokens up to which tiles have so many rows, and more features."""
 SPLITS = 16

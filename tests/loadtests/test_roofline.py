@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from loadtests.large import LLAMA, QWEN
 from loadtests.plain_table import markdown, plain
 from loadtests.roofline import Case, adapter_bytes, main, rows
 from loadtests.roofline_cost import (
-    BLOCK,
     CACHE,
-    FEW,
     OF_BANDWIDTH,
     OF_FLOPS,
-    TILE_O,
-    TILE_V,
     Launch,
     base,
     ours,
@@ -26,7 +21,6 @@ from loadtests.roofline_cost import (
     total,
 )
 from loadtests.roofline_data import GPUS, LOADS, MODELS, Gpu, Linear, Load, Model
-from vllm_mega.kernels import triton as kernels
 from vllm_mega.models import linear_shapes, model_config, resolve_model
 from vllm_mega.models.architectures import upper_layers
 
@@ -106,15 +100,6 @@ def test_what_is_split_is_written_and_read_once_more():
     shrink, _ = ours(one, Load("", 2, 1), adapters=8, rank=4, width=2)
     assert splits(2, 512) == 4
     assert shrink.again == 2 * 4 * 16 * 64 * 4 + 2 * 64 * 4
-
-
-def test_tiles_and_splits_are_those_of_the_kernels():
-    for tokens in (1, 16, 17, 64, 65, 256, 1000, 8192):
-        tile, expand = kernels.tiles(tokens, torch.bfloat16)
-        for inputs in (64, 576, 4096, 14336):
-            assert splits(tokens, inputs) == kernels.splits(tokens, inputs, tile)
-        assert tile.rows == expand.rows == (FEW if tokens <= FEW else BLOCK)
-        assert (tile.union, expand.features) == (TILE_V, TILE_O)
 
 
 def test_ours_of_prompts_reads_adapters_again_for_each_block():
