@@ -58,7 +58,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """What was measured."""
+    """Speed, memory and times of one load in one engine."""
 
     tokens_per_s: float
     peak_mib: float
@@ -70,7 +70,7 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 def engine(job: Job) -> Any:
-    """The vLLM engine."""
+    """A vLLM engine in this process, as the job wants it."""
     from vllm import LLM
 
     options: dict[str, Any] = {}

@@ -41,7 +41,7 @@ The exit code is 1 where a line says fail or could not run, and where there is n
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The arguments of `python -m loadtests.gpu`."""
     made = argparse.ArgumentParser(
         prog="python -m loadtests.gpu",
         description="Check and time all that runs on a GPU, on this machine's first one.",

@@ -145,7 +145,7 @@ def _other_steps() -> list[Routing]:
 
 
 def run(options: Options) -> Iterator[Line]:
-    """All checks."""
+    """Our kernels against the definition, a line for each layer and step."""
     for name, linear, dtype in _linears(options.quick):
         for step in steps(options.quick):
             yield _line(f"{name}, {step.name}", partial(check, linear, step, dtype, options.device), options)

@@ -44,6 +44,6 @@ class OurStep:
         self._plan.update(*routing, self._chunks)
 
     def __call__(self, rows: Sequence[Rows]) -> None:
-        """Add to y."""
+        """Add the mixtures of the step to `y` of each layer, in place."""
         for (addresses, outs), (x, y) in zip(self._layers, rows, strict=True):
             kernels.add_mixture(y, x, addresses, outs, self._plan)

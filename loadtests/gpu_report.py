@@ -87,7 +87,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """All lines."""
+    """The lines of a result as plain text, with their verdicts."""
     return plain(("part", "what", "verdict", ""), [[*_words(line), line.detail] for line in lines])
 
 

@@ -80,6 +80,6 @@ class Rows(NamedTuple):
 
 
 def rows_of(linear: Linear, tokens: int, dtype: torch.dtype, device: str) -> Rows:
-    """Random ones."""
+    """Random inputs and outputs of a linear layer for so many tokens."""
     sizes = (linear.inputs, sum(linear.outs))
     return Rows(*(torch.empty(tokens, size, dtype=dtype, device=device).normal_() for size in sizes))

@@ -26,7 +26,7 @@ class StockError(Exception):
 
 
 class Stock(NamedTuple):
-    """vLLM's kernels."""
+    """vLLM's own LoRA kernels, however they were loaded."""
 
     shrink: Callable[..., None]
     expand: Callable[..., None]

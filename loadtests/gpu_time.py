@@ -24,7 +24,7 @@ class Clock:
     """How much of the time is left."""
 
     def __init__(self, seconds: float) -> None:
-        """From now on."""
+        """The time begins to run now, and is over after `seconds`."""
         self._end = time.monotonic() + seconds
 
     @property

@@ -38,7 +38,7 @@ STOCK_ROUNDINGS = 4
 
 
 class Case(NamedTuple):
-    """One load."""
+    """A load, and the adapters that its requests mix."""
 
     load: Load
     adapters: int

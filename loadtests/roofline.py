@@ -129,7 +129,7 @@ def title(args: argparse.Namespace, case: Case) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The arguments of `python -m loadtests.roofline`."""
     made = argparse.ArgumentParser(
         prog="python -m loadtests.roofline",
         description="The time of a step on paper, for the base model, our kernels and vLLM's own LoRA.",

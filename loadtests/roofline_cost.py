@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from loadtests.roofline_data import Gpu, Linear, Load, Model
+from vllm_mega.kernels.triton import splits, tiles
+from vllm_mega.kernels.triton_plan import BLOCK, UNIT
 
 WIDTH = 2
 """Bytes of a number: bfloat16 and float16."""
@@ -19,17 +23,6 @@ OF_BANDWIDTH, OF_FLOPS = 0.8, 0.5
 """Parts of the data sheet's figures that a kernel of small tiles reaches: assumed."""
 CACHE = 2.0
 """Bytes a second out of caches, by those out of memory: assumed, and more on most GPUs."""
-BLOCK = 64
-"""Adjacent tokens that our kernels plan together."""
-TILE_V, TILE_O = 64, 128
-"""Ranks of a program of our shrink kernel, and output features of one of our expand kernel, as first
-drawn: those measured best on an H200 are half of it (`kernels/triton.py`); the estimate still is of these."""
-FEW = 16
-"""Tokens up to which tiles have so many rows, and more features."""
-SPLITS = 16
-"""Programs that share the input features of a block, at most; with more blocks fewer."""
-RANKS = 16
-"""An adapter's rank is multiplied in chunks of so many, in our kernels and in vLLM's shrink kernel."""
 
 
 class Launch(NamedTuple):
@@ -131,35 +124,24 @@ def ours(one: Linear, load: Load, adapters: int, rank: int, width: int) -> list[
     tokens, slices, out = load.tokens, len(one.outs), sum(one.outs)
     used, block = load.adapters(adapters, width), load.block(adapters, width, BLOCK)
     reads = -(-tokens // BLOCK) * block - used
-    rows, ranks = _rows(tokens), block * _up(rank, RANKS)
-    hidden, split = 4.0 * tokens * ranks, splits(tokens, one.inputs)
+    tile, expand_tile = tiles(tokens, torch.bfloat16)
+    rows, ranks = _up(tokens, tile.rows), block * _up(rank, UNIT)
+    hidden, split = 4.0 * tokens * ranks, splits(tokens, one.inputs, tile)
     parts = 8.0 * split * rows * ranks if split > 1 else 0.0
     shrink = Launch(
         WIDTH * (used * rank * one.inputs * slices + tokens * one.inputs),
-        WIDTH * one.inputs * (reads * rank * slices + tokens * (-(-ranks * slices // TILE_V) - 1))
+        WIDTH * one.inputs * (reads * rank * slices + tokens * (-(-ranks * slices // tile.union) - 1))
         + (parts + hidden) * slices,
         2.0 * tokens * width * rank * one.inputs * slices,
         2.0 * rows * ranks * one.inputs * slices,
     )
     expand = Launch(
         WIDTH * (used * rank * out + 2 * tokens * out),
-        WIDTH * reads * rank * out + hidden * sum(-(-each // TILE_O) for each in one.outs),
+        WIDTH * reads * rank * out + hidden * sum(-(-each // expand_tile.features) for each in one.outs),
         2.0 * tokens * width * rank * out,
-        4.0 * rows * ranks * out,  # `hidden` in two parts of the type of B
+        4.0 * _up(tokens, expand_tile.rows) * ranks * out,  # `hidden` in two parts of the type of B
     )
     return [shrink, expand]
-
-
-def _rows(tokens: int) -> int:
-    return _up(tokens, FEW if tokens <= FEW else BLOCK)
-
-
-def splits(tokens: int, inputs: int) -> int:
-    """Parts of the input features of our shrink kernel, a power of two."""
-    split, features = 1, 128 if tokens <= FEW else 64
-    while 2 * split * -(-tokens // BLOCK) <= SPLITS and 2 * split * features <= inputs:
-        split *= 2
-    return split
 
 
 def stock(one: Linear, load: Load, adapters: int, rank: int) -> list[Launch]:
@@ -180,7 +162,7 @@ def stock(one: Linear, load: Load, adapters: int, rank: int) -> list[Launch]:
         WIDTH * one.inputs * ((slices - 1) * tokens + used * (-(-each // 32) - 1) * rank * slices)
         + split * hidden,
         2.0 * tokens * rank * one.inputs * slices,
-        2.0 * used * _up(each, 32) * _up(rank, RANKS) * one.inputs * slices,
+        2.0 * used * _up(each, 32) * _up(rank, UNIT) * one.inputs * slices,
     )
     expand = Launch(
         WIDTH * (used * rank * out + 2 * tokens * out),
