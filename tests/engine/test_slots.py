@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from triton.runtime.interpreter import InterpretedFunction
-from triton.runtime.jit import JITFunction
 
 from tests.engine.streams import Cuda
+from tests.interpreted import interpret
 from vllm_mega.engine.slots.base import Sizes
 from vllm_mega.engine.slots.cpu import CpuSlots
 from vllm_mega.engine.slots.cuda import CudaSlots, transposed
@@ -24,9 +23,7 @@ SIZES = Sizes(SLOTS, TOKENS, TOKENS, RANK)
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    for name, found in list(vars(triton).items()):
-        if isinstance(found, JITFunction):
-            monkeypatch.setattr(triton, name, InterpretedFunction(found.fn))
+    interpret(monkeypatch, vars(triton))
 
 
 def _gpu():

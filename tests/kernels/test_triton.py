@@ -7,9 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from triton.runtime.interpreter import InterpretedFunction
-from triton.runtime.jit import JITFunction
 
+from tests.interpreted import interpret
 from tests.kernels.mixtures import DEVICE, check, layer_of, plan_of, routing, run
 from vllm_mega.engine.routing import NULL_SLOT
 from vllm_mega.kernels import triton as kernels
@@ -18,14 +17,9 @@ from vllm_mega.kernels import triton_plan
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    """Kernels that run on the CPU, if there is nothing else.
-
-    TRITON_INTERPRET=1 would do the same, but for the whole process and what it starts, and only if nothing
-    has imported Triton before; other tests boot vLLM.
-    """
-    for name, function in list(vars(kernels).items()) if DEVICE == "cpu" else ():
-        if isinstance(function, JITFunction):
-            monkeypatch.setattr(kernels, name, InterpretedFunction(function.fn))
+    """Kernels that run on the CPU, if there is nothing else."""
+    if DEVICE == "cpu":
+        interpret(monkeypatch, vars(kernels))
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill", "mixed"])

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
-from triton.runtime.interpreter import InterpretedFunction
-from triton.runtime.jit import JITFunction
 
 from loadtests import gpu_check
 from loadtests.gpu_check import PADDED, RANKS, Step, check, mixed, of_bound, worst
@@ -19,19 +17,11 @@ from loadtests.gpu_ours import OurStep, table
 from loadtests.gpu_shapes import Rows, adapters_of, routing, rows_of
 from loadtests.gpu_stock import FILES, OPS, Stock, StockError, StockStep, from_source, load
 from loadtests.roofline_data import Linear, Load
+from tests.interpreted import interpret
 from vllm_mega.kernels import triton as kernels
 
 QKV, DOWN = Linear("qkv", 96, (64, 32, 32)), Linear("down", 160, (48,))
 SITE = Path(find_spec("vllm").origin).parent.parent
-
-
-def interpret(monkeypatch: pytest.MonkeyPatch, names: dict) -> None:
-    """Put interpreted kernels in place of the compiled ones among `names`, and of those that they call."""
-    for name, value in list(names.items()):
-        if isinstance(value, JITFunction):
-            monkeypatch.setitem(names, name, InterpretedFunction(value.fn))
-            if value.fn.__globals__ is not names:
-                interpret(monkeypatch, value.fn.__globals__)
 
 
 @pytest.fixture
