@@ -14,7 +14,7 @@ from vllm_mega.engine.slots.cuda import CudaSlots, transposed
 from vllm_mega.engine.slots.device import kernels_for
 from vllm_mega.engine.slots.packed import pack
 from vllm_mega.errors import ConfigError
-from vllm_mega.kernels import cpu, triton
+from vllm_mega.kernels import cpu, triton_kernels
 
 LAYERS = [(24, (16, 8, 8)), (33, (40,)), (16, (7,))]
 SLOTS, TOKENS, RANK = 3, 12, 6
@@ -23,7 +23,7 @@ SIZES = Sizes(SLOTS, TOKENS, TOKENS, RANK)
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
-    interpret(monkeypatch, vars(triton))
+    interpret(monkeypatch, vars(triton_kernels))
 
 
 def _gpu():
@@ -85,10 +85,10 @@ def test_a_step_before_any_route_changes_nothing():
 
 def test_an_idle_step_launches_nothing_and_the_next_one_does(monkeypatch):
     slots, launched = _gpu(), []
-    for name in ("_shrink", "_expand"):
-        real = getattr(triton, name)
+    for name in ("shrink", "expand"):
+        real = getattr(triton_kernels, name)
         grids = type("", (), {"__getitem__": lambda _, grid, real=real: launched.append(grid) or real[grid]})
-        monkeypatch.setattr(triton, name, grids())
+        monkeypatch.setattr(triton_kernels, name, grids())
     slots.put(0, pack(_slices(0), torch.float32, transposed))
     some, none = np.zeros((TOKENS, 1), np.int32), np.zeros((0, 0), np.int32)
     for idle, count in ((False, 2), (True, 0), (False, 2)):

@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from vllm_mega.kernels import triton as kernels
+from vllm_mega.kernels import triton_kernels
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHAPES = {
@@ -58,8 +59,8 @@ def variants(shapes, dtype) -> set:
             shrink, expand = kernels.tiles(rows, dtype)
             common = {"P": len(outs), "DOT": getattr(tl, str(dtype).removeprefix("torch."))}
             for kernel, constants in (
-                (kernels._shrink, kernels.shrink_constants(inputs, dtype, shrink)),
-                (kernels._expand, kernels.expand_constants(list(outs), dtype, expand)),
+                (triton_kernels.shrink, kernels.shrink_constants(inputs, dtype, shrink)),
+                (triton_kernels.expand, kernels.expand_constants(list(outs), dtype, expand)),
             ):
                 found.add((kernel, tuple(sorted((constants | common).items(), key=lambda item: item[0]))))
     return found
@@ -139,11 +140,11 @@ def test_every_variant_of_every_model_fits_every_gpu(dtype, arch):
 @pytest.mark.parametrize("model", SHAPES)
 def test_a_model_has_few_variants(model):
     found = variants(SHAPES[model], torch.bfloat16)
-    assert sum(kernel is kernels._shrink for kernel, _ in found) == 2 * 3, "tiles, numbers of slices"
+    assert sum(kernel is triton_kernels.shrink for kernel, _ in found) == 2 * 3, "tiles, numbers of slices"
     assert len(found) == 2 * (3 + 3), "and for expand, shapes of the outputs: those of o are those of down"
 
 
 def test_what_differs_from_layer_to_layer_is_not_specialized():
-    for kernel in (kernels._shrink, kernels._expand):
+    for kernel in (triton_kernels.shrink, triton_kernels.expand):
         free = {p.name for p in kernel.params if p.do_not_specialize}
         assert {"table", "stride_slot", "starts", "records", "rows"} <= free

@@ -12,14 +12,14 @@ from tests.interpreted import interpret
 from tests.kernels.mixtures import DEVICE, check, layer_of, plan_of, routing, run
 from vllm_mega.engine.routing import NULL_SLOT
 from vllm_mega.kernels import triton as kernels
-from vllm_mega.kernels import triton_plan
+from vllm_mega.kernels import triton_kernels, triton_plan
 
 
 @pytest.fixture(autouse=True)
 def _interpreted(monkeypatch):
     """Kernels that run on the CPU, if there is nothing else."""
     if DEVICE == "cpu":
-        interpret(monkeypatch, vars(kernels))
+        interpret(monkeypatch, vars(triton_kernels))
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill", "mixed"])
@@ -222,8 +222,8 @@ def test_what_is_launched_depends_on_rows_and_constants_only(monkeypatch):
         def __getitem__(self, grid):
             return lambda *args, **constants: launched.append((grid, args, constants))
 
-    for name in ("_shrink", "_expand"):
-        monkeypatch.setattr(kernels, name, Recorder())
+    for name in ("shrink", "expand"):
+        monkeypatch.setattr(triton_kernels, name, Recorder())
     layer = layer_of([4, 2], 24, (16, 8))
     plan, table, (y, x) = plan_of(layer, 64), layer.table, layer.tensors(64)
     for kind, tokens, width in (("decode", 3, 1), ("prefill", 64, 2), ("mixed", 60, 2)):

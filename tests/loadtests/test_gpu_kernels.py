@@ -18,7 +18,7 @@ from loadtests.gpu_shapes import Rows, adapters_of, routing, rows_of
 from loadtests.gpu_stock import FILES, OPS, Stock, StockError, StockStep, from_source, load
 from loadtests.roofline_data import Linear, Load
 from tests.interpreted import interpret
-from vllm_mega.kernels import triton as kernels
+from vllm_mega.kernels import triton_kernels
 
 QKV, DOWN = Linear("qkv", 96, (64, 32, 32)), Linear("down", 160, (48,))
 SITE = Path(find_spec("vllm").origin).parent.parent
@@ -26,7 +26,7 @@ SITE = Path(find_spec("vllm").origin).parent.parent
 
 @pytest.fixture
 def ours(monkeypatch) -> None:
-    interpret(monkeypatch, vars(kernels))
+    interpret(monkeypatch, vars(triton_kernels))
 
 
 @pytest.fixture
