@@ -24,9 +24,7 @@ def row(
     adapter: str | None = "a" * 64,
     age: float = 0.0,
 ) -> Row:
-    return Row(
-        namespace, memory_id, 1, "ready", False, "", tuple(tags), tuple(links), adapter, 1, 8, age
-    )  # fmt: skip
+    return Row(namespace, memory_id, 1, "ready", "", tuple(tags), tuple(links), adapter, age)
 
 
 def vectors(random: np.random.Generator, count: int, dim: int = DIM) -> Vectors:

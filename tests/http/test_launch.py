@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.cpus import WITH_BFLOAT16, WITHOUT_BFLOAT16
+from vllm_mega.bank.catalog.reading import Adapters
 from vllm_mega.bank.catalog.records import BankSettings, Row, State
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo
 from vllm_mega.commands._memory_options import add_memory_options, memory_settings
@@ -37,7 +38,7 @@ def library(root: Path, *ranks: int, size: int = 1000, template: str = "") -> An
     """What is asked of one: memories with adapters of these ranks, and one that waits for its adapter."""
     from safetensors.numpy import save_file
 
-    rows = [row(f"{number:064x}", rank, size) for number, rank in enumerate(ranks)]
+    rows = [row(f"{number:064x}") for number in range(len(ranks))]
     for number, one in enumerate(rows):
         (root / one.id).mkdir()
         module = ("up_proj", "down_proj")[number % 2]
@@ -45,17 +46,18 @@ def library(root: Path, *ranks: int, size: int = 1000, template: str = "") -> An
             {k.replace("up_proj", module): v for k, v in ADAPTER.items()},
             root / one.id / "adapter_model.safetensors",
         )
-    rows.append(row(None, 0, 0))
+    rows.append(row(None))
     return SimpleNamespace(
         rows={one.name: one for one in rows},
+        adapters=lambda: Adapters(len(ranks), size if ranks else 0, max(ranks, default=0)),
         settings=BankSettings(BaseModelInfo("base", "f", template), EmbedderInfo("e", "f", 4)),
         folder=lambda one: root / one.id,
     )
 
 
-def row(adapter: str | None, rank: int, size: int) -> Row:
+def row(adapter: str | None) -> Row:
     state: State = "ready" if adapter else "pending"
-    return Row("n", str(adapter), 1, state, False, "", (), (), adapter, size, rank, 0.0)
+    return Row("n", str(adapter), 1, state, "", (), (), adapter)
 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (8, 8), (9, 16), (257, 320), (512, 512)])

@@ -9,7 +9,7 @@ from typing import Self
 
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.follower import Follower, Keys
-from vllm_mega.bank.catalog.reading import get_version
+from vllm_mega.bank.catalog.reading import Adapters, get_version, measure_adapters
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, Version
 from vllm_mega.bank.catalog.rows import unknown
 from vllm_mega.bank.catalog.store import adapter_folder
@@ -128,6 +128,14 @@ class Library:
         folder = self.folder(row)
         assert row.adapter is not None, "or it would have no folder"
         return row.adapter, str(folder), weight
+
+    def adapters(self) -> Adapters:
+        """How many memories have an adapter now, and how large these adapters are.
+
+        Raises:
+            BankError: the catalog cannot be read.
+        """
+        return measure_adapters(self.catalog)
 
     def version(self, row: Row) -> Version:
         """The version of `row`, with its text.

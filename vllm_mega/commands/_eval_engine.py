@@ -43,11 +43,11 @@ class Engine:
             catalog: URL of the bank's catalog, if it is not in its folder.
         """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        from vllm_mega.http.launch import served, slot_rank
+        from vllm_mega.http.launch import slot_rank
         from vllm_mega.offline import MegaLLM
 
         with Library(bank, catalog) as library:
-            largest = max([rank, *(row.rank for row in served(library))])
+            largest = max(rank, library.adapters().rank)
         settings = {"gate": msgspec.to_builtins(gate), "embedder": embedder}
         self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
         self._llm = MegaLLM(

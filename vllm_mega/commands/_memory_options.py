@@ -112,7 +112,7 @@ def plan_launch(args: argparse.Namespace) -> Launch:
         model, asked = resolve_recorded(named, recorded), named or recorded
         check_match(library.root, library.settings, fingerprint(model), None)
         options = launch.engine_options(library, settings, model, given)
-        memories = len(launch.served(library))
+        memories = library.adapters().memories
     names = given.get("served_model_name")
     name = names[0] if names else launch.served_name(asked)
     if "served_model_name" not in given:

@@ -123,8 +123,8 @@ def engine_options(
 
 def _slot_options(library: Library, model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """How many slots on the device and in host memory, how large, and on which layers."""
-    memories = served(library)
-    largest = max((row.adapter_bytes for row in memories), default=HOST_BYTES // 256)
+    adapters = library.adapters()
+    largest = adapters.bytes or HOST_BYTES // 256
     free = max(DEFAULT_SLOTS, min(CPU_SLOTS, HOST_BYTES // largest)) if runs_on_cpu() else DEFAULT_SLOTS
     slots = int(given.get("max_loras") or free)
     options: dict[str, Any] = {
@@ -133,8 +133,8 @@ def _slot_options(library: Library, model: Path, given: Mapping[str, Any]) -> di
         "max_cpu_loras": max(slots, min(1024, HOST_BYTES // largest)),
         "scheduler_cls": SCHEDULER,
     }
-    if memories:
-        options["max_lora_rank"] = slot_rank(max(row.rank for row in memories))
+    if adapters.memories:
+        options["max_lora_rank"] = slot_rank(adapters.rank)
         if "lora_target_modules" not in given:
             options["lora_target_modules"] = target_modules(library, model)
     return options

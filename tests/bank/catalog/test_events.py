@@ -104,6 +104,7 @@ def test_writers_that_block_each_other_try_again(catalog: Catalog) -> None:
     add(catalog, [draft("a"), draft("b")], WHO)
     both = threading.Barrier(2)
     tries: list[str] = []
+    done: list[str] = []
 
     def crossing(first: str, second: str) -> None:
         def act(connection: sa.Connection) -> None:
@@ -115,6 +116,7 @@ def test_writers_that_block_each_other_try_again(catalog: Catalog) -> None:
             connection.execute(held, {"id": second})
 
         catalog.database.write(act)
+        done.append(first)
 
     if catalog.database.sqlite:
         return  # its writers are alone: there is nothing to cross
@@ -123,7 +125,8 @@ def test_writers_that_block_each_other_try_again(catalog: Catalog) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(tries) == 3
+    assert sorted(done) == ["a", "b"]
+    assert len(tries) >= 3, "nobody had to give way"
 
 
 def test_a_busy_catalog_is_told(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

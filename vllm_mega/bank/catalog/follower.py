@@ -160,12 +160,11 @@ class Follower:
 
 def _rows(linked: Mapping[int, tuple[str, ...]], columns: Sequence[Sequence[Any]]) -> list[Row]:
     """From the columns of `select_rows`, without a loop of Python's: a million rows come at the start."""
-    row, namespace, memory_id, version, state, pinned, title, tags, adapter, size, rank, age, *_ = columns
+    row, namespace, memory_id, version, state, title, tags, adapter, age, *_ = columns
     return list(
         map(
             Row, map(intern, namespace), memory_id, version, map(_STATES.__getitem__, state),
-            map(bool, pinned), title, map(_tags, tags), map(linked.get, row, repeat(())), adapter,
-            map(_shared, size), rank, age,
+            title, map(_tags, tags), map(linked.get, row, repeat(())), adapter, age,
         )
     )  # fmt: skip
 
@@ -174,12 +173,6 @@ def _rows(linked: Mapping[int, tuple[str, ...]], columns: Sequence[Sequence[Any]
 def _tags(json: str) -> tuple[str, ...]:
     """Many memories have the same: they share them."""
     return msgspec.json.decode(json, type=tuple[str, ...])
-
-
-@lru_cache(maxsize=4096)
-def _shared(number: int) -> int:
-    """Sizes are few, and an object each when they come."""
-    return number
 
 
 def _after(after: int | None) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -110,17 +110,29 @@ def count_memories(catalog: Catalog, chosen: Filter = EVERYTHING) -> int:
         return connection.execute(query).scalar_one()
 
 
-def count_adapters(catalog: Catalog) -> int:
-    """How many memories are answered by an adapter.
+class Adapters(NamedTuple):
+    """Those that answer."""
+
+    memories: int
+    """So many have one."""
+    bytes: int
+    """Of the largest; 0: there is none."""
+    rank: int
+    """The greatest of all."""
+
+
+def measure_adapters(catalog: Catalog) -> Adapters:
+    """How many memories are answered by an adapter, and how large these adapters are.
 
     Raises:
         BankError: the database refuses.
     """
     m, v = memories.c, versions.c
-    query = sa.select(sa.func.count()).select_from(memories)
+    largest = (sa.func.coalesce(sa.func.max(column), 0) for column in (v.adapter_bytes, v.rank))
+    query = sa.select(sa.func.count(), *largest).select_from(memories)
     query = query.join(versions, (v.memory == m.row) & (v.number == m.current)).where(v.adapter.is_not(None))
     with catalog.database.read() as connection:
-        return connection.execute(query).scalar_one()
+        return Adapters(*connection.execute(query).one())
 
 
 def find_memory(connection: sa.Connection, name: MemoryName) -> Memory:

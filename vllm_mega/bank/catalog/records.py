@@ -184,14 +184,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     id: str
     version: int
     state: State
-    pinned: bool
     title: str
     tags: tuple[str, ...]
     links: tuple[str, ...]
     adapter: str | None
     """None: it has none, and answers as text."""
-    adapter_bytes: int
-    rank: int
     age: float = 0.0
     """When its text came, as seconds: of two memories, the newer has the greater."""
 

@@ -12,7 +12,7 @@ import msgspec
 
 from vllm_mega.bank.catalog.keys import BankKeys, read_keys
 from vllm_mega.bank.catalog.known import Known, known
-from vllm_mega.bank.catalog.reading import count_adapters
+from vllm_mega.bank.catalog.reading import measure_adapters
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName
 from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
 from vllm_mega.bank.library import check_match
@@ -124,7 +124,7 @@ def _there(bank: Path, url: str | None, names: Sequence[MemoryName]) -> _There |
     if catalog is None:
         return None
     with catalog:
-        return _There(catalog.settings(), count_adapters(catalog), known(catalog, names))
+        return _There(catalog.settings(), measure_adapters(catalog).memories, known(catalog, names))
 
 
 def _keys_there(bank: Path, url: str | None) -> BankKeys | None:
