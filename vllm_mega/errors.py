@@ -15,6 +15,7 @@
     |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
+    |   |-- MemoryChangedError   somebody has changed it meanwhile: HTTP 412
     |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
@@ -85,6 +86,10 @@ class BankChangedError(BankError):
 
 class MemoryNotFoundError(BankError, LookupError):
     """The namespace has no memory with this id."""
+
+
+class MemoryChangedError(BankError):
+    """Somebody has changed the memory since it was read: read it again, and decide anew."""
 
 
 class MemoryNotReadyError(BankError):

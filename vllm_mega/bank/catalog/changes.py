@@ -11,9 +11,9 @@ import msgspec
 
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
 from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
-from vllm_mega.bank.catalog.events import Change, change
+from vllm_mega.bank.catalog.events import Change, change, require_stamp
 from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
-from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName
+from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
 from vllm_mega.bank.catalog.rows import Held, hold, require
 from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
 from vllm_mega.bank.layout import NewMemory, check_links
@@ -103,15 +103,60 @@ def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
     change(catalog, who, act)
 
 
-def restore(catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True) -> Memory:
+class Edit(msgspec.Struct, frozen=True):
+    """What becomes of a memory in one change."""
+
+    draft: Callable[[Version], Draft]
+    """What it says from now on, made of its newest version; may be called more than once."""
+    links: tuple[str, ...] | None = None
+    """All that it links to from now on; None: its links stay."""
+    pinned: bool | None = None
+    """None: as it is."""
+
+
+def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: int | None = None) -> Memory:
+    """Change a memory; what says nothing new changes nothing.
+
+    Args:
+        catalog: of which bank.
+        name: of the memory.
+        wanted: what is new.
+        who: changes it.
+        stamp: that it had when it was read (see `find_stamp`); None: whatever it has.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+        MemoryChangedError: it has another stamp by now.
+        BankError: what cannot be kept.
+    """
+
+    def act(changing: Change) -> Memory:
+        held = require_stamp(changing.connection, name, stamp)
+        draft = wanted.draft(find_version(changing.connection, name, held.newest))
+        check_drafts([draft], catalog.embedder.dim)
+        _change(changing, held, draft)
+        if wanted.links is not None:
+            _check(name, wanted.links)
+            _set_links(changing, require(changing.connection, name), wanted.links)
+        if wanted.pinned is not None:
+            _pin(changing, require(changing.connection, name), wanted.pinned)
+        return find_memory(changing.connection, name)
+
+    return change(catalog, who, act)
+
+
+def restore(
+    catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True, stamp: int | None = None
+) -> Memory:
     """Make an earlier version the newest again, text, tags and source; with its adapter, if it had one.
 
     Raises:
         MemoryNotFoundError: no such memory, or no such version of it.
+        MemoryChangedError: it has another stamp by now (see `edit`).
     """
 
     def act(changing: Change) -> Memory:
-        held = require(changing.connection, name)
+        held = require_stamp(changing.connection, name, stamp)
         draft = draft_of(find_version(changing.connection, name, number), train=train)
         return _next(changing, held, draft)
 
@@ -147,10 +192,7 @@ def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) ->
     """
 
     def act(changing: Change) -> Memory:
-        held = require(changing.connection, name)
-        if held.pinned != pinned:
-            save(changing, held._replace(pinned=pinned))
-            changing.note("pinned" if pinned else "unpinned", held.row, name, held.newest)
+        _pin(changing, require(changing.connection, name), pinned)
         return find_memory(changing.connection, name)
 
     return change(catalog, who, act)
@@ -247,6 +289,12 @@ def _set_links(changing: Change, held: Held, targets: tuple[str, ...]) -> None:
         write_links(changing, held.row, targets)
         save(changing, held)
         changing.note("linked", held.row, held.name, held.newest)
+
+
+def _pin(changing: Change, held: Held, pinned: bool) -> None:
+    if held.pinned != pinned:
+        save(changing, held._replace(pinned=pinned))
+        changing.note("pinned" if pinned else "unpinned", held.row, held.name, held.newest)
 
 
 def _check(name: MemoryName, targets: tuple[str, ...]) -> None:

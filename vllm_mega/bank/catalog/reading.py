@@ -46,12 +46,7 @@ def get_links(catalog: Catalog, namespace: str, memory_id: str) -> tuple[str, ..
         MemoryNotFoundError: no such memory.
     """
     with catalog.database.read() as connection:
-        row = connection.execute(
-            sa.select(memories.c.row).where(*named(MemoryName(namespace, memory_id)))
-        ).scalar()
-        if row is None:
-            raise unknown(MemoryName(namespace, memory_id))
-        return find_links(connection, row)
+        return find_links_of(connection, MemoryName(namespace, memory_id))
 
 
 def history(catalog: Catalog, namespace: str, memory_id: str) -> list[Version]:
@@ -159,6 +154,18 @@ def find_version(connection: sa.Connection, name: MemoryName, number: int | None
         missing = unknown(name)
         raise missing if number is None else MemoryNotFoundError(f"{missing} of version {number}")
     return version_of(name, row)
+
+
+def find_links_of(connection: sa.Connection, name: MemoryName) -> tuple[str, ...]:
+    """As `get_links`, inside a transaction.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    row = connection.execute(sa.select(memories.c.row).where(*named(name))).scalar()
+    if row is None:
+        raise unknown(name)
+    return find_links(connection, row)
 
 
 def find_links(connection: sa.Connection, row: int) -> tuple[str, ...]:
