@@ -7,11 +7,13 @@
     |-- ForbiddenError     a principal asks for more than its key is for: HTTP 403
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
+    |-- BusyError          a server has as much to do as it takes on: HTTP 503, ask again
     |-- ModelError         a model that cannot be found or prepared
     |-- BankError          a bank that cannot be read or written
     |   |-- BankNotFoundError
     |   |-- BankFormatError      unreadable, or of a version we do not know
     |   |-- BankMismatchError    made for another base model or another embedder
+    |   |-- DraftError           a memory that cannot be kept as it was given: HTTP 400
     |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
@@ -56,6 +58,10 @@ class MixtureError(RequestError):
     """A mixture that breaks an invariant or cannot be served."""
 
 
+class BusyError(MegaError):
+    """A server has as much to do as it takes on; the same request may succeed a moment later."""
+
+
 class ModelError(MegaError):
     """A model that cannot be found or prepared."""
 
@@ -74,6 +80,10 @@ class BankFormatError(BankError):
 
 class BankMismatchError(BankError):
     """The bank was made for another base model or another embedder."""
+
+
+class DraftError(BankError):
+    """A memory that cannot be kept as it was given; nothing has changed."""
 
 
 class LeaseLostError(BankError):

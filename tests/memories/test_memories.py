@@ -66,7 +66,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 def test_memories_are_stored_with_keys_and_wait_for_a_trainer(catalog: Catalog) -> None:
     source = Source("book.md", start=0, end=27)
     unnamed = NewMemory("Bells ring.")
-    stored = remember(catalog, [LAMP, unnamed], EMBEDDER, WHO, source=source)
+    stored = remember(catalog, [LAMP, unnamed], EMBEDDER, WHO, sources=[source, None])
     assert [(one.id, one.state, one.newest) for one in stored] == [
         ("lamp", "pending", 1), (memory_id(unnamed), "pending", 1),
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def test_memories_are_stored_with_keys_and_wait_for_a_trainer(catalog: Catalog) 
     )  # fmt: skip
     assert entry.version.key == key_bytes(EMBEDDER.embed([LAMP.text])[0])
     assert [job.id for job in list_jobs(catalog)] == ["lamp", stored[1].id]
-    again = remember(catalog, [LAMP], EMBEDDER, WHO, source=source)
+    again = remember(catalog, [LAMP], EMBEDDER, WHO, sources=[source])
     assert again[0].newest == 1
 
 

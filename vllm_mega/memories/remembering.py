@@ -24,7 +24,7 @@ def remember(
     who: str,
     *,
     train: bool = True,
-    source: Source | None = None,
+    sources: Sequence[Source | None] | None = None,
 ) -> list[Memory]:
     """Store memories, or update those that are there; what says nothing new changes nothing.
 
@@ -34,7 +34,7 @@ def remember(
         embedder: that of the bank; makes the keys.
         who: remembers them, for the history.
         train: whether a trainer shall make adapters; else they stay as texts.
-        source: where all of them came from.
+        sources: where each came from; None: that is not known of any.
 
     Returns:
         The memories as they are now, in order; `pending`, unless they had an adapter of the same text.
@@ -44,8 +44,8 @@ def remember(
         BankError: a memory that cannot be kept, or one twice; then nothing has changed.
     """
     keys = keys_of(catalog, [memory.text for memory in memories], embedder)
-    pairs = zip(memories, keys, strict=True)
-    return changes.put(catalog, [draft(memory, key, source, train=train) for memory, key in pairs], who)
+    each = zip(memories, keys, sources or [None] * len(memories), strict=True)
+    return changes.put(catalog, [draft(*one, train=train) for one in each], who)
 
 
 def remember_adapter(

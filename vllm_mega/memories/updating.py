@@ -79,9 +79,7 @@ def _text(catalog: Catalog, name: MemoryName) -> str:
 
 
 def _replaced(memory: NewMemory, wanted: Update) -> NewMemory:
-    given: dict[str, Any] = {
-        field: value for field in _SAID if (value := getattr(wanted, field)) is not None
-    }
+    given: dict[str, Any] = {field: value for field in _SAID if (value := getattr(wanted, field)) is not None}
     try:
         return msgspec.structs.replace(memory, **given)
     except ValueError as error:

@@ -17,7 +17,7 @@ from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
 from vllm_mega.bank.catalog.rows import Held, hold, require
 from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
 from vllm_mega.bank.layout import NewMemory, check_links
-from vllm_mega.errors import BankError
+from vllm_mega.errors import BankError, DraftError
 
 Write = Callable[[Change, Draft], object]
 
@@ -301,4 +301,4 @@ def _check(name: MemoryName, targets: tuple[str, ...]) -> None:
     try:
         check_links(targets, name.id)
     except ValueError as error:
-        raise BankError(f"memory {name.namespace}/{name.id}: {error}") from error
+        raise DraftError(f"memory {name.namespace}/{name.id}: {error}") from error
