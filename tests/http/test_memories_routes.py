@@ -112,9 +112,8 @@ async def test_pages_have_every_memory_once(client: httpx.AsyncClient) -> None:
     await put(client, *({"id": f"m{n}", "text": f"Number {n}."} for n in range(7)))
     seen, cursor, pages = [], None, 0
     while cursor or not pages:
-        page = (
-            await client.get(MEMORIES, params={"limit": 3, **({"cursor": cursor} if cursor else {})})
-        ).json()
+        query = {"limit": 3, **({"cursor": cursor} if cursor else {})}
+        page = (await client.get(MEMORIES, params=query)).json()
         seen += [one["id"] for one in page["data"]]
         cursor, pages = page["next_cursor"], pages + 1
         await put(client, {"id": f"later{pages}", "text": f"Later {pages}."})

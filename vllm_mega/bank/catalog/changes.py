@@ -106,8 +106,8 @@ def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
 class Edit(msgspec.Struct, frozen=True):
     """What becomes of a memory in one change."""
 
-    draft: Callable[[Version], Draft]
-    """What it says from now on, made of its newest version; may be called more than once."""
+    draft: Callable[[Version], Draft] | None = None
+    """What it says from now on, made of its newest version; may be called more than once. None: the same."""
     links: tuple[str, ...] | None = None
     """All that it links to from now on; None: its links stay."""
     pinned: bool | None = None
@@ -132,9 +132,10 @@ def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: i
 
     def act(changing: Change) -> Memory:
         held = require_stamp(changing.connection, name, stamp)
-        draft = wanted.draft(find_version(changing.connection, name, held.newest))
-        check_drafts([draft], catalog.embedder.dim)
-        _change(changing, held, draft)
+        if wanted.draft is not None:
+            draft = wanted.draft(find_version(changing.connection, name, held.newest))
+            check_drafts([draft], catalog.embedder.dim)
+            _change(changing, held, draft)
         if wanted.links is not None:
             _check(name, wanted.links)
             _set_links(changing, require(changing.connection, name), wanted.links)
@@ -190,12 +191,7 @@ def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) ->
     Raises:
         MemoryNotFoundError: no such memory.
     """
-
-    def act(changing: Change) -> Memory:
-        _pin(changing, require(changing.connection, name), pinned)
-        return find_memory(changing.connection, name)
-
-    return change(catalog, who, act)
+    return edit(catalog, name, Edit(pinned=pinned), who)
 
 
 def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
