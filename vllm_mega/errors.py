@@ -5,6 +5,7 @@
     MegaError
     |-- ConfigError        a setting that cannot be right (also a ValueError)
     |-- ForbiddenError     a principal asks for more than its key is for: HTTP 403
+    |-- LimitError         more than a namespace may have, or changes that come too fast: HTTP 429
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
     |-- BusyError          a server has as much to do as it takes on: HTTP 503, ask again
@@ -41,6 +42,14 @@ class ConfigError(MegaError, ValueError):
 
 class ForbiddenError(MegaError):
     """A principal asks for more than its key is for; servers answer 403."""
+
+
+class LimitError(MegaError):
+    """A limit of the namespace; `retry_after` is in seconds, None where waiting does not help."""
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RequestError(MegaError, ValueError):

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-HELP = "add, list or revoke keys of a server: who may use it, for which namespaces"
+HELP = "add, list or revoke keys of a server, and set the limits of namespaces"
 Act = Callable[[argparse.Namespace], int]
 EPILOG = """\
 examples:
   vllm-mega keys add alice --file keys.json --role write --namespace team-a
   vllm-mega keys add ops --file keys.json --role admin
+  vllm-mega keys limit team-a --file keys.json --memories 10000 --changes-per-minute 600
   vllm-mega serve --bank bank --keys keys.json
 
 The file has digests, never keys: a key is printed once. A running server sees changes at its next request."""
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The actions of `vllm-mega keys` and their arguments."""
     from vllm_mega.access.principals import ROLES
 
-    parser.description = "Say who may use a server: keys with roles and namespaces."
+    parser.description = "Say who may use a server: keys with roles and namespaces, and limits of namespaces."
     parser.epilog = EPILOG
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -46,9 +47,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "where a request names none",
     )  # fmt: skip
     which.add_argument("--all-namespaces", action="store_true", help="it is for all of them")
-    action("list", _list, "list the keys' holders, roles and namespaces")
+    action("list", _list, "list the keys' holders, and the limits")
     revoke = action("revoke", _revoke, "let a key open nothing any more")
     revoke.add_argument("name", help="of its holder")
+    _configure_limit(
+        action("limit", _limit, "set the limits of a namespace; what is not given is as if there were none")
+    )
+
+
+def _configure_limit(parser: argparse.ArgumentParser) -> None:
+    from vllm_mega.access.limits import Limits
+    from vllm_mega.config import described
+
+    parser.add_argument("namespace", help="its name; '*': all that have no limits of their own")
+    for name, text in described(Limits).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,9 +23,8 @@ def test_events_are_read_in_parts(catalog: Catalog) -> None:
 
 
 def test_a_namespace_has_its_own_events(catalog: Catalog) -> None:
-    add(
-        catalog, [draft("a", namespace="sea"), draft("b", namespace="land"), draft("c", namespace="sea")], WHO
-    )
+    places = {"a": "sea", "b": "land", "c": "sea"}
+    add(catalog, [draft(one, namespace=place) for one, place in places.items()], WHO)
     assert [e.id for e in events_after(catalog, 0, namespace="sea")] == ["a", "c"]
     (first,) = events_after(catalog, 0, 1, namespace="sea")
     assert [e.id for e in events_after(catalog, first.number, namespace="sea")] == ["c"]

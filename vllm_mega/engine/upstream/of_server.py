@@ -221,7 +221,8 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.serve",
-        by="batch.engine http.bodies http.entrance http.handlers http.limit http.memories.answering http.metrics",
+        by="batch.engine http.bodies http.entrance http.handlers http.limit http.memories.answering "
+        "http.metrics",
         why="Our refusals look as vLLM's.",
         calls={"create_error_response": "message err_type status_code param="},
     ),
