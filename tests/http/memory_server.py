@@ -14,6 +14,7 @@ from tests.gate.banks import add
 from vllm_mega.access.audit import Audit
 from vllm_mega.access.keyfile import KeyFile, change_keys
 from vllm_mega.access.keys import new_key
+from vllm_mega.access.limits import Limits
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.library import Library
 from vllm_mega.config import MegaSettings
@@ -54,6 +55,8 @@ class MemoryServer:
         if keys:
             change_keys(folder / "keys.json", lambda book: book)
             self.service.audit = Audit(self.audit)
+            book = KeyFile(folder / "keys.json")
+            self.service.limits_of = lambda namespace: book().limits_of(namespace)
             self.app.add_middleware(Entrance, keys=KeyFile(folder / "keys.json"), audit=self.service.audit)
 
     def key(self, name: str, role: Any, *namespaces: str) -> dict[str, str]:
@@ -61,6 +64,9 @@ class MemoryServer:
         key, entry = new_key(name, role, namespaces or None)
         change_keys(self.folder / "keys.json", lambda book: book.with_key(entry))
         return {"Authorization": f"Bearer {key}"}
+
+    def limit(self, namespace: str, **limits: int) -> None:
+        change_keys(self.folder / "keys.json", lambda book: book.with_limits(namespace, Limits(**limits)))
 
     def train(self, *memories: NewMemory) -> None:
         """Store memories with an adapter."""

@@ -135,6 +135,45 @@ async def test_changes_have_a_line_in_the_log_and_texts_have_none(server: Memory
     assert FERRY["text"] not in server.audit.read_text()
 
 
+async def test_a_namespace_has_so_many_memories_and_no_more(server: MemoryServer) -> None:
+    server.limit("sea", memories=2)
+    ops = server.key("ops", "admin")
+    text = "# Sill\n\n" + "\n\n".join(f"## Part {n}\n\nThe ox {n} pulls the ferry." for n in range(3))
+    async with server.client(ops) as client:
+        both = {"memories": [FERRY, LAMP], "namespace": "sea"}
+        assert (await client.post(MEMORIES, json=both)).status_code == 202
+        one_more = await client.post(MEMORIES, json={"text": "Bells ring.", "namespace": "sea"})
+        assert "may have 2 memories, and would have 3" in error(one_more, 403)["message"]
+        document = {"source": "a.md", "text": text, "tokens": 16, "namespace": "sea"}
+        error(await client.post("/v1/mega/documents", json=document), 403)
+        assert len((await client.get(MEMORIES, params={"namespace": "sea"})).json()["data"]) == 2
+        assert (await client.post(MEMORIES, json=both)).status_code == 202
+        elsewhere = {"text": "Bells ring.", "namespace": "land"}
+        assert (await client.post(MEMORIES, json=elsewhere)).status_code == 202
+        await client.delete(f"{MEMORIES}/lamp", params={"namespace": "sea"})
+        assert (await client.post(MEMORIES, json={**elsewhere, "namespace": "sea"})).status_code == 202
+
+
+async def test_texts_have_a_greatest_size_and_changes_a_rate(server: MemoryServer) -> None:
+    server.limit("sea", text_bytes=40, changes_per_minute=3)
+    alice = server.key("alice", "write", "sea")
+    async with server.client(alice) as client:
+        long = await client.post(MEMORIES, json={"text": "x" * 30, "paraphrases": ["y" * 11]})
+        assert error(long, 400)["param"] == "text"
+        assert (await client.post(MEMORIES, json={"memories": [FERRY, LAMP]})).status_code == 202
+        error(await client.patch(f"{MEMORIES}/ferry", json={"text": "\u00e4" * 21}), 400)
+        assert (await client.patch(f"{MEMORIES}/ferry", json={"title": "x"})).status_code == 200
+        for method, path, body in (
+            ("PATCH", f"{MEMORIES}/ferry", {"title": "y"}), ("DELETE", f"{MEMORIES}/ferry", None),
+            ("POST", MEMORIES, LAMP), ("POST", f"{MEMORIES}/ferry/restore", {"version": 1}),
+            ("DELETE", "/v1/mega/sources/a.md", None),
+        ):  # fmt: skip
+            late = await client.request(method, path, json=body)
+            assert error(late, 429)["type"] == "RateLimitError"
+            assert 1 <= int(late.headers["retry-after"]) <= 20
+        assert (await client.get(f"{MEMORIES}/ferry")).json()["title"] == "x"
+
+
 async def test_without_keys_only_this_machine_is_heard(tmp_path: Path) -> None:
     server = MemoryServer(tmp_path)
     try:

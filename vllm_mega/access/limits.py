@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from vllm_mega.errors import LimitError
+from vllm_mega.errors import LimitError, RequestError
 
 MINUTE = 60.0
 _MOST_BUCKETS = 10_000
@@ -27,27 +27,16 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         Count | None, Meta(description="most memories that are added, changed or forgotten in a minute")
     ] = None
 
-    def check_count(self, have: int, more: int) -> None:
-        """Refuse `more` new memories where there are `have`.
-
-        Raises:
-            LimitError: they would be too many.
-        """
-        if self.memories is not None and have + more > self.memories:
-            raise LimitError(
-                f"the namespace may have {self.memories} memories and has {have}: {more} more do not fit. "
-                "Forget some, or ask for a higher limit"
-            )
-
     def check_size(self, size: int) -> None:
         """Refuse a memory whose texts have `size` bytes.
 
         Raises:
-            LimitError: it is too long.
+            RequestError: it is too long.
         """
         if self.text_bytes is not None and size > self.text_bytes:
-            raise LimitError(
-                f"a memory's texts may have {self.text_bytes} bytes, and these have {size}: divide the memory"
+            raise RequestError(
+                f"a memory may have texts of {self.text_bytes} bytes, and these have {size}: divide it",
+                "text",
             )
 
 

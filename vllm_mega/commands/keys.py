@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_mega.access.limits import Limits
 
 HELP = "add, list or revoke keys of a server, and set the limits of namespaces"
 Act = Callable[[argparse.Namespace], int]
@@ -93,7 +97,20 @@ def _list(args: argparse.Namespace) -> int:
     book = read_keys(args.file)
     rows = [(e.name, e.role, ",".join(e.namespaces or ["(all)"]), moment(e.added)) for e in book.keys]
     print_table(("NAME", "ROLE", "NAMESPACES", "ADDED"), rows)
+    if book.limits:
+        print_table(("NAMESPACE", "MEMORIES", "TEXT BYTES", "CHANGES/MIN"), _limit_rows(book.limits))
     return 0
+
+
+def _limit_rows(limits: Mapping[str, Limits]) -> list[tuple[str, ...]]:
+    return [
+        (name, _number(one.memories), _number(one.text_bytes), _number(one.changes_per_minute))
+        for name, one in sorted(limits.items())
+    ]
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _revoke(args: argparse.Namespace) -> int:
@@ -101,4 +118,16 @@ def _revoke(args: argparse.Namespace) -> int:
 
     change_keys(args.file, lambda book: book.without_key(args.name))
     print(f"the key of {args.name} opens nothing any more")
+    return 0
+
+
+def _limit(args: argparse.Namespace) -> int:
+    from vllm_mega.access.keyfile import change_keys
+    from vllm_mega.access.limits import Limits
+    from vllm_mega.config import settings_from
+
+    given = {name: getattr(args, name) for name in Limits.__struct_fields__}
+    limits = settings_from({name: value for name, value in given.items() if value is not None}, Limits)
+    change_keys(args.file, lambda book: book.with_limits(args.namespace, limits))
+    print(f"limits of {args.namespace} are set")
     return 0

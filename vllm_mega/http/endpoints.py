@@ -87,6 +87,7 @@ def _guard(app: Any, args: Any, settings: MegaSettings) -> None:
     keys = server_keys(settings, api_keys, os.environ)
     audit = None if settings.audit is None else Audit(Path(settings.audit))
     app.state.mega_guarded, app.state.mega_audit = bool(api_keys) or keys is not None, audit
+    app.state.mega_keys = keys
     if api_keys:
         app.add_middleware(KeyCheck, tokens=api_keys)
     if keys is not None:
@@ -128,6 +129,8 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     trusted = model.trust_remote_code
     service = await asyncio.to_thread(_service, settings, model.model, slots, trust_remote_code=trusted)
     service.audit = state.mega_audit
+    if (keys := state.mega_keys) is not None:
+        service.limits_of = lambda namespace: keys().limits_of(namespace)
     state.mega_memories = service
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MemoryHook(service.gate, settings, slots, checks.begin)

@@ -25,6 +25,7 @@ def remember(
     *,
     train: bool = True,
     sources: Sequence[Source | None] | None = None,
+    most: int | None = None,
 ) -> list[Memory]:
     """Store memories, or update those that are there; what says nothing new changes nothing.
 
@@ -35,17 +36,19 @@ def remember(
         who: remembers them, for the history.
         train: whether a trainer shall make adapters; else they stay as texts.
         sources: where each came from; None: that is not known of any.
+        most: memories that each of their namespaces may have then; None: any number.
 
     Returns:
         The memories as they are now, in order; `pending`, unless they had an adapter of the same text.
 
     Raises:
         BankMismatchError: the bank was made with another embedder.
+        LimitError: more than `most`; then nothing has changed.
         BankError: a memory that cannot be kept, or one twice; then nothing has changed.
     """
     keys = keys_of(catalog, [memory.text for memory in memories], embedder)
     each = zip(memories, keys, sources or [None] * len(memories), strict=True)
-    return changes.put(catalog, [draft(*one, train=train) for one in each], who)
+    return changes.put(catalog, [draft(*one, train=train) for one in each], who, most=most)
 
 
 def remember_adapter(

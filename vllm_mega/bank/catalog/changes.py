@@ -12,31 +12,33 @@ import msgspec
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
 from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
 from vllm_mega.bank.catalog.events import Change, change, require_stamp
-from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
+from vllm_mega.bank.catalog.reading import check_room, find_links, find_memory, find_version
 from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
 from vllm_mega.bank.catalog.rows import Held, hold, require
-from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
-from vllm_mega.bank.layout import NewMemory, check_links
+from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, set_links
+from vllm_mega.bank.layout import check_links
 from vllm_mega.errors import BankError, DraftError
 
 Write = Callable[[Change, Draft], object]
 
 
-def put(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
+def put(catalog: Catalog, drafts: Sequence[Draft], who: str, *, most: int | None = None) -> list[Memory]:
     """Add the memories that are not there, update those that are; what says nothing new changes nothing.
 
     Args:
         catalog: of which bank.
         drafts: each memory once.
         who: changes them.
+        most: memories that each of their namespaces may have then; None: any number.
 
     Returns:
         The memories as they are now, in the order of `drafts`.
 
     Raises:
+        LimitError: more than `most`; then nothing has changed.
         BankError: a draft that cannot be kept, or the database refuses; then nothing has changed.
     """
-    return _each(catalog, drafts, who, _put)
+    return _each(catalog, drafts, who, _put, most)
 
 
 def add(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
@@ -79,30 +81,6 @@ def tag(
     return change(catalog, who, act)
 
 
-def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
-    """Give the tags of `memories` (with ids), and their links where they have some, to those that are there.
-
-    Nothing is trained; texts stay as they are.
-
-    Raises:
-        BankError: the database refuses.
-    """
-    chosen = sorted(memories, key=lambda memory: (memory.namespace, memory.id))
-
-    def act(changing: Change) -> None:
-        for memory in chosen:
-            held = hold(changing.connection, MemoryName(memory.namespace, memory.id))
-            if held is None:
-                continue
-            newest = find_version(changing.connection, held.name, held.newest)
-            if newest.tags != memory.tags:
-                held = next_version(changing, held, draft_of(newest, train=False, tags=memory.tags))
-            if memory.links:
-                _set_links(changing, held, memory.links)
-
-    change(catalog, who, act)
-
-
 class Edit(msgspec.Struct, frozen=True):
     """What becomes of a memory in one change."""
 
@@ -138,7 +116,7 @@ def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: i
             _change(changing, held, draft)
         if wanted.links is not None:
             _check(name, wanted.links)
-            _set_links(changing, require(changing.connection, name), wanted.links)
+            set_links(changing, require(changing.connection, name), wanted.links)
         if wanted.pinned is not None:
             _pin(changing, require(changing.connection, name), wanted.pinned)
         return find_memory(changing.connection, name)
@@ -211,7 +189,9 @@ def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
     change(catalog, who, act)
 
 
-def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> list[Memory]:
+def _each(
+    catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write, most: int | None = None
+) -> list[Memory]:
     """`write` all drafts in one transaction, in an order in which two of them never block each other.
 
     A microsecond lies between them, in the order in which they were given: the later is the newer.
@@ -223,6 +203,8 @@ def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> 
         for n, draft in sorted(enumerate(drafts), key=lambda each: name_of(each[1])):
             changing.at = begun + n * 1e-6
             write(changing, draft)
+        if most is not None:
+            check_room(changing.connection, {draft.memory.namespace for draft in drafts}, most)
         return [find_memory(changing.connection, name_of(draft)) for draft in drafts]
 
     return change(catalog, who, act)
@@ -254,7 +236,7 @@ def _change(changing: Change, held: Held, draft: Draft) -> None:
         next_version(changing, held, draft)
         return
     if draft.memory.links:
-        _set_links(changing, held, draft.memory.links)
+        set_links(changing, held, draft.memory.links)
     if draft.train and held.state == "pending" and queue(changing, held.row, draft.text_digest).new:
         changing.note("queued", held.row, held.name, held.newest)
 
@@ -274,17 +256,10 @@ def _relink(
         held = require(changing.connection, name)
         after = new(find_links(changing.connection, held.row))
         _check(name, after)
-        _set_links(changing, held, after)
+        set_links(changing, held, after)
         return after
 
     return change(catalog, who, act)
-
-
-def _set_links(changing: Change, held: Held, targets: tuple[str, ...]) -> None:
-    if targets != find_links(changing.connection, held.row):
-        write_links(changing, held.row, targets)
-        save(changing, held)
-        changing.note("linked", held.row, held.name, held.newest)
 
 
 def _pin(changing: Change, held: Held, pinned: bool) -> None:

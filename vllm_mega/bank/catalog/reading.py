@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.database import lock_name
 from vllm_mega.bank.catalog.records import EVERYTHING, Filter, Memory, MemoryName, Page, Version
 from vllm_mega.bank.catalog.rows import VERSION, memory_of, named, select_memories, unknown, version_of
 from vllm_mega.bank.catalog.tables import links, memories, tags, versions
-from vllm_mega.errors import BankError, MemoryNotFoundError
+from vllm_mega.errors import BankError, LimitError, MemoryNotFoundError
 
 MOST = 1000
 """Memories of a page."""
@@ -128,6 +129,24 @@ def measure_adapters(catalog: Catalog) -> Adapters:
     query = query.join(versions, (v.memory == m.row) & (v.number == m.current)).where(v.adapter.is_not(None))
     with catalog.database.read() as connection:
         return Adapters(*connection.execute(query).one())
+
+
+def check_room(connection: sa.Connection, namespaces: Iterable[str], most: int) -> None:
+    """Refuse a namespace that has more than `most` memories, as this transaction sees it.
+
+    On PostgreSQL nobody else passes for the same namespace until the transaction ends, or two could.
+
+    Raises:
+        LimitError: it has.
+    """
+    for namespace in sorted(namespaces):
+        lock_name(connection, f"room of {namespace}")
+        mine = sa.select(sa.func.count()).select_from(memories).where(memories.c.namespace == namespace)
+        if (count := connection.execute(mine).scalar_one()) > most:
+            raise LimitError(
+                f"the namespace {namespace!r} may have {most} memories, and would have {count}: forget some, "
+                "or ask for a higher limit"
+            )
 
 
 def find_memory(connection: sa.Connection, name: MemoryName) -> Memory:

@@ -89,7 +89,8 @@ async def answer(operation: Operation, request: Request) -> Response:
 def refuse(refusal: Refusal) -> JSONResponse:
     """A refusal as OpenAI's clients read it."""
     body = create_error_response(refusal.message, refusal.kind, refusal.status, refusal.param)
-    return JSONResponse(body.model_dump(), refusal.status)
+    headers = None if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    return JSONResponse(body.model_dump(), refusal.status, headers)
 
 
 def _respond(operation: Operation, service: Service, raw: Raw) -> Response:

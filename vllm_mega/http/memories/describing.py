@@ -23,10 +23,11 @@ _ERROR: dict[str, Any] = {
 _REFUSALS = {
     "400": "It cannot be right; `param` names what of it.",
     "401": "The server needs a key.",
-    "403": "The key is not for this namespace, or has not this role.",
+    "403": "The key is not for this namespace, has not this role, or the namespace has all that it may have.",
     "404": "There is no such memory in this namespace, or never was.",
     "412": "Somebody has changed the memory since it was read.",
     "413": "The body is too large.",
+    "429": "The namespace changes too fast: come back after Retry-After seconds.",
     "503": "The server has as much to do as it takes on: ask again.",
 }
 _IF_MATCH = {
@@ -98,4 +99,5 @@ def _can_refuse(operation: Operation, status: str) -> bool:
         "404": "{id" in operation.path,
         "412": operation.conditional,
         "413": operation.body is not None,
+        "429": operation.role == "write",
     }.get(status, True)

@@ -22,16 +22,19 @@ def store(service: Service, asked: Asked) -> Told:
         RequestError: neither a text nor a content, or both.
         ConfigError: tags that no memory can have.
         DocumentError: it cannot be read, or says nothing.
+        LimitError: more than the namespace may have, or too fast.
     """
     body: Document = asked.body
     check_tags(body.tags or ())
     read = said_by(Path(body.source), body.source, _content(body))
     size = Size() if body.tokens is None else Size.of(body.tokens)
     (plan,) = make_plans(service.catalog, [read], Wish(asked.namespace, body.tags), service.count(), size)
-    if not body.dry_run:
-        carry_out(service.catalog, plan, service.embedder, asked.who, train=body.train)
     steps = _steps(plan)
     changed = () if body.dry_run else tuple(step.id for step in steps if step.change != "keep")
+    if changed:
+        service.take(asked.namespace, len(changed))
+        most = service.limits_of(asked.namespace).memories
+        carry_out(service.catalog, plan, service.embedder, asked.who, train=body.train, most=most)
     return Told(told.DocumentStored(body.source, asked.namespace, steps, body.dry_run), changed)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from vllm_mega.bank.catalog.records import Source
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import RequestError
-from vllm_mega.http.memories.asked import Item, Message, Remember
+from vllm_mega.http.memories.asked import Change, Item, Message, Remember
 
 _SAID = ("text", "messages")
 _SAME = ("id", "title", "tags", "links", "paraphrases", "qa")
@@ -46,6 +46,14 @@ def memory_of(item: Item, namespace: str, place: str = "") -> NewMemory:
         return NewMemory(_text(item, place), namespace=namespace, **given)
     except ValueError as error:
         raise RequestError(f"{place.removesuffix('.') or 'the memory'}: {error}", place + "text") from error
+
+
+def size_of(item: Item | Change) -> int:
+    """Bytes (UTF-8) of all texts of a memory, or of a change."""
+    qa = [part for one in item.qa or () for part in (one.question, one.answer)]
+    messages = conversation_text(item.messages or ()) if isinstance(item, Item) else ""
+    texts = (item.text or "", messages, item.title or "", *(item.paraphrases or ()), *qa)
+    return sum(len(text.encode()) for text in texts)
 
 
 def sources_of(items: Sequence[Item]) -> list[Source | None]:

@@ -13,6 +13,7 @@ from vllm_mega.errors import (
     DocumentError,
     DraftError,
     ForbiddenError,
+    LimitError,
     MegaError,
     MemoryChangedError,
     MemoryNotFoundError,
@@ -33,6 +34,8 @@ class Refusal(NamedTuple):
     status: HTTPStatus
     param: str | None = None
     """What of the request it is about."""
+    retry_after: int | None = None
+    """Seconds; None: waiting does not help, or nobody knows for how long."""
 
 
 _KINDS: tuple[tuple[type[MegaError], str, HTTPStatus], ...] = (
@@ -50,9 +53,19 @@ _KINDS: tuple[tuple[type[MegaError], str, HTTPStatus], ...] = (
 
 def refusal_of(error: MegaError) -> Refusal:
     """What a client hears of `error`; what it must not know, the log of the server has."""
+    if isinstance(error, LimitError):
+        return _limited(error)
     for kind, name, status in _KINDS:
         if isinstance(error, kind):
             return Refusal(str(error)[:_LONGEST], name, status, getattr(error, "param", None))
     logger.error("a request about memories failed: %s", error)
     message = "the server could not do this: whoever runs it finds the reason in its log"
     return Refusal(message, "InternalServerError", HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _limited(error: LimitError) -> Refusal:
+    """Clients try again what gets 429; where that does not help, they hear that it is not for them."""
+    if error.retry_after is None:
+        return Refusal(str(error), "PermissionDeniedError", HTTPStatus.FORBIDDEN)
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    return Refusal(str(error), "RateLimitError", status, retry_after=error.retry_after)

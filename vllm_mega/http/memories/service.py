@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from vllm_mega.access.audit import Audit
+from vllm_mega.access.limits import Limits, Rates
 from vllm_mega.bank.catalog.catalog import Catalog, bank_name
 from vllm_mega.config import MegaSettings
 from vllm_mega.gate.embedder import Embedder
@@ -31,17 +34,29 @@ class Service:
     audit: Audit | None = None
     """Gets a line for every change."""
     pool: Pool = field(default_factory=Pool)
+    limits_of: Callable[[str], Limits] = lambda _: Limits()
+    """By namespace."""
     streams: int = 0
     """Streams of events that are open."""
     _count: Count | None = None
 
     def __post_init__(self) -> None:
         self.seals = Seals(bank_name(self.catalog.root))
+        self._rates, self._lock = Rates(), Lock()
 
     @property
     def catalog(self) -> Catalog:
         """Of the bank."""
         return self.gate.library.catalog
+
+    def take(self, namespace: str, changes: int) -> None:
+        """Count so many changes of memories of a namespace; this process counts for itself.
+
+        Raises:
+            LimitError: they come too fast.
+        """
+        with self._lock:
+            self._rates.take(namespace, changes, self.limits_of(namespace).changes_per_minute)
 
     def count(self) -> Count:
         """What counts tokens; loaded when the first document comes.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vllm_mega.bank.catalog import changes
+from vllm_mega.bank.catalog.amending import amend
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.forgetting import Receipt, forget
 from vllm_mega.bank.catalog.reading import MOST, get_memory, list_memories
@@ -55,7 +56,15 @@ def make_plans(
     return plans
 
 
-def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str, *, train: bool = False) -> None:
+def carry_out(
+    catalog: Catalog,
+    plan: Plan,
+    embedder: Embedder,
+    who: str,
+    *,
+    train: bool = False,
+    most: int | None = None,
+) -> None:
     """Do what a plan says: add, update and link, then `finish`.
 
     Cut off between its changes, the same document again does the rest.
@@ -66,17 +75,19 @@ def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str, *, tra
         embedder: the bank's own.
         who: for the history.
         train: whether a trainer shall make adapters; else they stay as texts.
+        most: memories that the namespace may have then, and what is gone beside them; None: any number.
 
     Raises:
         BankMismatchError: the bank was made with another embedder; then nothing has changed.
+        LimitError: more than `most`; then nothing has changed.
         BankError: the catalog refuses.
     """
     written = [step for step in plan.steps if step.change in ("add", "update")]
     keys = keys_of(catalog, [step.memory.text for step in written], embedder)
     pairs = zip(written, keys, strict=True)
     drafts = [draft(step.memory, key, step.source, train=train) for step, key in pairs]
-    changes.put(catalog, drafts, who)
-    changes.amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
+    changes.put(catalog, drafts, who, most=None if most is None else most + len(plan.gone))
+    amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
     finish(catalog, plan, who)
 
 
