@@ -15,7 +15,7 @@ from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.catalog.jobs import lease
 from vllm_mega.errors import BusyError
 from vllm_mega.http.memories import streaming
-from vllm_mega.http.memories.streaming import enter, stream
+from vllm_mega.http.memories.streaming import enter, event_lines
 
 EVENTS = "/v1/mega/events"
 
@@ -64,7 +64,7 @@ async def test_a_stream_tells_what_happens(
     await client.post(MEMORIES, json=FERRY)
     ending = False
     enter(server.service)
-    lines = stream(server.service, "default", 0, lambda: ending)
+    lines = event_lines(server.service, "default", 0, lambda: ending)
     async with asyncio.timeout(30):
         assert await anext(lines) == b"retry: 1000\n\n"
         assert told(await anext(lines))["id"] == "ferry"

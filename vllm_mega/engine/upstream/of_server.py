@@ -41,6 +41,13 @@ SERVER = (
         says=("loop.add_signal_handler(signal.SIGTERM",),
     ),
     Use(
+        "vllm.entrypoints.launchers.launcher",
+        by="http.memories.routes",
+        why="A server that ends waits for its answers: streams of events look whether it does.",
+        until="plugins hear that a server ends",
+        says=("app.state.server = server", "server.should_exit = True"),
+    ),
+    Use(
         "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
         by="http.endpoints http.handlers",
         why="MegaModels serves every base name once more, with memory.",

@@ -68,7 +68,7 @@ class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a message's content."""
 
     text: str
-    type: Literal["text"] = "text"
+    kind: Literal["text"] = msgspec.field(default="text", name="type")
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

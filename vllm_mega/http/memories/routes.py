@@ -16,7 +16,7 @@ from vllm_mega.http.memories.operations import OPERATIONS, Operation
 from vllm_mega.http.memories.reading import events, first
 from vllm_mega.http.memories.refusing import refusal_of
 from vllm_mega.http.memories.service import Service
-from vllm_mega.http.memories.streaming import enter, stream
+from vllm_mega.http.memories.streaming import enter, event_lines
 
 _STREAM = "text/event-stream"
 
@@ -43,7 +43,7 @@ async def _stream(operation: Operation, request: Request) -> Response:
         enter(service)
     except MegaError as error:
         return refuse(refusal_of(error))
-    lines = stream(service, asked.namespace, after, lambda: bool(getattr(server, "should_exit", False)))
+    lines = event_lines(service, asked.namespace, after, lambda: bool(getattr(server, "should_exit", False)))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines, media_type=_STREAM, headers=headers)
 

@@ -35,7 +35,7 @@ def enter(service: Service) -> None:
     service.streams += 1
 
 
-async def stream(
+async def event_lines(
     service: Service, namespace: str, after: int, is_ending: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
     """Events of a namespace, as the bytes of an answer; `enter` came before.
