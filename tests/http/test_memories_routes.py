@@ -103,9 +103,23 @@ async def test_bodies_are_json_and_not_too_large(client: httpx.AsyncClient) -> N
     for method in ("POST", "PATCH", "DELETE"):
         large = await client.request(method, f"{MEMORIES}/x", content=b" " * (LARGEST + 1))
         assert "larger" in error(large, 413)["message"]
-        json = {"Content-Type": "application/json"}
-        bad = await client.request(method, f"{MEMORIES}/x", content=b'{"text": "\xff"}', headers=json)
-        assert "UTF-8" in error(bad, 400)["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"text": "\xff"}', b'{"text": "\\ud83d"}', b'{"text": "a\0"}', '{"text": "a"}'.encode("utf-16"),
+        b'{"text": ' + b"[" * 90_000 + b"]" * 90_000 + b"}", b"", b"{", b"7", b"null",
+        b'{"text": "a", "text": 1}', b'{"text": "a", "x": ' + b"[" * 9000 + b"]" * 9000 + b"}",
+    ],
+)  # fmt: skip
+async def test_what_is_no_text_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    for method, path in (("POST", MEMORIES), ("PATCH", f"{MEMORIES}/x"), ("POST", "/v1/mega/search")):
+        answer = await client.request(
+            method, path, content=body, headers={"Content-Type": "application/json"}
+        )
+        assert error(answer, 400)["param"]
+    assert (await client.get(MEMORIES)).json()["data"] == []
 
 
 async def test_pages_have_every_memory_once(client: httpx.AsyncClient) -> None:

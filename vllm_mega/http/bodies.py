@@ -15,7 +15,8 @@ from vllm_mega.http.entrance import in_room
 from vllm_mega.requests.wellformed import check_body
 
 LARGEST = 4 << 20
-"""Bytes of a body that is about memories. (vLLM's own routes take pictures, and bound nothing.)"""
+"""Bytes of a body that is about memories. (vLLM's own routes take pictures, and bound nothing.) What is in it
+is not looked at here: its reader refuses what is no text, and does so beside the event loop."""
 _LARGE = 64 << 10
 """Bytes of a body that is looked at in a thread: the event loop has others to serve."""
 _METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -50,7 +51,7 @@ class CheckedBodies:
 
 async def _refused(scope: Scope, messages: list[Any]) -> JSONResponse | None:
     """The refusal of a body that cannot be used."""
-    if not _is_json(scope):
+    if in_room(scope):
         return None
     body = b"".join(message.get("body", b"") for message in messages)
     try:
