@@ -114,10 +114,9 @@ async def test_bodies_are_json_and_not_too_large(client: httpx.AsyncClient) -> N
     ],
 )  # fmt: skip
 async def test_what_is_no_text_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
     for method, path in (("POST", MEMORIES), ("PATCH", f"{MEMORIES}/x"), ("POST", "/v1/mega/search")):
-        answer = await client.request(
-            method, path, content=body, headers={"Content-Type": "application/json"}
-        )
+        answer = await client.request(method, path, content=body, headers=headers)
         assert error(answer, 400)["param"]
     assert (await client.get(MEMORIES)).json()["data"] == []
 

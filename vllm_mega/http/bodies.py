@@ -14,7 +14,7 @@ from vllm_mega.errors import RequestError
 from vllm_mega.http.entrance import in_room
 from vllm_mega.requests.wellformed import check_body
 
-LARGEST = 4 << 20
+LARGEST = 2 << 20
 """Bytes of a body that is about memories. (vLLM's own routes take pictures, and bound nothing.) What is in it
 is not looked at here: its reader refuses what is no text, and does so beside the event loop."""
 _LARGE = 64 << 10
