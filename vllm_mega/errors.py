@@ -5,16 +5,20 @@
     MegaError
     |-- ConfigError        a setting that cannot be right (also a ValueError)
     |-- ForbiddenError     a principal asks for more than its key is for: HTTP 403
+    |-- LimitError         more than a namespace may have, or changes that come too fast: HTTP 429
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
+    |-- BusyError          a server has as much to do as it takes on: HTTP 503, ask again
     |-- ModelError         a model that cannot be found or prepared
     |-- BankError          a bank that cannot be read or written
     |   |-- BankNotFoundError
     |   |-- BankFormatError      unreadable, or of a version we do not know
     |   |-- BankMismatchError    made for another base model or another embedder
+    |   |-- DraftError           a memory that cannot be kept as it was given: HTTP 400
     |   |-- LeaseLostError       the job is another trainer's by now, or nobody's
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
+    |   |-- MemoryChangedError   somebody has changed it meanwhile: HTTP 412
     |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
@@ -40,6 +44,14 @@ class ForbiddenError(MegaError):
     """A principal asks for more than its key is for; servers answer 403."""
 
 
+class LimitError(MegaError):
+    """A limit of the namespace; `retry_after` is in seconds, None where waiting does not help."""
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class RequestError(MegaError, ValueError):
     """A request that cannot be right; servers answer 400.
 
@@ -53,6 +65,10 @@ class RequestError(MegaError, ValueError):
 
 class MixtureError(RequestError):
     """A mixture that breaks an invariant or cannot be served."""
+
+
+class BusyError(MegaError):
+    """A server has as much to do as it takes on; the same request may succeed a moment later."""
 
 
 class ModelError(MegaError):
@@ -75,6 +91,10 @@ class BankMismatchError(BankError):
     """The bank was made for another base model or another embedder."""
 
 
+class DraftError(BankError):
+    """A memory that cannot be kept as it was given; nothing has changed."""
+
+
 class LeaseLostError(BankError):
     """A job's lease has ended: another trainer has it, or its memory was changed or forgotten."""
 
@@ -85,6 +105,10 @@ class BankChangedError(BankError):
 
 class MemoryNotFoundError(BankError, LookupError):
     """The namespace has no memory with this id."""
+
+
+class MemoryChangedError(BankError):
+    """Somebody has changed the memory since it was read: read it again, and decide anew."""
 
 
 class MemoryNotReadyError(BankError):

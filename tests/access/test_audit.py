@@ -32,6 +32,21 @@ def test_a_refused_try_has_a_line(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_change_has_a_line_however_many_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    log = Audit(file, Clock())
+    for n in range(REFUSALS_PER_MINUTE + 50):
+        log.changed("alice", 200, "forget", "sea", (f"m{n}",), "10.0.0.7")
+    log.close()
+    found = lines(file)
+    assert len(found) == REFUSALS_PER_MINUTE + 50
+    del found[-1]["at"]
+    assert found[-1] == {
+        "who": "alice", "status": 200, "client": "10.0.0.7", "did": "forget", "namespace": "sea",
+        "ids": ["m649"],
+    }  # fmt: skip
+
+
 def test_what_is_there_stays_and_a_name_cannot_make_a_line(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     for name in ("alice", 'x"}\n{"who":"root"'):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllm_mega.access.keyfile import read_keys
+from vllm_mega.access.limits import Limits
 from vllm_mega.access.principals import Principal
 from vllm_mega.cli import main
 
@@ -50,3 +51,17 @@ def test_a_key_that_is_not_there_cannot_be_revoked(file: str, capsys: pytest.Cap
     assert main(["keys", "list", "--file", file]) == 1
     assert main(["keys", "revoke", "bob", "--file", file]) == 1
     assert "no key called 'bob'" in capsys.readouterr().err
+
+
+def test_limits_of_a_namespace(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["keys", "limit", "sea", "--file", file, "--memories", "5", "--changes-per-minute", "60"]) == 0
+    )
+    assert main(["keys", "limit", "*", "--file", file, "--text-bytes", "100"]) == 0
+    book = read_keys(Path(file))
+    assert book.limits_of("sea") == Limits(5, 65536, 60)
+    assert book.limits_of("land") == Limits(None, 100, None)
+    assert main(["keys", "list", "--file", file]) == 0
+    assert "sea        5         65536       60" in capsys.readouterr().out
+    assert main(["keys", "limit", "sea", "--file", file, "--memories", "0"]) == 1
+    assert "memories" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 
 from vllm_mega.access import keys
 from vllm_mega.access.keys import KeyBook, KeyEntry, new_key
+from vllm_mega.access.limits import Limits
 from vllm_mega.access.principals import Principal
 from vllm_mega.errors import ConfigError
 
@@ -82,3 +83,10 @@ def test_a_name_belongs_to_one_key() -> None:
         KeyBook((entry, entry))
     with pytest.raises(ConfigError, match="no key called 'bob'"):
         KeyBook((entry,)).without_key("bob")
+
+
+def test_limits_are_those_of_the_namespace_or_of_the_others() -> None:
+    book = KeyBook(limits={"sea": Limits(memories=3), "*": Limits(memories=7)})
+    assert book.limits_of("sea").memories == 3
+    assert book.limits_of("land").memories == 7
+    assert KeyBook().limits_of("land") == Limits(None, 65536, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.banks import WHO, problems, row
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.check import check
 from vllm_mega.bank.catalog.drafts import key_bytes
+from vllm_mega.bank.catalog.jobs import lease
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Source
 from vllm_mega.bank.identity import memory_id
 from vllm_mega.bank.layout import NewMemory
@@ -22,6 +24,8 @@ from vllm_mega.errors import (
     BankError,
     BankMismatchError,
     ConfigError,
+    DraftError,
+    MemoryChangedError,
     MemoryNotFoundError,
 )
 from vllm_mega.gate.embedder import FakeEmbedder
@@ -66,7 +70,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 def test_memories_are_stored_with_keys_and_wait_for_a_trainer(catalog: Catalog) -> None:
     source = Source("book.md", start=0, end=27)
     unnamed = NewMemory("Bells ring.")
-    stored = remember(catalog, [LAMP, unnamed], EMBEDDER, WHO, source=source)
+    stored = remember(catalog, [LAMP, unnamed], EMBEDDER, WHO, sources=[source, None])
     assert [(one.id, one.state, one.newest) for one in stored] == [
         ("lamp", "pending", 1), (memory_id(unnamed), "pending", 1),
     ]  # fmt: skip
@@ -76,7 +80,7 @@ def test_memories_are_stored_with_keys_and_wait_for_a_trainer(catalog: Catalog) 
     )  # fmt: skip
     assert entry.version.key == key_bytes(EMBEDDER.embed([LAMP.text])[0])
     assert [job.id for job in list_jobs(catalog)] == ["lamp", stored[1].id]
-    again = remember(catalog, [LAMP], EMBEDDER, WHO, source=source)
+    again = remember(catalog, [LAMP], EMBEDDER, WHO, sources=[source])
     assert again[0].newest == 1
 
 
@@ -120,6 +124,53 @@ def test_an_update_changes_what_it_names(catalog: Catalog, tmp_path: Path) -> No
         update(catalog, NAME, Update(text=" "), EMBEDDER, WHO)
     with pytest.raises(MemoryNotFoundError):
         update(catalog, MemoryName("default", "x"), Update(), EMBEDDER, WHO)
+
+
+def test_an_update_keeps_what_another_has_changed_meanwhile(catalog: Catalog) -> None:
+    """Another change comes between the embedding and the transaction: neither is lost."""
+    remember(catalog, [LAMP], EMBEDDER, WHO)
+
+    class Slow(FakeEmbedder):
+        def embed(self, texts: Sequence[str]) -> Any:
+            if texts == [LAMP.text]:
+                update(catalog, NAME, Update(text="The lamp is out."), EMBEDDER, "ben")
+            return super().embed(texts)
+
+    changed = update(catalog, NAME, Update(title="Lantern"), Slow(8), "ann")
+    version = get_entry(catalog, NAME).version
+    assert (changed.newest, version.text, version.title) == (3, "The lamp is out.", "Lantern")
+    assert version.key == key_bytes(EMBEDDER.embed(["The lamp is out."])[0])
+
+
+def test_who_asks_for_a_stamp_changes_no_other_memory(catalog: Catalog) -> None:
+    remember(catalog, [LAMP], EMBEDDER, WHO)
+    first = get_entry(catalog, NAME).stamp
+    lease(catalog, "trainer", 60)
+    assert get_entry(catalog, NAME).stamp == first, "what trainers do changes nothing that was said"
+    update(catalog, NAME, Update(pinned=True), EMBEDDER, WHO, stamp=first)
+    second = get_entry(catalog, NAME).stamp
+    assert second > first
+    for act in (
+        lambda: update(catalog, NAME, Update(title="x"), EMBEDDER, WHO, stamp=first),
+        lambda: restore(catalog, NAME, 1, WHO, stamp=first),
+        lambda: forget(catalog, [NAME], WHO, stamps={NAME: first}),
+    ):
+        with pytest.raises(MemoryChangedError, match="was changed since it was read"):
+            act()
+    assert get_entry(catalog, NAME).stamp == second
+    forget(catalog, [NAME], WHO, stamps={NAME: second})
+    assert list_memories(catalog).memories == ()
+
+
+def test_text_links_and_pin_change_together_or_not_at_all(catalog: Catalog) -> None:
+    remember(catalog, [LAMP], EMBEDDER, WHO)
+    with pytest.raises(DraftError, match="names the memory itself"):
+        update(catalog, NAME, Update(text="New.", links=("lamp",), pinned=True), EMBEDDER, WHO)
+    entry = get_entry(catalog, NAME)
+    assert (entry.memory.newest, entry.memory.pinned, entry.links) == (1, False, ("ferry",))
+    update(catalog, NAME, Update(text="New.", links=(), pinned=True), EMBEDDER, WHO)
+    entry = get_entry(catalog, NAME)
+    assert (entry.version.text, entry.memory.pinned, entry.links) == ("New.", True, ())
 
 
 def test_history_outlives_the_memory_without_what_it_said(catalog: Catalog) -> None:

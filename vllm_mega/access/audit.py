@@ -1,4 +1,4 @@
-"""The audit log: one JSON object a line for every refused try. No texts, no keys."""
+"""The audit log: one JSON object a line for every refused try, and for every change. No texts, no keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vllm_mega.access.rate import Rate
 from vllm_mega.errors import ConfigError
 
 REFUSALS_PER_MINUTE = 600
-"""Lines; more tries are only counted, or strangers could fill the disk."""
+"""Lines; more tries are only counted, or strangers could fill the disk. Changes are never left out."""
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What somebody tried."""
+    """What somebody tried, or did."""
 
     at: float
     """Seconds since 1970."""
@@ -30,6 +30,12 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its address."""
     unwritten: int = 0
     """Tries before this line that have none of their own."""
+    did: str = ""
+    """What was changed ("remember"); empty: the try was refused."""
+    namespace: str = ""
+    """Where it was changed."""
+    ids: tuple[str, ...] = ()
+    """Of the memories that were changed."""
 
 
 class Audit:
@@ -66,7 +72,21 @@ class Audit:
                 return
             line = Line(time.time(), who, status, client, self._unwritten)
             self._unwritten = 0
-            os.write(self._fd, msgspec.json.encode(line) + b"\n")
+            self._write(line)
+
+    def changed(
+        self, who: str, status: int, did: str, namespace: str, ids: tuple[str, ...], client: str = ""
+    ) -> None:
+        """Append a line; see `Line`.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with self._lock:
+            self._write(Line(time.time(), who, status, client, did=did, namespace=namespace, ids=ids))
+
+    def _write(self, line: Line) -> None:
+        os.write(self._fd, msgspec.json.encode(line) + b"\n")
 
     def close(self) -> None:
         """Close the file."""

@@ -12,9 +12,12 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
+from vllm_mega.access.limits import Limits
 from vllm_mega.access.principals import Principal, Role
 from vllm_mega.config import check_name, repeated
 from vllm_mega.errors import ConfigError
@@ -22,6 +25,8 @@ from vllm_mega.errors import ConfigError
 PREFIX = "mega-"
 """Keys begin with it, so that programs which look for secrets find them."""
 _DIGEST = re.compile("[0-9a-f]{64}")
+OTHERS = "*"
+"""Stands for all namespaces that have no limits of their own."""
 _NO_DIGEST = "0" * 64
 
 
@@ -53,13 +58,17 @@ class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyBook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All keys of a server."""
+    """All keys of a server, and the limits of namespaces."""
 
     keys: tuple[KeyEntry, ...] = ()
+    limits: Annotated[dict[str, Limits], Meta(description="by namespace; '*': of all others")] = {}
 
     def __post_init__(self) -> None:
         if twice := repeated(entry.name for entry in self.keys):
             raise ConfigError(f"there is more than one key called {', '.join(twice)}")
+        for namespace in self.limits:
+            if namespace != OTHERS:
+                check_name(namespace, "a namespace with limits")
 
     def find(self, key: str) -> Principal | None:
         """Whose key this is; None: nobody's. Takes the same time whichever it is, and if it is none."""
@@ -68,6 +77,14 @@ class KeyBook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if hmac.compare_digest(entry.digest, digest):
                 found = entry
         return None if found is None else found.principal
+
+    def limits_of(self, namespace: str) -> Limits:
+        """The limits of a namespace."""
+        return self.limits.get(namespace) or self.limits.get(OTHERS) or Limits()
+
+    def with_limits(self, namespace: str, limits: Limits) -> KeyBook:
+        """The book with other limits for a namespace."""
+        return msgspec.structs.replace(self, limits={**self.limits, namespace: limits})
 
     def with_key(self, entry: KeyEntry) -> KeyBook:
         """The book with one more key.

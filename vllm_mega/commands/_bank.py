@@ -204,13 +204,13 @@ def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
 def forget(args: argparse.Namespace) -> int:
     """Forget memories, by their ids or by where they came from."""
     from vllm_mega.memories import forget as act
-    from vllm_mega.memories.documents.remembering import forget_source
+    from vllm_mega.memories.documents.remembering import forget_path
 
     with opened(args) as catalog:
         if args.source is None:
             receipt = act(catalog, _names(args), who())
         else:
-            receipt = forget_source(catalog, args.source, who(), args.namespace)
+            receipt = forget_path(catalog, args.source, who(), args.namespace)
     for event in receipt.events:
         print(f"forgot {event.namespace}/{event.id} (event {event.number})")
     if not receipt.erased:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "add, list or revoke keys of a server: who may use it, for which namespaces"
+if TYPE_CHECKING:
+    from vllm_mega.access.limits import Limits
+
+HELP = "add, list or revoke keys of a server, and set the limits of namespaces"
 Act = Callable[[argparse.Namespace], int]
 EPILOG = """\
 examples:
   vllm-mega keys add alice --file keys.json --role write --namespace team-a
   vllm-mega keys add ops --file keys.json --role admin
+  vllm-mega keys limit team-a --file keys.json --memories 10000 --changes-per-minute 600
   vllm-mega serve --bank bank --keys keys.json
 
 The file has digests, never keys: a key is printed once. A running server sees changes at its next request."""
@@ -22,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The actions of `vllm-mega keys` and their arguments."""
     from vllm_mega.access.principals import ROLES
 
-    parser.description = "Say who may use a server: keys with roles and namespaces."
+    parser.description = "Say who may use a server: keys with roles and namespaces, and limits of namespaces."
     parser.epilog = EPILOG
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -46,9 +51,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "where a request names none",
     )  # fmt: skip
     which.add_argument("--all-namespaces", action="store_true", help="it is for all of them")
-    action("list", _list, "list the keys' holders, roles and namespaces")
+    action("list", _list, "list the keys' holders, and the limits")
     revoke = action("revoke", _revoke, "let a key open nothing any more")
     revoke.add_argument("name", help="of its holder")
+    _configure_limit(
+        action("limit", _limit, "set the limits of a namespace; what is not given is as if there were none")
+    )
+
+
+def _configure_limit(parser: argparse.ArgumentParser) -> None:
+    from vllm_mega.access.limits import Limits
+    from vllm_mega.config import described
+
+    parser.add_argument("namespace", help="its name; '*': all that have no limits of their own")
+    for name, text in described(Limits).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +97,20 @@ def _list(args: argparse.Namespace) -> int:
     book = read_keys(args.file)
     rows = [(e.name, e.role, ",".join(e.namespaces or ["(all)"]), moment(e.added)) for e in book.keys]
     print_table(("NAME", "ROLE", "NAMESPACES", "ADDED"), rows)
+    if book.limits:
+        print_table(("NAMESPACE", "MEMORIES", "TEXT BYTES", "CHANGES/MIN"), _limit_rows(book.limits))
     return 0
+
+
+def _limit_rows(limits: Mapping[str, Limits]) -> list[tuple[str, ...]]:
+    return [
+        (name, _number(one.memories), _number(one.text_bytes), _number(one.changes_per_minute))
+        for name, one in sorted(limits.items())
+    ]
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _revoke(args: argparse.Namespace) -> int:
@@ -88,4 +118,16 @@ def _revoke(args: argparse.Namespace) -> int:
 
     change_keys(args.file, lambda book: book.without_key(args.name))
     print(f"the key of {args.name} opens nothing any more")
+    return 0
+
+
+def _limit(args: argparse.Namespace) -> int:
+    from vllm_mega.access.keyfile import change_keys
+    from vllm_mega.access.limits import Limits
+    from vllm_mega.config import settings_from
+
+    given = {name: getattr(args, name) for name in Limits.__struct_fields__}
+    limits = settings_from({name: value for name, value in given.items() if value is not None}, Limits)
+    change_keys(args.file, lambda book: book.with_limits(args.namespace, limits))
+    print(f"limits of {args.namespace} are set")
     return 0

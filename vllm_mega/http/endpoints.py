@@ -23,7 +23,7 @@ from vllm_mega.engine.upstream.of_server import SERVER
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
 from vllm_mega.hook.hook import MemoryHook
-from vllm_mega.hook.opening import open_gate
+from vllm_mega.hook.opening import gate_embedder, gate_over
 from vllm_mega.http.bodies import CheckedBodies
 from vllm_mega.http.chat import MegaChat
 from vllm_mega.http.completions import MegaCompletion
@@ -32,9 +32,12 @@ from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.handlers import SUFFIX, MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
+from vllm_mega.http.memories.routes import router as memories
+from vllm_mega.http.memories.service import Service
 from vllm_mega.http.metrics import router
 from vllm_mega.http.plain_adapters import why_not
 from vllm_mega.http.server_keys import server_keys
+from vllm_mega.models import resolve_model
 from vllm_mega.models.control_tokens import control_tokens
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ class MegaEndpoints:
         app.add_middleware(RequestLimit, limit=settings.max_requests)
         _guard(app, args, settings)
         app.include_router(router)
+        app.include_router(memories)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""
@@ -81,10 +85,12 @@ def _guard(app: Any, args: Any, settings: MegaSettings) -> None:
     """
     api_keys = keys_of(args)
     keys = server_keys(settings, api_keys, os.environ)
+    audit = None if settings.audit is None else Audit(Path(settings.audit))
+    app.state.mega_guarded, app.state.mega_audit = bool(api_keys) or keys is not None, audit
+    app.state.mega_keys = keys
     if api_keys:
         app.add_middleware(KeyCheck, tokens=api_keys)
     if keys is not None:
-        audit = None if settings.audit is None else Audit(Path(settings.audit))
         app.add_middleware(Entrance, keys=keys, audit=audit)
 
 
@@ -121,9 +127,13 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     slots = lora_config.max_loras
     model = engine_client.vllm_config.model_config
     trusted = model.trust_remote_code
-    gate = await asyncio.to_thread(open_gate, settings, model.model, slots, trust_remote_code=trusted)
+    service = await asyncio.to_thread(_service, settings, model.model, slots, trust_remote_code=trusted)
+    service.audit = state.mega_audit
+    if (keys := state.mega_keys) is not None:
+        service.limits_of = lambda namespace: keys().limits_of(namespace)
+    state.mega_memories = service
     checks = AdapterChecks.of(engine_client.vllm_config)
-    hook = MemoryHook(gate, settings, slots, checks.begin)
+    hook = MemoryHook(service.gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)
     models.bank = bank
     for handler, stock, ours in (
@@ -133,6 +143,13 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
         become(handler, stock, ours)
         handler.mega = hook
     state.openai_serving_chat.control = control_tokens(state.openai_serving_chat.renderer.tokenizer)
+
+
+def _service(settings: MegaSettings, model: str, slots: int, *, trust_remote_code: bool) -> Service:
+    """What the routes about memories need; see `gate_embedder` and `gate_over`."""
+    embedder = gate_embedder(settings, model, slots, trust_remote_code=trust_remote_code)
+    gate = gate_over(settings, embedder)
+    return Service(gate, embedder, settings, resolve_model(model), trust_remote_code)
 
 
 def become(handler: Any, stock: type, ours: type) -> None:

@@ -30,7 +30,9 @@ FOR_EVERYBODY = frozenset({
     ("GET", "/version"),
 })  # fmt: skip
 """What every key opens: each answer is made of the request, and of memories that the key may ask about. All
-else, whoever added it, tells or changes something of the whole server and is for admins."""
+else, whoever added it, tells or changes something of the whole server and is for admins; but for ..."""
+ROOM = "/v1/mega/"
+"""... the routes under this, each of which asks whether its key has the role and the namespace."""
 
 
 class Refusal(NamedTuple):
@@ -131,4 +133,10 @@ def _bearer(scope: Scope) -> str:
 
 def _for_everybody(scope: Scope) -> bool:
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return (scope.get("method", ""), path) in FOR_EVERYBODY
+    return in_room(scope) or (scope.get("method", ""), path) in FOR_EVERYBODY
+
+
+def in_room(scope: Scope) -> bool:
+    """Whether a request is about memories, spelled exactly so."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith(ROOM)

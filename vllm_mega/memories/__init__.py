@@ -7,7 +7,7 @@ Every function takes an open catalog (`open_catalog`, `create_catalog`, `open_or
 from vllm_mega.bank.catalog.changes import link, pin, restore, tag, unlink
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import request_training
-from vllm_mega.bank.catalog.known import list_jobs
+from vllm_mega.bank.catalog.known import find_job, list_jobs
 from vllm_mega.bank.catalog.reading import list_memories
 from vllm_mega.memories.exporting import export_bank
 from vllm_mega.memories.importing import import_bank
@@ -18,6 +18,7 @@ from vllm_mega.memories.updating import update
 
 __all__ = [
     "export_bank",
+    "find_job",
     "forget",
     "get_entry",
     "history",

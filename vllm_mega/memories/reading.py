@@ -6,7 +6,7 @@ import msgspec
 
 from vllm_mega.bank.catalog import reading
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.events import events_of
+from vllm_mega.bank.catalog.events import events_of, find_stamp
 from vllm_mega.bank.catalog.records import Event, Memory, MemoryName, Version
 from vllm_mega.errors import MemoryNotFoundError
 
@@ -18,6 +18,8 @@ class Entry(msgspec.Struct, frozen=True):
     version: Version
     links: tuple[str, ...]
     """Ids that it links to, in order."""
+    stamp: int
+    """See `bank.catalog.events.find_stamp`: who changes the memory can ask that it still has it."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -38,7 +40,7 @@ def get_entry(catalog: Catalog, name: MemoryName, number: int | None = None) -> 
     with catalog.database.read() as connection:
         memory = reading.find_memory(connection, name)
         version = reading.find_version(connection, name, memory.newest if number is None else number)
-    return Entry(memory, version, reading.get_links(catalog, *name))
+        return Entry(memory, version, reading.find_links_of(connection, name), find_stamp(connection, name))
 
 
 def history(catalog: Catalog, name: MemoryName) -> History:

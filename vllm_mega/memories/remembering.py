@@ -24,7 +24,8 @@ def remember(
     who: str,
     *,
     train: bool = True,
-    source: Source | None = None,
+    sources: Sequence[Source | None] | None = None,
+    most: int | None = None,
 ) -> list[Memory]:
     """Store memories, or update those that are there; what says nothing new changes nothing.
 
@@ -34,18 +35,20 @@ def remember(
         embedder: that of the bank; makes the keys.
         who: remembers them, for the history.
         train: whether a trainer shall make adapters; else they stay as texts.
-        source: where all of them came from.
+        sources: where each came from; None: that is not known of any.
+        most: memories that each of their namespaces may have then; None: any number.
 
     Returns:
         The memories as they are now, in order; `pending`, unless they had an adapter of the same text.
 
     Raises:
         BankMismatchError: the bank was made with another embedder.
+        LimitError: more than `most`; then nothing has changed.
         BankError: a memory that cannot be kept, or one twice; then nothing has changed.
     """
     keys = keys_of(catalog, [memory.text for memory in memories], embedder)
-    pairs = zip(memories, keys, strict=True)
-    return changes.put(catalog, [draft(memory, key, source, train=train) for memory, key in pairs], who)
+    each = zip(memories, keys, sources or [None] * len(memories), strict=True)
+    return changes.put(catalog, [draft(*one, train=train) for one in each], who, most=most)
 
 
 def remember_adapter(

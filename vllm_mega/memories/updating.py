@@ -10,7 +10,7 @@ from vllm_mega.bank.catalog import changes
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.drafts import draft_of
 from vllm_mega.bank.catalog.reading import get_memory, get_version
-from vllm_mega.bank.catalog.records import Memory, MemoryName
+from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
 from vllm_mega.bank.layout import QA, NewMemory
 from vllm_mega.errors import ConfigError
 from vllm_mega.gate.embedder import Embedder
@@ -25,38 +25,61 @@ class Update(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     paraphrases: tuple[str, ...] | None = None
     qa: tuple[QA, ...] | None = None
     tags: tuple[str, ...] | None = None
+    links: tuple[str, ...] | None = None
+    """All that it links to."""
+    pinned: bool | None = None
+
+
+_SAID = ("text", "title", "paraphrases", "qa", "tags")
 
 
 def update(
-    catalog: Catalog, name: MemoryName, wanted: Update, embedder: Embedder, who: str, *, train: bool = True
+    catalog: Catalog,
+    name: MemoryName,
+    wanted: Update,
+    embedder: Embedder,
+    who: str,
+    *,
+    train: bool = True,
+    stamp: int | None = None,
 ) -> Memory:
     """Give a memory a new version; the one that answers goes on until the new one has its adapter.
+
+    What is not named in `wanted` stays as it is when the change is made, whoever changes it meanwhile.
 
     Args:
         catalog: of which bank.
         name: (namespace, id).
-        wanted: what is new; nothing new changes nothing, and tags alone train nothing.
+        wanted: what is new; nothing new changes nothing, and tags, links and pins train nothing.
         embedder: that of the bank; makes the key.
         who: changes it, for the history.
         train: whether a trainer shall make an adapter, where there is none.
+        stamp: that the memory had when it was read (`Entry.stamp`); None: whatever it has.
 
     Raises:
         MemoryNotFoundError: no such memory.
+        MemoryChangedError: it has another stamp by now.
         ConfigError: what can be no memory, such as an empty text.
         BankError: the memory cannot be kept.
     """
-    number = get_memory(catalog, *name).newest
-    version = get_version(catalog, *name, number)
-    memory = _replaced(draft_of(version, train=train).memory, wanted)
-    (key,) = keys_of(catalog, [memory.text], embedder)
-    (stored,) = changes.update(catalog, [draft(memory, key, version.source, train=train)], who)
-    return stored
+    text = _text(catalog, name) if wanted.text is None else wanted.text
+    (key,) = keys_of(catalog, [text], embedder)
+
+    def drafted(newest: Version) -> Draft:
+        memory = _replaced(draft_of(newest, train=train).memory, wanted)
+        return draft(memory, key if memory.text == text else newest.key, newest.source, train=train)
+
+    edit = changes.Edit(drafted, wanted.links, wanted.pinned)
+    return changes.edit(catalog, name, edit, who, stamp=stamp)
+
+
+def _text(catalog: Catalog, name: MemoryName) -> str:
+    """What the newest version says."""
+    return get_version(catalog, *name, get_memory(catalog, *name).newest).text
 
 
 def _replaced(memory: NewMemory, wanted: Update) -> NewMemory:
-    given: dict[str, Any] = {
-        name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None
-    }
+    given: dict[str, Any] = {field: value for field in _SAID if (value := getattr(wanted, field)) is not None}
     try:
         return msgspec.structs.replace(memory, **given)
     except ValueError as error:

@@ -22,6 +22,15 @@ def test_events_are_read_in_parts(catalog: Catalog) -> None:
     assert events_after(catalog, 5) == []
 
 
+def test_a_namespace_has_its_own_events(catalog: Catalog) -> None:
+    places = {"a": "sea", "b": "land", "c": "sea"}
+    add(catalog, [draft(one, namespace=place) for one, place in places.items()], WHO)
+    assert [e.id for e in events_after(catalog, 0, namespace="sea")] == ["a", "c"]
+    (first,) = events_after(catalog, 0, 1, namespace="sea")
+    assert [e.id for e in events_after(catalog, first.number, namespace="sea")] == ["c"]
+    assert events_after(catalog, 0, namespace="air") == []
+
+
 def test_what_is_rolled_back_takes_its_number_with_it(catalog: Catalog) -> None:
     def act(connection: sa.Connection) -> None:
         change = Change(connection, WHO)

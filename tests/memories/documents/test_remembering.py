@@ -22,7 +22,7 @@ from vllm_mega.memories.documents import remembering
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.plan import Plan, Wish
 from vllm_mega.memories.documents.reading import read_files
-from vllm_mega.memories.documents.remembering import carry_out, forget_source, make_plans
+from vllm_mega.memories.documents.remembering import carry_out, forget_path, forget_source, make_plans
 from vllm_mega.memories.reading import Entry
 
 EMBEDDER = FakeEmbedder()
@@ -167,7 +167,9 @@ def test_forgetting_a_source_forgets_all_that_came_from_it(
     with pytest.raises(MemoryNotFoundError, match=r"no memory came from other\.md"):
         forget_source(catalog, "other.md", WHO)
     monkeypatch.chdir(tmp_path)
-    assert len(forget_source(catalog, "handbook.md", WHO, "team").events) == 4
+    with pytest.raises(MemoryNotFoundError, match=r"no memory came from handbook\.md"):
+        forget_source(catalog, "handbook.md", WHO, "team")
+    assert len(forget_path(catalog, "handbook.md", WHO, "team").events) == 4
     assert len(forget_source(catalog, str(handbook), WHO).events) == 4
     (left,) = list_memories(catalog).memories
     assert left.source == Source(str(notes), left.source.digest if left.source else "", 0, 17)

@@ -119,6 +119,15 @@ def open_catalog(root: Path | str, url: str | None = None) -> Catalog:
     return Catalog(root, database, settings.embedder)
 
 
+def bank_name(root: Path) -> str:
+    """The bank's own name, at random: whoever cannot read the bank does not know it.
+
+    Raises:
+        BankError: it cannot be read.
+    """
+    return _read_bank_file(root).bank
+
+
 def read_settings(connection: sa.Connection) -> BankSettings:
     """The bank's settings, as this transaction sees them.
 

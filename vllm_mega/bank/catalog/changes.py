@@ -11,32 +11,34 @@ import msgspec
 
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
 from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
-from vllm_mega.bank.catalog.events import Change, change
-from vllm_mega.bank.catalog.reading import find_links, find_memory, find_version
-from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName
+from vllm_mega.bank.catalog.events import Change, change, require_stamp
+from vllm_mega.bank.catalog.reading import check_room, find_links, find_memory, find_version
+from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
 from vllm_mega.bank.catalog.rows import Held, hold, require
-from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, write_links
-from vllm_mega.bank.layout import NewMemory, check_links
-from vllm_mega.errors import BankError
+from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, set_links
+from vllm_mega.bank.layout import check_links
+from vllm_mega.errors import BankError, DraftError
 
 Write = Callable[[Change, Draft], object]
 
 
-def put(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
+def put(catalog: Catalog, drafts: Sequence[Draft], who: str, *, most: int | None = None) -> list[Memory]:
     """Add the memories that are not there, update those that are; what says nothing new changes nothing.
 
     Args:
         catalog: of which bank.
         drafts: each memory once.
         who: changes them.
+        most: memories that each of their namespaces may have then; None: any number.
 
     Returns:
         The memories as they are now, in the order of `drafts`.
 
     Raises:
+        LimitError: more than `most`; then nothing has changed.
         BankError: a draft that cannot be kept, or the database refuses; then nothing has changed.
     """
-    return _each(catalog, drafts, who, _put)
+    return _each(catalog, drafts, who, _put, most)
 
 
 def add(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
@@ -79,39 +81,61 @@ def tag(
     return change(catalog, who, act)
 
 
-def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
-    """Give the tags of `memories` (with ids), and their links where they have some, to those that are there.
+class Edit(msgspec.Struct, frozen=True):
+    """What becomes of a memory in one change."""
 
-    Nothing is trained; texts stay as they are.
+    draft: Callable[[Version], Draft] | None = None
+    """What it says from now on, made of its newest version; may be called more than once. None: the same."""
+    links: tuple[str, ...] | None = None
+    """All that it links to from now on; None: its links stay."""
+    pinned: bool | None = None
+    """None: as it is."""
+
+
+def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: int | None = None) -> Memory:
+    """Change a memory; what says nothing new changes nothing.
+
+    Args:
+        catalog: of which bank.
+        name: of the memory.
+        wanted: what is new.
+        who: changes it.
+        stamp: that it had when it was read (see `find_stamp`); None: whatever it has.
 
     Raises:
-        BankError: the database refuses.
+        MemoryNotFoundError: no such memory.
+        MemoryChangedError: it has another stamp by now.
+        BankError: what cannot be kept.
     """
-    chosen = sorted(memories, key=lambda memory: (memory.namespace, memory.id))
 
-    def act(changing: Change) -> None:
-        for memory in chosen:
-            held = hold(changing.connection, MemoryName(memory.namespace, memory.id))
-            if held is None:
-                continue
-            newest = find_version(changing.connection, held.name, held.newest)
-            if newest.tags != memory.tags:
-                held = next_version(changing, held, draft_of(newest, train=False, tags=memory.tags))
-            if memory.links:
-                _set_links(changing, held, memory.links)
+    def act(changing: Change) -> Memory:
+        held = require_stamp(changing.connection, name, stamp)
+        if wanted.draft is not None:
+            draft = wanted.draft(find_version(changing.connection, name, held.newest))
+            check_drafts([draft], catalog.embedder.dim)
+            _change(changing, held, draft)
+        if wanted.links is not None:
+            _check(name, wanted.links)
+            set_links(changing, require(changing.connection, name), wanted.links)
+        if wanted.pinned is not None:
+            _pin(changing, require(changing.connection, name), wanted.pinned)
+        return find_memory(changing.connection, name)
 
-    change(catalog, who, act)
+    return change(catalog, who, act)
 
 
-def restore(catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True) -> Memory:
+def restore(
+    catalog: Catalog, name: MemoryName, number: int, who: str, *, train: bool = True, stamp: int | None = None
+) -> Memory:
     """Make an earlier version the newest again, text, tags and source; with its adapter, if it had one.
 
     Raises:
         MemoryNotFoundError: no such memory, or no such version of it.
+        MemoryChangedError: it has another stamp by now (see `edit`).
     """
 
     def act(changing: Change) -> Memory:
-        held = require(changing.connection, name)
+        held = require_stamp(changing.connection, name, stamp)
         draft = draft_of(find_version(changing.connection, name, number), train=train)
         return _next(changing, held, draft)
 
@@ -145,15 +169,7 @@ def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) ->
     Raises:
         MemoryNotFoundError: no such memory.
     """
-
-    def act(changing: Change) -> Memory:
-        held = require(changing.connection, name)
-        if held.pinned != pinned:
-            save(changing, held._replace(pinned=pinned))
-            changing.note("pinned" if pinned else "unpinned", held.row, name, held.newest)
-        return find_memory(changing.connection, name)
-
-    return change(catalog, who, act)
+    return edit(catalog, name, Edit(pinned=pinned), who)
 
 
 def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
@@ -173,7 +189,9 @@ def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
     change(catalog, who, act)
 
 
-def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> list[Memory]:
+def _each(
+    catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write, most: int | None = None
+) -> list[Memory]:
     """`write` all drafts in one transaction, in an order in which two of them never block each other.
 
     A microsecond lies between them, in the order in which they were given: the later is the newer.
@@ -185,6 +203,8 @@ def _each(catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write) -> 
         for n, draft in sorted(enumerate(drafts), key=lambda each: name_of(each[1])):
             changing.at = begun + n * 1e-6
             write(changing, draft)
+        if most is not None:
+            check_room(changing.connection, {draft.memory.namespace for draft in drafts}, most)
         return [find_memory(changing.connection, name_of(draft)) for draft in drafts]
 
     return change(catalog, who, act)
@@ -216,7 +236,7 @@ def _change(changing: Change, held: Held, draft: Draft) -> None:
         next_version(changing, held, draft)
         return
     if draft.memory.links:
-        _set_links(changing, held, draft.memory.links)
+        set_links(changing, held, draft.memory.links)
     if draft.train and held.state == "pending" and queue(changing, held.row, draft.text_digest).new:
         changing.note("queued", held.row, held.name, held.newest)
 
@@ -236,21 +256,20 @@ def _relink(
         held = require(changing.connection, name)
         after = new(find_links(changing.connection, held.row))
         _check(name, after)
-        _set_links(changing, held, after)
+        set_links(changing, held, after)
         return after
 
     return change(catalog, who, act)
 
 
-def _set_links(changing: Change, held: Held, targets: tuple[str, ...]) -> None:
-    if targets != find_links(changing.connection, held.row):
-        write_links(changing, held.row, targets)
-        save(changing, held)
-        changing.note("linked", held.row, held.name, held.newest)
+def _pin(changing: Change, held: Held, pinned: bool) -> None:
+    if held.pinned != pinned:
+        save(changing, held._replace(pinned=pinned))
+        changing.note("pinned" if pinned else "unpinned", held.row, held.name, held.newest)
 
 
 def _check(name: MemoryName, targets: tuple[str, ...]) -> None:
     try:
         check_links(targets, name.id)
     except ValueError as error:
-        raise BankError(f"memory {name.namespace}/{name.id}: {error}") from error
+        raise DraftError(f"memory {name.namespace}/{name.id}: {error}") from error

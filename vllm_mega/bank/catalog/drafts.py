@@ -10,7 +10,7 @@ import numpy.typing as npt
 from vllm_mega.bank.catalog.records import Draft, MemoryName, Source, Version
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.config import repeated
-from vllm_mega.errors import BankError
+from vllm_mega.errors import DraftError
 
 
 def key_bytes(key: npt.NDArray[np.float32]) -> bytes:
@@ -43,14 +43,14 @@ def check_drafts(drafts: Sequence[Draft], dim: int) -> None:
         dim: D of the keys.
 
     Raises:
-        BankError: says which memory, and what is wrong with it.
+        DraftError: says which memory, and what is wrong with it.
     """
     for draft in drafts:
         if problem := draft_problem(draft, dim):
-            raise BankError(f"memory {draft.memory.namespace}/{draft.memory.id}: {problem}")
+            raise DraftError(f"memory {draft.memory.namespace}/{draft.memory.id}: {problem}")
     names = [f"{draft.memory.namespace}/{draft.memory.id}" for draft in drafts]
     if twice := repeated(names):
-        raise BankError(f"the memory {twice[0]} is given twice: give each one once")
+        raise DraftError(f"the memory {twice[0]} is given twice: give each one once")
 
 
 def draft_problem(draft: Draft, dim: int) -> str | None:

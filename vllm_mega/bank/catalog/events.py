@@ -15,11 +15,15 @@ import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.records import Event, EventKind, MemoryName
+from vllm_mega.bank.catalog.rows import Held, require
 from vllm_mega.bank.catalog.tables import counter, events
+from vllm_mega.errors import MemoryChangedError
 
 T = TypeVar("T")
 _COLUMNS = (events.c.number, events.c.kind, events.c.namespace, events.c.id, events.c.version, events.c.who,
             events.c.at)  # fmt: skip
+_STAMPS: tuple[EventKind, ...] = ("added", "updated", "linked", "pinned", "unpinned")
+"""By these somebody changes a memory; what trainers do to it changes nothing that anybody has said."""
 
 
 class Change:
@@ -72,14 +76,42 @@ def last_event(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(counter.c.last)).scalar_one())
 
 
-def events_after(catalog: Catalog, number: int, limit: int = 1000) -> list[Event]:
-    """Events `number` + 1 and later, at most `limit`, in order.
+def find_stamp(connection: sa.Connection, name: MemoryName) -> int:
+    """The stamp of a memory: number of the last event by which somebody changed its text, tags, links or pin.
+
+    0: there never was such a memory.
+    """
+    mine = (events.c.namespace == name.namespace, events.c.id == name.id, events.c.kind.in_(_STAMPS))
+    newest = sa.select(events.c.number).where(*mine).order_by(events.c.number.desc()).limit(1)
+    return connection.execute(newest).scalar() or 0
+
+
+def require_stamp(connection: sa.Connection, name: MemoryName, stamp: int | None) -> Held:
+    """As `rows.require`, of a memory that nobody has changed since it had this stamp; None: whatever it has.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+        MemoryChangedError: it has another stamp by now.
+    """
+    held = require(connection, name)
+    if stamp is not None and find_stamp(connection, name) != stamp:
+        raise MemoryChangedError(
+            f"memory {name.namespace}/{name.id} was changed since it was read: its newest version is "
+            f"{held.newest}; read it again"
+        )
+    return held
+
+
+def events_after(
+    catalog: Catalog, number: int, limit: int = 1000, *, namespace: str | None = None
+) -> list[Event]:
+    """Events after `number`, at most `limit`, in order; those of a namespace, or of all and of the bank.
 
     Raises:
         BankError: the database refuses.
     """
     query = sa.select(*_COLUMNS).where(events.c.number > number).order_by(events.c.number).limit(limit)
-    return _events(catalog, query)
+    return _events(catalog, query if namespace is None else query.where(events.c.namespace == namespace))
 
 
 def events_of(catalog: Catalog, namespace: str, memory_id: str) -> list[Event]:

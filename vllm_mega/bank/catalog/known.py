@@ -9,8 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.records import JobStatus, MemoryName, State
-from vllm_mega.bank.catalog.rows import among
+from vllm_mega.bank.catalog.reading import find_memory
+from vllm_mega.bank.catalog.records import JobStatus, Memory, MemoryName, State
+from vllm_mega.bank.catalog.rows import among, named
 from vllm_mega.bank.catalog.tables import jobs, links, memories, versions
 
 _AT_A_TIME = 400
@@ -55,13 +56,29 @@ def list_jobs(catalog: Catalog, namespace: str | None = None) -> list[JobStatus]
     Raises:
         BankError: the catalog cannot be read.
     """
-    m, j = memories.c, jobs.c
-    query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason, j.expires)
-    query = query.join(jobs, j.memory == m.row).order_by(m.row)
+    query = _select_jobs().order_by(memories.c.row)
     if namespace is not None:
-        query = query.where(m.namespace == namespace)
+        query = query.where(memories.c.namespace == namespace)
     with catalog.database.read() as connection:
         return [JobStatus(*row) for row in connection.execute(query)]
+
+
+def find_job(catalog: Catalog, name: MemoryName) -> tuple[Memory, JobStatus | None]:
+    """A memory, and the job for its newest version; None: there is none.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    with catalog.database.read() as connection:
+        memory = find_memory(connection, name)
+        row = connection.execute(_select_jobs().where(*named(name))).one_or_none()
+    return memory, None if row is None else JobStatus(*row)
+
+
+def _select_jobs() -> sa.Select[Any]:
+    m, j = memories.c, jobs.c
+    query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason, j.expires)
+    return query.join(jobs, j.memory == m.row)
 
 
 def links_of(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, tuple[str, ...]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.database import lock_name
 from vllm_mega.bank.catalog.records import EVERYTHING, Filter, Memory, MemoryName, Page, Version
 from vllm_mega.bank.catalog.rows import VERSION, memory_of, named, select_memories, unknown, version_of
 from vllm_mega.bank.catalog.tables import links, memories, tags, versions
-from vllm_mega.errors import BankError, MemoryNotFoundError
+from vllm_mega.errors import BankError, LimitError, MemoryNotFoundError
 
 MOST = 1000
 """Memories of a page."""
@@ -46,12 +47,7 @@ def get_links(catalog: Catalog, namespace: str, memory_id: str) -> tuple[str, ..
         MemoryNotFoundError: no such memory.
     """
     with catalog.database.read() as connection:
-        row = connection.execute(
-            sa.select(memories.c.row).where(*named(MemoryName(namespace, memory_id)))
-        ).scalar()
-        if row is None:
-            raise unknown(MemoryName(namespace, memory_id))
-        return find_links(connection, row)
+        return find_links_of(connection, MemoryName(namespace, memory_id))
 
 
 def history(catalog: Catalog, namespace: str, memory_id: str) -> list[Version]:
@@ -135,6 +131,24 @@ def measure_adapters(catalog: Catalog) -> Adapters:
         return Adapters(*connection.execute(query).one())
 
 
+def check_room(connection: sa.Connection, namespaces: Iterable[str], most: int) -> None:
+    """Refuse a namespace that has more than `most` memories, as this transaction sees it.
+
+    On PostgreSQL nobody else passes for the same namespace until the transaction ends, or two could.
+
+    Raises:
+        LimitError: it has.
+    """
+    for namespace in sorted(namespaces):
+        lock_name(connection, f"room of {namespace}")
+        mine = sa.select(sa.func.count()).select_from(memories).where(memories.c.namespace == namespace)
+        if (count := connection.execute(mine).scalar_one()) > most:
+            raise LimitError(
+                f"the namespace {namespace!r} may have {most} memories, and would have {count}: forget some, "
+                "or ask for a higher limit"
+            )
+
+
 def find_memory(connection: sa.Connection, name: MemoryName) -> Memory:
     """As `get_memory`, inside a transaction.
 
@@ -159,6 +173,18 @@ def find_version(connection: sa.Connection, name: MemoryName, number: int | None
         missing = unknown(name)
         raise missing if number is None else MemoryNotFoundError(f"{missing} of version {number}")
     return version_of(name, row)
+
+
+def find_links_of(connection: sa.Connection, name: MemoryName) -> tuple[str, ...]:
+    """As `get_links`, inside a transaction.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    row = connection.execute(sa.select(memories.c.row).where(*named(name))).scalar()
+    if row is None:
+        raise unknown(name)
+    return find_links(connection, row)
 
 
 def find_links(connection: sa.Connection, row: int) -> tuple[str, ...]:

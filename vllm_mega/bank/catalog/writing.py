@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.claims import take
 from vllm_mega.bank.catalog.events import Change, last_version
+from vllm_mega.bank.catalog.reading import find_links
 from vllm_mega.bank.catalog.records import Draft, EventKind, MemoryName, State, Trained
 from vllm_mega.bank.catalog.rows import Held, Values, version_values
 from vllm_mega.bank.catalog.tables import jobs, links, memories, tags, versions
@@ -97,6 +98,14 @@ def write_links(change: Change, row: int, targets: tuple[str, ...]) -> None:
     if targets:
         rows = [{"memory": row, "target": target, "position": n} for n, target in enumerate(targets)]
         change.connection.execute(sa.insert(links), rows)
+
+
+def set_links(change: Change, held: Held, targets: tuple[str, ...]) -> None:
+    """As `write_links`, with an event, if these are others than the memory has."""
+    if targets != find_links(change.connection, held.row):
+        write_links(change, held.row, targets)
+        save(change, held)
+        change.note("linked", held.row, held.name, held.newest)
 
 
 class Queued(NamedTuple):

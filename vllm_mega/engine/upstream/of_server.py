@@ -41,6 +41,13 @@ SERVER = (
         says=("loop.add_signal_handler(signal.SIGTERM",),
     ),
     Use(
+        "vllm.entrypoints.launchers.launcher",
+        by="http.memories.routes",
+        why="A server that ends waits for its answers: streams of events look whether it does.",
+        until="plugins hear that a server ends",
+        says=("app.state.server = server", "server.should_exit = True"),
+    ),
+    Use(
         "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
         by="http.endpoints http.handlers",
         why="MegaModels serves every base name once more, with memory.",
@@ -221,7 +228,8 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.serve",
-        by="batch.engine http.bodies http.entrance http.handlers http.limit http.metrics",
+        by="batch.engine http.bodies http.entrance http.handlers http.limit http.memories.answering "
+        "http.metrics",
         why="Our refusals look as vLLM's.",
         calls={"create_error_response": "message err_type status_code param="},
     ),

@@ -85,17 +85,37 @@ def read_document(path: Path, source: str) -> ReadDocument:
     Raises:
         DocumentError: as `read_files`.
     """
+    _reader(path)
     suffix = path.suffix.lower()
-    reader = _READERS.get(suffix)
-    if reader is None:
-        known = ", ".join([*_READERS, *LINES])
-        raise DocumentError(f"{path}: expected one of {known}, found {suffix or 'no suffix'}")
-    content = _content(path, MOST_TEXT if suffix in _TEXTS else MOST_CONVERTED)
-    said = reader(path, content)
+    return said_by(path, source, _content(path, MOST_TEXT if suffix in _TEXTS else MOST_CONVERTED))
+
+
+def said_by(path: Path, source: str, content: bytes) -> ReadDocument:
+    """What a document of this content says; nothing is read.
+
+    Args:
+        path: names the document in messages; its suffix is its type.
+        source: what the document is called in the catalog.
+        content: of the document.
+
+    Raises:
+        DocumentError: it is of no known type, cannot be read, or says nothing.
+    """
+    suffix = path.suffix.lower()
+    said = _reader(path)(path, content)
     if not any(block.level == 0 for block in said.blocks):
         raise DocumentError(f"{path}: it says nothing: {_nothing(suffix, content, said)}")
     digest = hashlib.sha256(content).hexdigest()
     return ReadDocument(Document(source, digest, said.title or path.stem, tuple(said.blocks)), said.text)
+
+
+def _reader(path: Path) -> Callable[[Path, bytes], Read]:
+    """What reads files of this type."""
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        known = ", ".join([*_READERS, *LINES])
+        raise DocumentError(f"{path}: expected one of {known}, found {suffix or 'no suffix'}")
+    return _READERS[suffix]
 
 
 def _once(paths: Sequence[Path]) -> list[Path]:

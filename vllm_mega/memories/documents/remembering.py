@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vllm_mega.bank.catalog import changes
+from vllm_mega.bank.catalog.amending import amend
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.forgetting import Receipt, forget
 from vllm_mega.bank.catalog.reading import MOST, get_memory, list_memories
@@ -55,8 +56,16 @@ def make_plans(
     return plans
 
 
-def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str) -> None:
-    """Do what a plan says: add, update and link, then `finish`. Nothing is trained.
+def carry_out(
+    catalog: Catalog,
+    plan: Plan,
+    embedder: Embedder,
+    who: str,
+    *,
+    train: bool = False,
+    most: int | None = None,
+) -> None:
+    """Do what a plan says: add, update and link, then `finish`.
 
     Cut off between its changes, the same document again does the rest.
 
@@ -65,16 +74,20 @@ def carry_out(catalog: Catalog, plan: Plan, embedder: Embedder, who: str) -> Non
         plan: see `make_plans`.
         embedder: the bank's own.
         who: for the history.
+        train: whether a trainer shall make adapters; else they stay as texts.
+        most: memories that the namespace may have then, and what is gone beside them; None: any number.
 
     Raises:
         BankMismatchError: the bank was made with another embedder; then nothing has changed.
+        LimitError: more than `most`; then nothing has changed.
         BankError: the catalog refuses.
     """
     written = [step for step in plan.steps if step.change in ("add", "update")]
     keys = keys_of(catalog, [step.memory.text for step in written], embedder)
     pairs = zip(written, keys, strict=True)
-    changes.put(catalog, [draft(step.memory, key, step.source, train=False) for step, key in pairs], who)
-    changes.amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
+    drafts = [draft(step.memory, key, step.source, train=train) for step, key in pairs]
+    changes.put(catalog, drafts, who, most=None if most is None else most + len(plan.gone))
+    amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
     finish(catalog, plan, who)
 
 
@@ -91,12 +104,25 @@ def finish(catalog: Catalog, plan: Plan, who: str) -> None:
         forget(catalog, [MemoryName(plan.namespace, memory.id) for memory in plan.gone], who)
 
 
+def forget_path(catalog: Catalog, path: str, who: str, namespace: str | None = None) -> Receipt:
+    """As `forget_source`, of a source that is called so, or by its absolute path.
+
+    Raises:
+        MemoryNotFoundError: none came from it.
+        BankError: the catalog refuses.
+    """
+    try:
+        return forget_source(catalog, path, who, namespace)
+    except MemoryNotFoundError:
+        return forget_source(catalog, os.path.abspath(path), who, namespace)  # noqa: PTH100  (links stay)
+
+
 def forget_source(catalog: Catalog, source: str, who: str, namespace: str | None = None) -> Receipt:
     """Forget all memories that came from a source.
 
     Args:
         catalog: of the bank.
-        source: `Source.file`, or a path that leads to it from here.
+        source: `Source.file`.
         who: for the history.
         namespace: only those of this one; None: of all.
 
@@ -104,10 +130,10 @@ def forget_source(catalog: Catalog, source: str, who: str, namespace: str | None
         MemoryNotFoundError: none came from it.
         BankError: the catalog refuses.
     """
-    for name in (source, os.path.abspath(source)):  # noqa: PTH100  (links stay as they are)
-        if memories := list(_memories(catalog, Filter(namespace, source=name))):
-            return forget(catalog, [memory.name for memory in memories], who)
-    raise MemoryNotFoundError(f"no memory came from {source}")
+    memories = list(_memories(catalog, Filter(namespace, source=source)))
+    if not memories:
+        raise MemoryNotFoundError(f"no memory came from {source}")
+    return forget(catalog, [memory.name for memory in memories], who)
 
 
 def _plan(

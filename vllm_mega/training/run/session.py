@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from vllm_mega.bank.catalog import changes, jobs
+from vllm_mega.bank.catalog.amending import amend
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.drafts import key_bytes
 from vllm_mega.bank.catalog.known import Known, known, list_jobs
@@ -161,7 +162,7 @@ def _store(
     sweep(catalog)
     changes.set_chat_template(catalog, plan.recipe.chat_template, who)
     for some in _parts(_amended(catalog, plan.there)):
-        changes.amend(catalog, some, who)
+        amend(catalog, some, who)
     for drafts in _parts([_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]):
         changes.put(catalog, drafts, who)
     why = dict(zip(map(name_of, plan.missing), plan.why, strict=True))

@@ -1,0 +1,273 @@
+"""What clients are told: the answers of all routes. Times are seconds since 1970."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from vllm_mega.bank.catalog.records import Event, EventKind, Source, State
+from vllm_mega.bank.catalog.records import Memory as Kept
+from vllm_mega.bank.catalog.records import Version as KeptVersion
+from vllm_mega.bank.layout import QA
+from vllm_mega.memories.reading import Entry
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """A memory that was stored."""
+
+    id: str
+    namespace: str
+    state: State
+    """pending: it waits for a trainer, and answers as text meanwhile."""
+    version: int
+    """Number of its newest version."""
+    object: Literal["memory.stored"] = "memory.stored"
+
+
+class RememberedList(msgspec.Struct, frozen=True):
+    """Memories that were stored, in the order in which they were given."""
+
+    data: tuple[Remembered, ...]
+    object: Literal["list"] = "list"
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """A memory without its text; title, tags and source are those of its newest version."""
+
+    id: str
+    namespace: str
+    state: State
+    version: int
+    """Number of its newest version."""
+    answers: int
+    """Number of the version that answers: the newest with an adapter, without any the newest."""
+    title: str
+    tags: tuple[str, ...]
+    source: Source | None
+    pinned: bool
+    adapter: str | None
+    """Digest of the adapter that answers; null: it answers as text."""
+    reason: str
+    """Why its last training failed; empty: it did not."""
+    created_at: float
+    updated_at: float
+    object: Literal["memory"] = "memory"
+
+
+class FullMemory(Memory, frozen=True, kw_only=True):
+    """A memory with the text of one version."""
+
+    shown: int
+    """Number of the version that text, paraphrases and qa are of."""
+    text: str
+    paraphrases: tuple[str, ...]
+    qa: tuple[QA, ...]
+    links: tuple[str, ...]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of a list, the latest added first."""
+
+    data: tuple[Memory, ...]
+    next_cursor: str | None
+    """Give it as `cursor` to get the next page; null: this was the last."""
+    object: Literal["list"] = "list"
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a memory."""
+
+    version: int
+    text: str
+    title: str
+    tags: tuple[str, ...]
+    paraphrases: tuple[str, ...]
+    qa: tuple[QA, ...]
+    source: Source | None
+    adapter: str | None
+    who: str
+    created_at: float
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """A change. It has nothing of what the memory says, and stays when it is forgotten."""
+
+    event: str
+    """A token; give it as `after` to get what came later."""
+    kind: EventKind
+    id: str
+    version: int
+    """The memory's newest at that time."""
+    who: str
+    """Name of the key, or "trainer"."""
+    at: float
+
+
+class History(msgspec.Struct, frozen=True):
+    """All that is known of a memory's past."""
+
+    id: str
+    data: tuple[Version, ...]
+    """The newest first; none, when it was forgotten."""
+    events: tuple[Happened, ...]
+    """The first first."""
+    object: Literal["memory.history"] = "memory.history"
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Changes, the first first."""
+
+    data: tuple[Happened, ...]
+    next: str
+    """Give it as `after` to get what comes later."""
+    object: Literal["list"] = "list"
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """A memory that was forgotten."""
+
+    id: str
+    event: str
+    erased: bool
+    """Texts and keys are overwritten on the server's disk; false: later."""
+    deleted: Literal[True] = True
+    object: Literal["memory.deleted"] = "memory.deleted"
+
+
+class SourceDeleted(msgspec.Struct, frozen=True):
+    """All memories that came from a source were forgotten."""
+
+    source: str
+    data: tuple[str, ...]
+    """Their ids."""
+    erased: bool
+    """As of one memory."""
+    deleted: Literal[True] = True
+    object: Literal["source.deleted"] = "source.deleted"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A memory that a search has found."""
+
+    id: str
+    title: str
+    text: str
+    """Of the version that answers."""
+    version: int
+    state: State
+    tags: tuple[str, ...]
+    score: float | None
+    """Cosine with what was asked."""
+    weight: float
+    """That it would have in a mixture; 0: it would not be used."""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """A memory of the mixture."""
+
+    id: str
+    weight: float
+    score: float | None
+    linked: bool
+    """It is there for the sake of a link: its own score is below the threshold."""
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """What the gate would do."""
+
+    threshold: float
+    top_k: int
+    beta: float
+    link_share: float
+    best_score: float | None
+    """Of any memory; null: none took part."""
+    mixture: tuple[Share, ...]
+    """The heaviest first; empty: the base model would answer."""
+
+
+class FoundList(msgspec.Struct, frozen=True):
+    """What a search has found, the best first."""
+
+    data: tuple[Found, ...]
+    explain: Explained | None = None
+    """Where it was asked for."""
+    object: Literal["list"] = "list"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What becomes of the wish to train a memory; its id is that of the memory."""
+
+    id: str
+    state: Literal["waiting", "training", "failed", "done", "none"]
+    """none: the memory has no adapter, and none is wanted."""
+    version: int
+    """The memory's newest, that wants an adapter."""
+    attempts: int
+    """Trainers that have had it."""
+    reason: str
+    """Why the last one gave no result; empty: none has failed."""
+    object: Literal["memory.job"] = "memory.job"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What became of one part of a document."""
+
+    id: str
+    change: Literal["add", "update", "link", "keep", "forget"]
+    title: str
+    tokens: int
+
+
+class DocumentStored(msgspec.Struct, frozen=True):
+    """A document, and the memories that it has become, in its order."""
+
+    source: str
+    namespace: str
+    data: tuple[Step, ...]
+    dry_run: bool
+    """Nothing was done."""
+    object: Literal["document"] = "document"
+
+
+def remembered(memory: Kept) -> Remembered:
+    return Remembered(memory.id, memory.namespace, memory.state, memory.newest)
+
+
+def listed(memory: Kept) -> Memory:
+    return Memory(**_fields(memory))
+
+
+def full(entry: Entry) -> FullMemory:
+    """The memory, with the version that `entry` has."""
+    version = entry.version
+    return FullMemory(
+        **_fields(entry.memory), text=version.text, paraphrases=version.paraphrases, qa=version.qa,
+        shown=version.number, links=entry.links,
+    )  # fmt: skip
+
+
+def _fields(memory: Kept) -> dict[str, Any]:
+    return {
+        "id": memory.id, "namespace": memory.namespace, "state": memory.state, "version": memory.newest,
+        "answers": memory.current, "title": memory.title, "tags": memory.tags, "source": memory.source,
+        "pinned": memory.pinned, "adapter": memory.adapter, "reason": memory.reason,
+        "created_at": memory.added, "updated_at": memory.changed,
+    }  # fmt: skip
+
+
+def version_told(version: KeptVersion) -> Version:
+    return Version(
+        version=version.number, text=version.text, title=version.title, tags=version.tags,
+        paraphrases=version.paraphrases, qa=version.qa, source=version.source, adapter=version.adapter,
+        who=version.who, created_at=version.at,
+    )  # fmt: skip
+
+
+def happened(event: Event, token: str) -> Happened:
+    """An event under its token; which host and process a trainer is, is nobody's business."""
+    who = "trainer" if event.kind in _BY_TRAINERS else event.who
+    return Happened(token, event.kind, event.id, event.version, who, event.at)
+
+
+_BY_TRAINERS: frozenset[EventKind] = frozenset({"leased", "returned", "ready", "failed"})
