@@ -222,7 +222,7 @@ def test_the_key_is_its_owners_alone_and_stays(catalog: Catalog) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert public_key(bank_key(catalog)) == made
     path.chmod(0o640)
-    with pytest.raises(BankError, match="others can use .* chmod 600"):
+    with pytest.raises(BankError, match=r"others can use .* chmod 600"):
         bank_key(catalog)
     path.chmod(0o600)
     path.write_text("no key")
