@@ -98,6 +98,6 @@ def _delete(changing: Change, name: MemoryName) -> tuple[int, tuple[ForgottenVer
     return held.row, gone, job or ""
 
 
-def _forgotten(row: sa.Row[Any]) -> ForgottenVersion:
+def _forgotten(row: Any) -> ForgottenVersion:
     key = "" if row.key is None else hashlib.sha256(row.key).hexdigest()
     return ForgottenVersion(row.number, row.text_digest, key, row.adapter or "")

@@ -66,10 +66,10 @@ def _memory(connection: sa.Connection, memory: Forgotten) -> Iterator[Problem]:
             yield Problem("memory", where, f"there are {column.table.name} of row {memory.row}")
 
 
-def _there(connection: sa.Connection, digests: Sequence[str]) -> list[sa.Row[Any]]:
+def _there(connection: sa.Connection, digests: Sequence[str]) -> list[Any]:
     """Memories that have a version with one of these texts, and since when."""
     v = versions.c
-    found: list[sa.Row[Any]] = []
+    found: list[Any] = []
     query = sa.select(memories.c.namespace, memories.c.id, v.text_digest, sa.func.min(v.at).label("since"))
     query = query.join(memories, memories.c.row == v.memory)
     for some in _parts(digests):
@@ -78,7 +78,7 @@ def _there(connection: sa.Connection, digests: Sequence[str]) -> list[sa.Row[Any
     return found
 
 
-def _again(there: Sequence[sa.Row[Any]], gone: Receipt) -> list[Problem]:
+def _again(there: Sequence[Any], gone: Receipt) -> list[Problem]:
     """The texts that came back; what another memory had already is its own."""
     forgotten = {
         version.text: memory.event.at for memory in gone.memories for version in memory.versions
