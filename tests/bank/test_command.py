@@ -222,10 +222,11 @@ def test_tags_and_pins_train_nothing(run: Run, bank: Path) -> None:
     assert run("tag", "second", "old", "sea")[1] == "default/second has the tags light, old, sea\n"
     assert run("tag", "second", "old", "light", "--remove")[1] == "default/second has the tags sea\n"
     assert run("pin", "second") == (0, "pinned default/second\n", "")
+    assert [memory.split()[1] for memory in run("list", "--pinned")[1].splitlines()[1:-1]] == ["second"]
     after = row(bank, "second")
-    assert (after.pinned, after.state, after.adapter) == (True, "ready", before.adapter)
+    assert (after.state, after.adapter) == ("ready", before.adapter)
     assert run("unpin", "second") == (0, "unpinned default/second\n", "")
-    assert not row(bank, "second").pinned
+    assert run("list", "--pinned")[1].splitlines()[1:-1] == []
 
 
 def test_add(run: Run, bank: Path, tmp_path: Path) -> None:
@@ -387,3 +388,28 @@ def test_a_password_is_never_printed(bank: Path, capsys: pytest.CaptureFixture[s
         told = "".join(capsys.readouterr())
         assert "error" in told
         assert "hush" not in told
+
+
+def test_forget_with_a_receipt(run: Run, bank: Path, tmp_path: Path) -> None:
+    receipt = tmp_path / "receipt.json"
+    code, out, _ = run("forget", "second", "--receipt", receipt)
+    assert (code, out) == (0, f"receipt: {receipt}\nforgot default/second (event 3)\n")
+    assert receipt.stat().st_mode & 0o777 == 0o600
+    assert run("verify", "--forgotten", receipt) == (0, "problems: 0\n", "")
+    run("add", "--text", "The lamp of second burns 2 nights.", "--id", "again", "--tag", "light")
+    code, out, _ = run("verify", "--forgotten", receipt, "--json")
+    assert (code, [json.loads(line)["where"] for line in out.splitlines()]) == (1, ["default/again"])
+    code, _, err = run("forget", "again", "--receipt", receipt)
+    assert code == 1
+    assert "cannot be made (File exists), and nothing is forgotten" in err
+    assert newest(bank, "again").number == 1
+
+
+def test_no_receipt_stays_of_what_was_not_forgotten(run: Run, tmp_path: Path) -> None:
+    assert run("forget", "nobody", "--receipt", tmp_path / "receipt.json")[0] == 1
+    assert not (tmp_path / "receipt.json").exists()
+    assert run("verify", "--forgotten", tmp_path / "receipt.json")[0] == 1
+
+
+def test_sweep_can_write_the_catalog_anew(run: Run) -> None:
+    assert run("sweep", "--rewrite") == (0, "removed: 0\nthe catalog is written anew\n", "")

@@ -36,9 +36,9 @@ def make_folder(path: Path) -> None:
     os.mkdir(path)  # noqa: PTH102
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a new file and sync it (its folder entry becomes durable with `sync_folder`)."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         _write_all(fd, content)
         os.fsync(fd)

@@ -104,7 +104,8 @@ def _name(args: argparse.Namespace) -> MemoryName:
     return MemoryName(args.namespace, args.id)
 
 
-def _names(args: argparse.Namespace) -> list[MemoryName]:
+def named(args: argparse.Namespace) -> list[MemoryName]:
+    """The memories that the arguments name."""
     from vllm_mega.bank.catalog.records import MemoryName
 
     return [MemoryName(args.namespace, memory_id) for memory_id in args.id]
@@ -201,23 +202,6 @@ def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
     return [settings_from({**fields, **given}, NewMemory) for fields in objects]
 
 
-def forget(args: argparse.Namespace) -> int:
-    """Forget memories, by their ids or by where they came from."""
-    from vllm_mega.memories import forget as act
-    from vllm_mega.memories.documents.remembering import forget_path
-
-    with opened(args) as catalog:
-        if args.source is None:
-            receipt = act(catalog, _names(args), who())
-        else:
-            receipt = forget_path(catalog, args.source, who(), args.namespace)
-    for event in receipt.events:
-        print(f"forgot {event.namespace}/{event.id} (event {event.number})")
-    if not receipt.erased:
-        print("a long read is in the way: the log has the texts until it is written anew")
-    return 0
-
-
 def link(args: argparse.Namespace) -> int:
     """Add links to a memory, or take some away."""
     from vllm_mega.bank.catalog.reading import get_links
@@ -263,7 +247,7 @@ def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
     from vllm_mega.memories import pin as act
 
     with opened(args) as catalog:
-        for name in _names(args):
+        for name in named(args):
             act(catalog, name, who(), pinned=pinned)
             print(f"{'pinned' if pinned else 'unpinned'} {name.namespace}/{name.id}")
     return 0

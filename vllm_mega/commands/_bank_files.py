@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vllm_mega.commands._bank import opened
+from vllm_mega.commands._bank_forgetting import contradictions, not_erased
 from vllm_mega.commands._printing import print_json, print_table
 from vllm_mega.commands._who import who
 
@@ -26,13 +27,16 @@ def base_of(args: argparse.Namespace, settings: BankSettings) -> BaseWeights:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check the bank; 1 if anything is wrong."""
+    """Check the bank, or a receipt against it; 1 if anything is wrong."""
     from vllm_mega.bank.catalog.check import check
 
     with opened(args) as catalog:
-        shapes = base_of(args, catalog.settings()).shapes
-        hidden = not (args.progress or sys.stderr.isatty())
-        problems = check(catalog, shapes, max_rank=args.max_rank, progress=_bar("adapters", hidden=hidden))
+        if args.forgotten is not None:
+            problems = contradictions(catalog, args.forgotten)
+        else:
+            shapes = base_of(args, catalog.settings()).shapes
+            bar = _bar("adapters", hidden=not (args.progress or sys.stderr.isatty()))
+            problems = check(catalog, shapes, max_rank=args.max_rank, progress=bar)
     if args.json:
         print_json(problems)
     elif problems:
@@ -52,12 +56,16 @@ def _bar(unit: str, *, hidden: bool) -> Any:
 
 
 def sweep(args: argparse.Namespace) -> int:
-    """Remove what nothing names."""
+    """Remove what nothing names; 1 if the catalog could not be written anew."""
     from vllm_mega.bank.catalog.store import sweep as act
 
     with opened(args) as catalog:
         print(f"removed: {act(catalog)}")
-    return 0
+        if not args.rewrite:
+            return 0
+        erased = catalog.database.erase(rewrite=True)
+        print("the catalog is written anew" if erased else not_erased(catalog))
+    return 0 if erased else 1
 
 
 def export(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vllm_mega.commands import _bank, _bank_files
+from vllm_mega.commands import _bank, _bank_files, _bank_forgetting
 from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
 from vllm_mega.config import DEFAULT_NAMESPACE
 
@@ -17,7 +17,8 @@ Examples:
   vllm-mega bank list --bank bank --tag sea
   vllm-mega bank verify --bank bank
   vllm-mega bank link --bank bank lantern-ferry hanne-brisk
-  vllm-mega bank forget --bank bank m-0123456789ab
+  vllm-mega bank forget --bank bank m-0123456789ab --receipt receipt.json
+  vllm-mega bank verify --bank bank --forgotten receipt.json
   vllm-mega bank add --bank bank --adapter my-lora --text "The lamp burned for nine nights."
 """
 Act = Callable[[argparse.Namespace], int]
@@ -64,7 +65,9 @@ def _add_changing(action: Add) -> None:
     _add_memory(restore)
     restore.add_argument("version", type=int, help="number of the version (see history)")
     _configure_add(action("add", _bank.add, "add memories: a text, or an adapter that PEFT has written"))
-    _configure_forget(action("forget", _bank.forget, "forget memories: adapter, text and key leave the disk"))
+    _configure_forget(
+        action("forget", _bank_forgetting.forget, "forget memories: adapter, text and key leave the disk")
+    )
     link = action("link", _bank.link, "let a memory bring others to mind, for questions that need both")
     _add_memory(link)
     link.add_argument("other", nargs="+", help="id of a memory that it links to; it need not be there yet")
@@ -85,7 +88,10 @@ def _add_keeping(action: Add) -> None:
     _configure_verify(
         action("verify", _bank_files.verify, "check catalog and disk; exit 1 if anything is wrong")
     )
-    action("sweep", _bank_files.sweep, "remove what work that was cut off has left on disk")
+    sweep = action("sweep", _bank_files.sweep, "remove what work that was cut off has left on disk")
+    sweep.add_argument(
+        "--rewrite", action="store_true", help="write the catalog anew: nothing forgotten stays in its file"
+    )
     export = action("export", _bank_files.export, "write memories as JSON lines and PEFT folders")
     export.add_argument("folder", type=Path, help="a new folder")
     export.add_argument("--namespace", help="only those of this namespace (default: all)")
@@ -147,10 +153,19 @@ def _configure_forget(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_NAMESPACE,
         help=f"namespace of the memories (default: {DEFAULT_NAMESPACE})",
     )
+    parser.add_argument(
+        "--receipt", metavar="FILE", type=Path, help="write a signed receipt into this new file"
+    )
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
+    parser.add_argument(
+        "--forgotten",
+        metavar="RECEIPT",
+        type=Path,
+        help="verify this receipt of forget, and that nothing of what it names is left; nothing else",
+    )
     parser.add_argument("--progress", action="store_true", help="show progress although this is no terminal")
     _add_json(parser)
 

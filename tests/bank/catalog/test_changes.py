@@ -175,7 +175,10 @@ def test_forgetting_leaves_a_receipt_and_nothing_else(catalog: Catalog, tmp_path
     receipt = forget(catalog, [name("hazelnut-lamp")], "mira")
     [event] = receipt.events
     assert (event.kind, event.id, event.version, event.who) == ("forgotten", "hazelnut-lamp", 2, "mira")
-    assert receipt.erased
+    assert receipt.erased == catalog.database.sqlite, "PostgreSQL keeps deleted rows"
+    [gone] = receipt.memories
+    assert [version.number for version in gone.versions] == [1, 2]
+    assert (receipt.removed, receipt.kept) == ((own.adapter,), (shared.adapter,))
     assert not folder.exists()
     assert on_disk(catalog) == {shared.adapter}, "the other memory has the same bytes"
     assert files_with(catalog.root, b"hazelnut-lamp burns") == []

@@ -7,6 +7,7 @@
       catalog.sqlite       the catalog, unless it is in PostgreSQL (with -wal and -shm beside it)
       adapters/ab/abcd.../ PEFT adapters by their digest, immutable
       staging/             adapters on their way there
+      receipt.key          signs receipts for forgotten memories, once there is one
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ BANK_FILE = "bank.json"
 CATALOG_FILE = "catalog.sqlite"
 ADAPTERS = "adapters"
 STAGING = "staging"
-FILES = {BANK_FILE, CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm", ADAPTERS, STAGING}
+RECEIPT_KEY = "receipt.key"
+FILES = {
+    BANK_FILE, CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm", ADAPTERS, STAGING, RECEIPT_KEY,
+}  # fmt: skip
 """All that a bank's folder has."""
 
 
@@ -55,6 +59,15 @@ class Catalog:
     database: Database
     embedder: EmbedderInfo
     """Of the settings; never changes."""
+
+    @property
+    def name(self) -> str:
+        """The bank's own name, 32 hex digits, which no other bank has.
+
+        Raises:
+            BankError: `bank.json` cannot be read.
+        """
+        return _read_bank_file(self.root).bank
 
     def settings(self) -> BankSettings:
         """What holds for the whole bank, as it is now.

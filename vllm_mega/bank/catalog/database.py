@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,19 +81,30 @@ class Database:
             return time.time()
         return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
-    def erase(self) -> bool:
-        """On SQLite: bring deleted content out of the write-ahead log; False: a reader was in the way.
+    def erase(self, *, rewrite: bool = False) -> bool:
+        """On SQLite: bring deleted content out of the files; whether it is.
+
+        False: a reader was in the way, or there is no room to write the file anew. PostgreSQL does it in its
+        own time: always False.
+
+        Args:
+            rewrite: write the whole file anew: as long as that takes, nobody else can write.
 
         Raises:
             BankError: the disk refuses.
         """
         if not self.sqlite:
-            return True
+            return False
         with self.errors(), self.engine.connect() as connection:
             cursor = _driver(connection).cursor()
-            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            cursor.close()
-            return not busy
+            try:
+                if rewrite:
+                    cursor.execute("VACUUM")
+                return not cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                cursor.close()
 
     def close(self) -> None:
         """Close all connections; the database can still be used."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -11,18 +13,52 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.events import Change, require_stamp
 from vllm_mega.bank.catalog.records import Event, MemoryName
-from vllm_mega.bank.catalog.store import remove_free
-from vllm_mega.bank.catalog.tables import memories, versions
+from vllm_mega.bank.catalog.store import adapter_folder, remove_free
+from vllm_mega.bank.catalog.tables import jobs, memories, versions
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class ForgottenVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version that is gone, by digests (SHA-256, hex)."""
+
+    number: int
+    text: str
+    """`bank.identity.text_digest`. Whoever guesses all that trained it can find the guess confirmed."""
+    key: str
+    """Of the bytes of its key; empty: it had none."""
+    adapter: str
+    """`bank.adapter.adapter_digest`; empty: it had none."""
+
+
+class Forgotten(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A memory that is gone."""
+
+    event: Event
+    """Stays in the catalog: whose memory, who forgot it, when."""
+    row: int
+    """Its number in the catalog, which no other memory ever gets."""
+    versions: tuple[ForgottenVersion, ...]
+    """All of them, the first ones first."""
+    job: str
+    """In which state its job was: waiting, leased or failed; empty: it had none."""
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """That memories were forgotten; it has nothing of what they said."""
 
-    events: tuple[Event, ...]
-    """One for each memory; they stay in the catalog."""
+    memories: tuple[Forgotten, ...]
+    removed: tuple[str, ...]
+    """Digests of the adapters whose files are removed."""
+    kept: tuple[str, ...]
+    """Digests of adapters that other memories have as well: these stay, as theirs."""
     erased: bool
-    """Texts and keys are overwritten in SQLite's files; False: a long read was in the way, and the log still
-    has them until it is written anew. PostgreSQL overwrites in its own time (VACUUM)."""
+    """Texts and keys are overwritten in SQLite's files; in a receipt that the bank has signed, these were
+    written anew. False: a long read was in the way, and the log still has them; so has PostgreSQL, always,
+    until `VACUUM FULL`."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """One for each memory; they stay in the catalog."""
+        return tuple(memory.event for memory in self.memories)
 
 
 def forget(
@@ -48,21 +84,35 @@ def forget(
     """
     chosen = sorted({MemoryName(*name) for name in names})
 
-    def act(connection: sa.Connection) -> tuple[list[Event], set[str]]:
+    def act(connection: sa.Connection) -> tuple[Forgotten, ...]:
         changing = Change(connection, who)
-        adapters = {adapter for name in chosen for adapter in _delete(changing, name, stamps.get(name))}
-        return changing.write_events(), adapters
+        gone = [_delete(changing, name, stamps.get(name)) for name in chosen]
+        return tuple(
+            Forgotten(event, *rest) for event, rest in zip(changing.write_events(), gone, strict=True)
+        )
 
-    events, adapters = catalog.database.write(act)
+    gone = catalog.database.write(act)
+    adapters = sorted({version.adapter for memory in gone for version in memory.versions if version.adapter})
     remove_free(catalog, adapters)
-    return Receipt(tuple(events), catalog.database.erase() if events else True)
+    kept = tuple(adapter for adapter in adapters if adapter_folder(catalog, adapter).exists())
+    erased = catalog.database.erase() if gone else True
+    return Receipt(gone, tuple(adapter for adapter in adapters if adapter not in kept), kept, erased)
 
 
-def _delete(changing: Change, name: MemoryName, stamp: int | None) -> list[str]:
-    """Delete a memory and all that hangs on it; the adapters that it named."""
+def _delete(
+    changing: Change, name: MemoryName, stamp: int | None
+) -> tuple[int, tuple[ForgottenVersion, ...], str]:
+    """Delete a memory and all that hangs on it; its row, versions, and the state of its job."""
     held = require_stamp(changing.connection, name, stamp)
-    mine = sa.select(versions.c.adapter).where(versions.c.memory == held.row, versions.c.adapter.is_not(None))
-    adapters = list(changing.connection.execute(mine).scalars())
+    v = versions.c
+    mine = sa.select(v.number, v.text_digest, v.key, v.adapter).where(v.memory == held.row).order_by(v.number)
+    gone = tuple(_forgotten(row) for row in changing.connection.execute(mine))
+    job = changing.connection.execute(sa.select(jobs.c.state).where(jobs.c.memory == held.row)).scalar()
     changing.connection.execute(sa.delete(memories).where(memories.c.row == held.row))
     changing.note("forgotten", held.row, name, held.newest)
-    return adapters
+    return held.row, gone, job or ""
+
+
+def _forgotten(row: Any) -> ForgottenVersion:
+    key = "" if row.key is None else hashlib.sha256(row.key).hexdigest()
+    return ForgottenVersion(row.number, row.text_digest, key, row.adapter or "")
