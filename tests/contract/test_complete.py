@@ -32,19 +32,22 @@ KNOWN: tuple[object, ...] = (
     str, bytes, int, float, list, dict, set, frozenset, tuple, type, BaseException, Path, re.Match, re.Pattern
 )  # fmt: skip
 OTHERS = frozenset({
-    "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "SERVICE_UNAVAILABLE",
+    "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
+    "SERVICE_UNAVAILABLE",
     "TOO_MANY_REQUESTS", "UNAUTHORIZED",
     "strerror", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
     "cancel",
     "Stream", "connect", "copy_", "create_future", "cumsum", "current_stream", "data_ptr", "default",
     "exception", "fileno",
-    "flatten", "flush", "headers", "include_router", "is_alive", "is_pinned", "itemsize", "kill", "max",
-    "mega_ready", "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
-    "named_modules", "numel", "numpy", "parse_args", "pid", "pop_all", "popleft", "prctl", "ravel",
+    "flatten", "flush", "headers", "inc", "include_router", "is_alive", "is_pinned", "itemsize", "kill",
+    "max", "mega_ready", "mega_watch",
+    "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
+    "named_modules", "numel", "numpy", "observe", "parse_args", "pid", "pop_all", "popleft", "prctl", "ravel",
     "record_event", "recv", "repeat", "result", "run_in_executor", "scope", "seek", "send_signal", "set",
     "set_exception", "set_result", "setsockopt", "socket", "st_dev", "st_ino", "st_mode", "st_mtime_ns",
-    "st_size", "st_uid", "stream", "subscribe", "t", "tolist", "truncate", "type", "view",
+    "st_size", "st_uid", "stream", "subscribe", "t", "tolist",
+    "track_inprogress", "truncate", "type", "view",
     "wait", "wait_event", "wait_stream", "warning",
 })  # fmt: skip
 """Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""

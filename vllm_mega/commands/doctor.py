@@ -85,7 +85,8 @@ def _serve(words: Sequence[str]) -> Check:
 
         parser = argparse.ArgumentParser(prog="vllm-mega serve", allow_abbrev=False)
         serve.configure(parser)
-        args, args.rest = parser.parse_known_args(words)
+        args, rest = parser.parse_known_args(words)
+        args.rest = rest
         yield Finding("serve", "ok", _told(serve.checked_launch(args)))
 
     return check

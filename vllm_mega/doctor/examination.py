@@ -25,7 +25,7 @@ def examination(asked: Asked | None, serve: Check) -> Iterator[Finding]:
     """
     yield from examined("packages", packages)
     yield from examined("vllm inside", upstream)
-    yield from examined("machine", partial(machine, asked and asked.bank))
+    yield from examined("machine", partial(machine, asked.bank if asked else None))
     yield from examined("processor", processor)
     yield from examined("vllm starts", starting)
     if asked is not None:

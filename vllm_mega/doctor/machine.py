@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_mega.doctor.finding import Finding
+from vllm_mega.doctor.finding import Finding, Status
 from vllm_mega.home import home
 
 MIB, GIB = 1024**2, 1024**3
@@ -36,32 +36,34 @@ def machine(bank: Path | None) -> Iterator[Finding]:
 
 def room(name: str, folder: Path, free: int, bounds: tuple[int, int], change: str) -> Finding:
     """Whether so many free bytes are enough; `bounds`: below the first is a problem, the second a warning."""
-    found = f"{_size(free)} free in {folder}"
-    least, little = bounds
-    if free >= little:
-        return Finding(name, "ok", found)
-    return Finding(
-        name, "problem" if free < least else "warning", f"{found}, and {_size(little)} is enough", change
-    )
+    found, status = f"{_size(free)} free in {folder}", graded(free, bounds)
+    if status == "ok":
+        return Finding(name, status, found)
+    return Finding(name, status, f"{found}, and {_size(bounds[1])} is enough", change)
 
 
 def memory(free: int | None) -> Finding:
     """Whether a small model can be loaded; None: nobody knows how much there is."""
     if free is None:
         return Finding("memory", "ok", "not known on this system")
-    least, little = MEMORY
-    status = "problem" if free < least else "warning" if free < little else "ok"
+    status = graded(free, MEMORY)
     change = "end other programs, take a smaller model, or lower VLLM_CPU_KVCACHE_SPACE (GiB)"
     return Finding("memory", status, f"{_size(free)} available", "" if status == "ok" else change)
 
 
 def open_files(limit: int) -> Finding:
     """Whether a process may open enough files; -1: any number."""
-    least, little = FILES
-    if limit == resource.RLIM_INFINITY or limit >= little:
-        return Finding("open files", "ok", "any number" if limit < 0 else str(limit))
-    status = "problem" if limit < least else "warning"
-    return Finding("open files", status, f"{limit} a process", f"ulimit -n {little}, or more")
+    if limit == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", "any number")
+    status = graded(limit, FILES)
+    change = "" if status == "ok" else f"ulimit -n {FILES[1]}, or more"
+    return Finding("open files", status, f"{limit} a process", change)
+
+
+def graded(value: int, bounds: tuple[int, int]) -> Status:
+    """A problem below the first bound, a warning below the second."""
+    least, little = bounds
+    return "problem" if value < least else "warning" if value < little else "ok"
 
 
 def available(meminfo: str, cgroup: tuple[str, str] | None) -> int | None:
