@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from tests.hook.test_hook import SETTINGS, Checks, ask
 from tests.http.fakes import FakeGate
+from tests.http.running_app import build
 from tests.http.test_limit import Slow, client_of, until
 from vllm_mega.errors import BankError, MemoryNotFoundError
 from vllm_mega.http.limit import RequestLimit
@@ -84,3 +89,40 @@ async def test_requests_inside_and_refused(grown: Any) -> None:
         slow.go.set()
         await asyncio.gather(*tasks)
     assert grown() == {"mega_requests_refused_total": 3}
+
+
+FORKED = """
+import os
+from prometheus_client import generate_latest
+from vllm.v1.metrics.prometheus import get_prometheus_registry
+from vllm_mega.http import measures
+
+measures.ROUTES.labels("null").inc(2)
+measures.INSIDE.inc()
+child = os.fork()
+if child == 0:
+    measures.ROUTES.labels("null").inc(3)
+    measures.INSIDE.inc()
+    measures.GATE_SECONDS.observe(0.3)
+    os._exit(0)
+os.waitpid(child, 0)
+print(generate_latest(get_prometheus_registry()).decode())
+"""
+
+
+def test_what_several_api_servers_count_is_added_up(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = set(done.stdout.splitlines())
+    assert {'mega_routes_total{route="null"} 5.0', "mega_requests_inside 2.0"} <= told
+    assert {'mega_gate_seconds_bucket{le="0.2"} 0.0', 'mega_gate_seconds_bucket{le="0.5"} 1.0'} <= told
+
+
+async def test_the_metrics_of_vllm_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with client_of(build(monkeypatch)) as client:
+        text = (await client.get("/metrics")).text
+    assert "\n# TYPE mega_gate_seconds histogram\n" in text
+    assert "\n# TYPE mega_requests_refused_total counter\n" in text
