@@ -114,6 +114,7 @@ async def test_a_bank_that_hangs_is_asked_once_however_many_ask(monkeypatch: pyt
     watch = Watch(library)
     troubles = await asyncio.gather(*[watch.trouble() for _ in range(5)], watch.trouble())
     assert set(troubles) == {"the bank has not answered within 0.05 s"}
+    assert await watch.trouble(), "and later, too"
     assert library.refreshed == 1
     library.go.set()
     async with asyncio.timeout(20):
