@@ -10,7 +10,7 @@ from typing import get_args
 
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.check import Problem, check_rows
-from vllm_mega.bank.catalog.reading import count_adapters, count_memories
+from vllm_mega.bank.catalog.reading import count_memories, measure_adapters
 from vllm_mega.bank.catalog.records import BankSettings, Filter, State
 from vllm_mega.bank.catalog.store import named, on_disk
 from vllm_mega.bank.layout import EmbedderInfo
@@ -48,7 +48,7 @@ def bank(asked: Asked, serve: Check) -> Iterator[Finding]:
     with open_catalog(asked.bank, asked.catalog) as catalog:
         settings = catalog.settings()
         counts = {state: count_memories(catalog, Filter(state=state)) for state in get_args(State)}
-        yield contents(counts, count_adapters(catalog))
+        yield contents(counts, measure_adapters(catalog).memories)
         yield rows(check_rows(catalog))
         yield adapters(named(catalog) - on_disk(catalog))
     base = asked.model or settings.base.name
