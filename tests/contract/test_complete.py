@@ -32,7 +32,7 @@ KNOWN: tuple[object, ...] = (
     str, bytes, int, float, list, dict, set, frozenset, tuple, type, BaseException, Path, re.Match, re.Pattern
 )  # fmt: skip
 OTHERS = frozenset({
-    "BAD_REQUEST", "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED",
+    "BAD_REQUEST", "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
     "PRECONDITION_FAILED", "REQUEST_ENTITY_TOO_LARGE", "SERVICE_UNAVAILABLE", "TOO_MANY_REQUESTS",
     "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit",
     "mega_guarded", "mega_keys", "mega_memories", "multi_items", "path_params", "query_params",
@@ -41,12 +41,14 @@ OTHERS = frozenset({
     "cancel",
     "Stream", "connect", "copy_", "create_future", "cumsum", "current_stream", "data_ptr", "default",
     "exception", "fileno",
-    "flatten", "flush", "headers", "include_router", "is_alive", "is_pinned", "itemsize", "kill", "max",
-    "mega_ready", "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
-    "named_modules", "numel", "numpy", "parse_args", "pid", "pop_all", "popleft", "prctl", "ravel",
+    "flatten", "flush", "headers", "inc", "include_router", "is_alive", "is_pinned", "itemsize", "kill",
+    "max", "mega_ready", "mega_watch",
+    "model_copy", "model_dump", "model_dump_json", "model_extra", "model_validate",
+    "named_modules", "numel", "numpy", "observe", "parse_args", "pid", "pop_all", "popleft", "prctl", "ravel",
     "record_event", "recv", "repeat", "result", "run_in_executor", "scope", "seek", "send_signal", "set",
     "set_exception", "set_result", "setsockopt", "socket", "st_dev", "st_ino", "st_mode", "st_mtime_ns",
-    "st_size", "st_uid", "stream", "subscribe", "t", "tolist", "truncate", "type", "view",
+    "st_size", "st_uid", "stream", "subscribe", "t", "tolist",
+    "track_inprogress", "truncate", "type", "view",
     "wait", "wait_event", "wait_stream", "warning",
 })  # fmt: skip
 """Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""

@@ -10,7 +10,7 @@ import pytest
 from tests.http.running_app import build, routes
 
 KEY = {"Authorization": "Bearer sesame"}
-OPEN = {"/health", "/ping"}
+OPEN = {"/health", "/ping", "/mega/ready"}
 
 
 @pytest.fixture(params=["option", "environment", "development", "runtime LoRA", "root path"])

@@ -26,7 +26,7 @@ from vllm_mega.http.entrance import FOR_EVERYBODY, NO_ADMIN, ROOM, principal
 from vllm_mega.http.server_keys import server_keys
 from vllm_mega.requests.deciding import decide
 
-OPEN = {"/health", "/ping"}
+OPEN = {"/health", "/ping", "/mega/ready"}
 QUESTION = {"model": "base-mega", "messages": [{"role": "user", "content": "Do bees sleep?"}]}
 
 

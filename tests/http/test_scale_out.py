@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.http.asking import BASE, ask, serve_command, text, used
 from tests.http.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, UNRELATED, LiveBank
 from tests.http.test_metrics import values
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
+from vllm_mega.http.door import OPEN
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 KEY = "sesame"
@@ -59,7 +61,7 @@ def _check_the_door(root: str) -> None:
     for path, methods in paths.items():
         for method in methods:
             status = httpx.request(method, root + path, timeout=60).status_code
-            assert (status == 401) == (path not in ("/health", "/ping")), (method, path, status)
+            assert (status == 401) == (path not in OPEN), (method, path, status)
     memory = {"X-Amzn-SageMaker-Adapter-Identifier": f"{BASE}-mega"}
     body = {"messages": [{"role": "user", "content": UNRELATED}], "max_tokens": 2}
     assert httpx.post(f"{root}/invocations", json=body, headers=memory, timeout=60).status_code == 401
@@ -67,6 +69,17 @@ def _check_the_door(root: str) -> None:
     assert known.json()["mega"]["memories"] == []
     told = values(httpx.get(f"{root}/mega/metrics", headers=header, timeout=60).text)
     assert [told["mega_slots", engine, "0"] for engine in "01"] == [4, 4]
+    assert httpx.get(f"{root}/mega/ready", timeout=60).json() == {"ready": True, "engine": "ok", "bank": "ok"}
+
+
+def _routes(root: str) -> dict[str, float]:
+    """How many requests both API servers have decided, by what became of them."""
+    text = httpx.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}, timeout=60).text
+    families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    count = next(one.value for one in families["mega_gate_seconds"] if one.name.endswith("_count"))
+    routes = {one.labels["route"]: one.value for one in families["mega_routes"]}
+    assert sum(routes.values()) == count, "all were for the gate"
+    return routes
 
 
 def test_data_parallel_engines_and_api_servers_answer_like_one(tmp_path: Path):
@@ -78,6 +91,7 @@ def test_data_parallel_engines_and_api_servers_answer_like_one(tmp_path: Path):
     options = ["--data-parallel-size", "2", "--api-server-count", "2", "--api-key", KEY]
     with _served(bank, tmp_path / "two.log", *options) as url:
         assert _answers(url, 6) == want
+        assert _routes(url.removesuffix("/v1")) == {"memories": 3 * 6, "null": 6}
         _check_the_door(url.removesuffix("/v1"))
         bank.forget(COMET)
         time.sleep(2)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_mega.commands._memory_options import Launch
 
 HELP = "serve a bank: vLLM's OpenAI-compatible server, with memory"
 PASSTHROUGH = True
@@ -29,13 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the bank, then become the keeper of `vllm serve`."""
-    from vllm_mega.commands._memory_options import plan_launch
     from vllm_mega.http.launch import command_line
-    from vllm_mega.http.server_keys import server_keys
 
-    launch = plan_launch(args)
-    api_keys = launch.given.get("api_key") or filter(None, [os.environ.get("VLLM_API_KEY")])
-    server_keys(launch.settings, list(api_keys), os.environ)
+    launch = checked_launch(args)
     defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
     command = [sys.executable, "-m", "vllm_mega.http.keeper"]
     command += [sys.executable, "-m", "vllm_mega.http.vllm_serve", launch.model]
@@ -43,6 +43,21 @@ def run(args: argparse.Namespace) -> int:
     print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
     os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell
     raise AssertionError("execve does not return")
+
+
+def checked_launch(args: argparse.Namespace) -> Launch:
+    """How the server is to be started, once nothing is known that would keep it from it.
+
+    Raises:
+        BankError, ModelError, ConfigError: bank, model, keys and options do not go together.
+    """
+    from vllm_mega.commands._memory_options import plan_launch
+    from vllm_mega.http.server_keys import server_keys
+
+    launch = plan_launch(args)
+    api_keys = launch.given.get("api_key") or filter(None, [os.environ.get("VLLM_API_KEY")])
+    server_keys(launch.settings, list(api_keys), os.environ)
+    return launch
 
 
 def _absolute(path: str) -> str:

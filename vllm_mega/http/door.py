@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from vllm import envs
 from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-OPEN = frozenset({"/health", "/ping"})
-"""What load balancers ask without a key. The answer is a status code."""
+OPEN = frozenset({"/health", "/ping", "/mega/ready"})
+"""What load balancers ask without a key. The answer is a status code, and of the last what is not ready."""
 
 
 def is_open(scope: Scope) -> bool:

@@ -22,7 +22,6 @@ from vllm_mega.engine.upstream.applying import apply_to_server
 from vllm_mega.engine.upstream.of_server import SERVER
 from vllm_mega.errors import ConfigError, UpstreamError
 from vllm_mega.home import RUN_FOLDER
-from vllm_mega.hook.hook import MemoryHook
 from vllm_mega.hook.opening import gate_embedder, gate_over
 from vllm_mega.http.bodies import CheckedBodies
 from vllm_mega.http.chat import MegaChat
@@ -32,11 +31,14 @@ from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.handlers import SUFFIX, MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
+from vllm_mega.http.measures import MeasuredHook
 from vllm_mega.http.memories.routes import router as memories
 from vllm_mega.http.memories.service import Service
 from vllm_mega.http.metrics import router
 from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.http.ready import router as ready
 from vllm_mega.http.server_keys import server_keys
+from vllm_mega.http.watch import Watch
 from vllm_mega.models import resolve_model
 from vllm_mega.models.control_tokens import control_tokens
 
@@ -64,6 +66,7 @@ class MegaEndpoints:
         app.add_middleware(RequestLimit, limit=settings.max_requests)
         _guard(app, args, settings)
         app.include_router(router)
+        app.include_router(ready)
         app.include_router(memories)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
@@ -133,7 +136,8 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
         service.limits_of = lambda namespace: keys().limits_of(namespace)
     state.mega_memories = service
     checks = AdapterChecks.of(engine_client.vllm_config)
-    hook = MemoryHook(service.gate, settings, slots, checks.begin)
+    hook = MeasuredHook(service.gate, settings, slots, checks.begin)
+    state.mega_watch = Watch(service.gate.library)
     become(models, OpenAIServingModels, MegaModels)
     models.bank = bank
     for handler, stock, ours in (

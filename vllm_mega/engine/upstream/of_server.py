@@ -142,11 +142,17 @@ SERVER = (
     ),
     Use(
         "vllm.engine.protocol:EngineClient",
-        by="batch.engine http.endpoints http.metrics hook.routed",
+        by="batch.engine http.endpoints http.metrics http.ready hook.routed",
         why="Routed stands in for it: the prompts of a request run each with its own mixture.",
         until=_HANDLERS,
-        calls={"generate": "prompt sampling_params request_id lora_request="},
+        calls={"check_health": "async", "generate": "prompt sampling_params request_id lora_request="},
         reads="errored vllm_config",
+    ),
+    Use(
+        "vllm.v1.engine.exceptions",
+        by="http.ready",
+        why="An engine that is dead answers nobody: the server is not ready.",
+        reads="EngineDeadError",
     ),
     Use(
         "vllm.v1.engine.async_llm:AsyncLLM",
