@@ -20,6 +20,7 @@ from vllm_mega.training.recipe.recipe import Recipe
 from vllm_mega.training.run.leases import owner
 from vllm_mega.training.run.outcome import Failed, Trained
 from vllm_mega.training.run.publishing import Publisher
+from vllm_mega.training.run.round import EachStep, unwatched
 from vllm_mega.training.run.trainer import Trainer
 from vllm_mega.training.run.work import Fitted, Worker
 
@@ -65,14 +66,17 @@ def trained_by(fitter: LocalFitter, task: Task, names: Sequence[MemoryName]) -> 
 class LocalFitter:
     """Trains in this process."""
 
-    def __init__(self, path: Path, recipe: Recipe, trust_remote_code: bool = False) -> None:
-        """Load the checkpoint.
+    def __init__(
+        self, path: Path, recipe: Recipe, trust_remote_code: bool = False, each_step: EachStep = unwatched
+    ) -> None:
+        """Load the checkpoint; `each_step` is called before every step of training, and may end it.
 
         Raises:
             ModelError: it does not have the layers that the recipe asks for.
         """
         self.recipe = recipe
         self.trainer = Trainer(path, recipe, trust_remote_code=trust_remote_code)
+        self.trainer.each_step = each_step
         self._context = context_length(path)
 
     def fit(self, memories: Sequence[NewMemory]) -> Fitted:
