@@ -191,7 +191,7 @@ def test_a_bank_that_is_out_of_reach_is_tried_again(bank: Path, monkeypatch: pyt
     assert told(seen[3:]) == [("Taken", "kettle"), ("Trained", "kettle")]
 
 
-def test_a_bank_that_is_gone_or_another_is_an_error(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_are_not_made_for_another_template_than_the_bank_s(bank: Path) -> None:
     news = begin(bank, Stop())
     store(bank, KETTLE)
     until_trained(news, 1)
@@ -202,8 +202,11 @@ def test_a_bank_that_is_gone_or_another_is_an_error(bank: Path, monkeypatch: pyt
         next(news)
     with open_catalog(bank) as catalog:
         assert [(job.state, job.attempts) for job in list_jobs(catalog)] == [("waiting", 0)]
-    news = begin(bank.rename(bank.with_name("moved")), Stop())
-    (bank.with_name("moved")).rename(bank)
+
+
+def test_a_bank_that_is_gone_is_an_error(bank: Path) -> None:
+    news = begin(bank, Stop())
+    bank.rename(bank.with_name("moved"))
     with pytest.raises(BankNotFoundError):
         next(news)
 

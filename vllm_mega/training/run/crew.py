@@ -60,7 +60,7 @@ def trained_by(fitter: LocalFitter, task: Task, names: Sequence[MemoryName]) -> 
     """As `here`, by a model that is loaded already."""
     with open_catalog(task.bank, task.catalog) as catalog:
         publisher = Publisher(catalog, task.recipe, task.base, linear_shapes(task.path), owner())
-        yield from Worker(publisher, fitter.fit, task.recipe.jobs).run(names)
+        yield from Worker(publisher, fitter.fit, task.recipe.jobs, lambda: fitter.steps).run(names)
 
 
 class LocalFitter:
@@ -76,7 +76,10 @@ class LocalFitter:
         """
         self.recipe = recipe
         self.trainer = Trainer(path, recipe, trust_remote_code=trust_remote_code)
-        self.trainer.each_step = each_step
+        self.trainer.each_step = self._step
+        self.steps = 0
+        """Of those that are trained now, or were last."""
+        self._each_step = each_step
         self._context = context_length(path)
 
     def fit(self, memories: Sequence[NewMemory]) -> Fitted:
@@ -90,6 +93,10 @@ class LocalFitter:
         jobs = [memory_job(memory, self.recipe) for memory, problem in good if problem is None]
         fits = iter(isolated(self._together, jobs, TrainingError) if jobs else ())
         return [problem or next(fits) for problem in problems]
+
+    def _step(self, steps: int) -> None:
+        self.steps = steps
+        self._each_step(steps)
 
     def _problem(self, memory: NewMemory) -> TrainingError | None:
         """Why the memory cannot be trained, whatever was asked before it was stored, or never was."""

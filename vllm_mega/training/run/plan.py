@@ -131,7 +131,7 @@ def prepare_waiting(
         ModelError: the model cannot be found or trained, or has no usable chat template.
     """
     with open_catalog(bank, catalog) as opened:
-        made = _There(opened.settings(), count_adapters(opened), {})
+        made = _There(opened.settings(), measure_adapters(opened).memories, {})
     ground = _ground(bank, made, model, settings, trust_remote_code=trust_remote_code)
     check_match(bank, made.settings, ground.base.fingerprint, None)
     return ground

@@ -142,7 +142,7 @@ class Watch:
         with open_catalog(self._task.bank, self._task.catalog) as catalog:
             task = self._task
             publisher = Publisher(catalog, task.recipe, task.base, self._shapes, owner())
-            worker = Worker(publisher, self._fit, task.recipe.jobs)
+            worker = Worker(publisher, self._fit, task.recipe.jobs, lambda: self._fitter.steps)
             while not self._stop.asked:
                 _require_template(catalog, task.recipe.chat_template)
                 if jobs := worker.take():

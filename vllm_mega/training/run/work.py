@@ -38,6 +38,8 @@ class Worker:
     fit: FitTogether
     size: int
     """Memories that are trained side by side."""
+    steps: Callable[[], int]
+    """How many steps `fit` has made for those that it trains now."""
 
     def run(self, names: Sequence[MemoryName]) -> Iterator[list[Trained | Failed]]:
         """Train those of `names` that wait, `size` at a time in this order; yields what became of each lot.
@@ -79,7 +81,7 @@ class Worker:
         """
         if not jobs:
             return []
-        with held(self._catalog, jobs):
+        with held(self._catalog, jobs, steps=self.steps):
             there = {job: memory for job in jobs if (memory := self._memory(job)) is not None}
             fits = self.fit(list(there.values())) if there else []
             return self.publisher.publish(list(zip(there, fits, strict=True)))
