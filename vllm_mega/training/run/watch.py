@@ -7,13 +7,13 @@ the same memories.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.changes import set_chat_template
-from vllm_mega.bank.catalog.known import known
+from vllm_mega.bank.catalog.known import Known, known
 from vllm_mega.bank.catalog.records import Job, MemoryName
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import BankError, BankFormatError, BankMismatchError, BankNotFoundError, TrainingError
@@ -172,10 +172,15 @@ def _lot(catalog: Catalog, worker: Worker, jobs: Sequence[Job]) -> Iterator[News
     except StopTraining:
         yield Returned(names)
         return
-    for outcome in outcomes:
-        before = stored.get(MemoryName(outcome.namespace, outcome.id))
-        told = isinstance(outcome, Trained) and before is not None
-        yield replace(outcome, why=why_waiting(before)) if told else outcome
+    yield from (_explained(outcome, stored) for outcome in outcomes)
+
+
+def _explained(outcome: Trained | Failed, stored: Mapping[MemoryName, Known]) -> Trained | Failed:
+    """With why it was trained, of a memory that was known before."""
+    before = stored.get(MemoryName(outcome.namespace, outcome.id))
+    if before is None or isinstance(outcome, Failed):
+        return outcome
+    return replace(outcome, why=why_waiting(before))
 
 
 def _require_template(catalog: Catalog, template: str) -> None:
