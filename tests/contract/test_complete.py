@@ -49,7 +49,8 @@ OTHERS = frozenset({
     "set_exception", "set_result", "setsockopt", "socket", "st_dev", "st_ino", "st_mode", "st_mtime_ns",
     "st_size", "st_uid", "stream", "subscribe", "t", "tolist",
     "track_inprogress", "truncate", "type", "view",
-    "wait", "wait_event", "wait_stream", "warning",
+    "wait_event", "wait_stream", "warning",
+    "is_set", "poll", "stdout", "terminate",
 })  # fmt: skip
 """Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""
 DUNDERS = {"__init__", "__len__"}

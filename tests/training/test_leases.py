@@ -20,6 +20,7 @@ from vllm_mega.bank.catalog.jobs import lease, take_back
 from vllm_mega.bank.catalog.known import list_jobs
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName
 from vllm_mega.bank.layout import NewMemory
+from vllm_mega.training.run import leases
 from vllm_mega.training.run.leases import held, is_dead, owner
 
 
@@ -43,6 +44,20 @@ def test_leases_are_renewed_as_long_as_somebody_trains(catalog: Catalog) -> None
         assert job.expires > jobs[0].expires
     [job] = list_jobs(catalog)
     assert job.state == "leased", "whoever held it has published, or lets it end"
+
+
+def test_the_catalog_is_told_how_far_it_is(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "PROGRESS_S", 0.05)
+    made = iter(range(5, 100000, 5))
+    jobs = lease(catalog, "one", 60, limit=1)
+    with held(catalog, jobs, 60, lambda: next(made)):
+        end = time.monotonic() + 30
+        while (steps := list_jobs(catalog)[0].steps) < 10:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert steps % 5 == 0
+    [told, waiting] = list_jobs(catalog)
+    assert (told.expires, waiting.steps) == (jobs[0].expires, 0), "no lease was due"
 
 
 def test_what_is_broken_off_goes_back_and_is_no_attempt(catalog: Catalog) -> None:

@@ -262,8 +262,8 @@ def jobs(args: argparse.Namespace) -> int:
     if args.json:
         print_json(listed)
         return 0
-    rows = [(j.namespace, j.id, str(j.version), j.state, str(j.attempts), j.owner or "-", j.reason or "-")
-            for j in listed]  # fmt: skip
-    print_table(("NAMESPACE", "ID", "VERSION", "STATE", "ATTEMPTS", "OWNER", "REASON"), rows)
+    rows = [(j.namespace, j.id, str(j.version), j.state, str(j.attempts), str(j.steps), j.owner or "-",
+             j.reason or "-") for j in listed]  # fmt: skip
+    print_table(("NAMESPACE", "ID", "VERSION", "STATE", "ATTEMPTS", "STEPS", "OWNER", "REASON"), rows)
     print(f"jobs: {len(listed)}")
     return 0

@@ -72,7 +72,7 @@ def progress_bar(args: argparse.Namespace) -> Iterator[Progress]:
             bar.update(done - bar.n)
             if last:
                 with bar.external_write_mode():
-                    print(_line(last), flush=True)
+                    print(trained_line(last), flush=True)
 
         yield progress
 
@@ -122,7 +122,8 @@ def settings_of(args: argparse.Namespace) -> Any:
     return settings_from(given, TrainSettings)
 
 
-def _line(trained: Trained) -> str:
+def trained_line(trained: Trained) -> str:
+    """What is told of a memory that has its adapter."""
     recital = "recalled" if trained.recalled else "NOT recalled word for word"
     why = "" if trained.ending == "learnt" else f" ({trained.ending}, loss {trained.loss:.3f})"
     again = "" if trained.why == "new" else f"; trained again: {trained.why}"

@@ -16,6 +16,7 @@ PASSTHROUGH = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega serve`; all others go to `vllm serve`."""
+    from vllm_mega.commands._beside import add_beside_options
     from vllm_mega.commands._memory_options import add_memory_options
     from vllm_mega.commands._settings import add_setting
     from vllm_mega.config import MegaSettings
@@ -29,18 +30,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_setting(parser, MegaSettings, "max_requests", metavar="N", told="four times --max-num-seqs")
     for name in ("keys", "audit"):
         add_setting(parser, MegaSettings, name, metavar="FILE", told="none", type=_absolute)
+    add_beside_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the bank, then become the keeper of `vllm serve`."""
+    """Check the bank, then become the keeper of `vllm serve`, and of a trainer if one is asked for."""
+    from vllm_mega.commands._beside import beside
     from vllm_mega.http.launch import command_line
 
     launch = checked_launch(args)
     defaults = {"host": "127.0.0.1"} if "host" not in launch.given else {}
+    trainer = beside(args, launch)
     command = [sys.executable, "-m", "vllm_mega.http.keeper"]
+    command += ["--beside", trainer.word()] if trainer else []
     command += [sys.executable, "-m", "vllm_mega.http.vllm_serve", launch.model]
     command += command_line({**launch.options, **defaults}, args.rest)
     print(f"serving {launch.name} and {launch.name}-mega with {launch.memories} memories", flush=True)
+    if trainer:
+        print(f"a trainer starts beside them (its lines: [{trainer.name}])", flush=True)
     os.execve(sys.executable, command, {**os.environ, **launch.environment})  # noqa: S606  # no shell
     raise AssertionError("execve does not return")
 

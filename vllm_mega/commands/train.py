@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 HELP = "train an adapter for every memory of a file, or that waits in a bank"
 
 EPILOG = """\
-example:
+examples:
   vllm-mega train --bank bank --input memories.jsonl
+  vllm-mega train --bank bank --watch
 
 A line of the input: {"text": "..."}; optional: "id", "title", "namespace", "tags", "paraphrases" (texts) and
 "qa" ([{"question", "answer"}]). A title helps: it names what the text is about. All memories are stored
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; those left out have the defaults of `TrainSettings`."""
     from vllm_mega.commands._memory_options import add_bank_options
     from vllm_mega.commands._training import add_training_options
+    from vllm_mega.commands._watching import add_watch_options
 
     parser.description = "Train one adapter for every memory of a file, or for those that wait in a bank."
     parser.epilog = EPILOG
@@ -42,15 +44,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="train nothing, write nothing: ask all that can refuse, and print what training will cost here "
         "(seconds, memory, bytes of the bank)",
     )
+    add_watch_options(parser)
     add_training_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing; tell about each memory and about all. 1 if the training of one failed."""
     from vllm_mega.commands._training import crew_of, settings_of, tell
+    from vllm_mega.commands._watching import watch
     from vllm_mega.errors import ConfigError
 
     crew, settings = crew_of(args), settings_of(args)
+    if args.watch:
+        return watch(args, settings)
+    if args.poll is not None:
+        raise ConfigError("--poll needs --watch")
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {args.limit}")
     if args.input is None and (args.dry_run or args.limit or args.embedder):

@@ -1,9 +1,10 @@
-"""Keeps a server: python -m vllm_mega.http.keeper COMMAND ...
+"""Keeps a server: python -m vllm_mega.http.keeper [--beside PROGRAM] COMMAND ...
 
-The command runs as a child. When it ends, whichever way, all that it started and what lies in its temporary
-folder goes as well; when the keeper ends, so does the command. SIGTERM and SIGINT are for the command; while
-it starts up it may be deaf to them (vLLM 0.32 loses them), and then it is ended by force. Imports nothing
-but the standard library: it stays in memory as long as the server.
+The command runs as a child; so does what `companion.Beside` describes, as long as the command runs. When it
+ends, whichever way, all that it started and what lies in its temporary folder goes as well; when the keeper
+ends, so does the command. SIGTERM and SIGINT are for the command; while it starts up it may be deaf to them
+(vLLM 0.32 loses them), and then it is ended by force. Imports nothing but the standard library: it stays in
+memory as long as the server.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from vllm_mega.home import RUN_FOLDER
+from vllm_mega.http.companion import Beside, Companion
 
 READY = "ready"
 """A file in the run folder: the server hears signals now."""
@@ -39,8 +41,11 @@ _SUBREAPER, _DEATH_SIGNAL = 36, 1
 _TRACKER = b"multiprocessing.resource_tracker"
 
 
-def main(command: Sequence[str]) -> int:
-    """Run the command to its end; its exit code, 128 and more where a signal ended it."""
+def main(command: Sequence[str], beside: Beside | None = None) -> int:
+    """Run the command to its end; its exit code, 128 and more where a signal ended it.
+
+    `beside` runs from when the command is ready until it ends.
+    """
     _control(_SUBREAPER, 1)  # what the command leaves behind becomes ours
     place = _place()
     _sweep(place)
@@ -63,7 +68,10 @@ def main(command: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) has it
                 signal.signal(number, pass_on)
+        companion = Companion(beside, environment, Path(folder, READY)) if beside else None
         code = child.wait()
+        if companion is not None:
+            companion.stop(PATIENCE)
         _end_children()
     return 128 + forced[0] if forced else code if code >= 0 else 128 - code
 
@@ -151,4 +159,6 @@ def _control(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--beside":
+        sys.exit(main(sys.argv[3:], Beside.of(sys.argv[2])))
     sys.exit(main(sys.argv[1:]))

@@ -12,14 +12,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tests.bank.catalog.invented import WHO
+from tests.bank.catalog.invented import WHO, draft
 from tests.bank.catalog.postgres import Server
 from tests.bank.samples import BASE, EMBEDDER
 from vllm_mega.bank.catalog import schema
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog, open_catalog
-from vllm_mega.bank.catalog.changes import set_chat_template
+from vllm_mega.bank.catalog.changes import add, set_chat_template
 from vllm_mega.bank.catalog.database import Database
 from vllm_mega.bank.catalog.events import events_after
+from vllm_mega.bank.catalog.known import list_jobs
 from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.bank.catalog.tables import metadata
 from vllm_mega.errors import BankError, BankFormatError, BankMismatchError, BankNotFoundError, ConfigError
@@ -56,10 +57,30 @@ def test_a_newer_schema_is_refused_in_one_line(catalog: Catalog, url: str | None
     change = sa.text("UPDATE alembic_version SET version_num = '99'")
     catalog.database.write(lambda connection: connection.execute(change))
     with pytest.raises(
-        BankFormatError, match=r"has schema 99, and this vllm_mega knows schema 1: use"
+        BankFormatError, match=r"has schema 99, and this vllm_mega knows schema 2: use"
     ) as error:
         open_catalog(catalog.root, url)
     assert "\n" not in str(error.value)
+
+
+def test_an_older_schema_is_moved_on_and_keeps_what_it_has(catalog: Catalog, url: str | None) -> None:
+    """As the first version made it: without the columns that came later."""
+    add(catalog, [draft("bell")], WHO)
+    catalog.database.write(_as_the_first_version_made_it)
+    for _ in range(2):
+        with open_catalog(catalog.root, url) as moved, moved.database.engine.connect() as connection:
+            assert schema.revision(connection) == schema.HEAD
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
+            assert [(job.id, job.state, job.started, job.steps) for job in list_jobs(moved)] == [
+                ("bell", "waiting", 0.0, 0)
+            ]
+
+
+def _as_the_first_version_made_it(connection: sa.Connection) -> None:
+    for column in ("started", "steps"):
+        connection.execute(sa.text(f"ALTER TABLE jobs DROP COLUMN {column}"))
+    connection.execute(sa.text("UPDATE alembic_version SET version_num = '1'"))
 
 
 def test_what_is_there_is_not_made_again(catalog: Catalog, url: str | None) -> None:

@@ -14,12 +14,13 @@ from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.changes import add, put, tag
 from vllm_mega.bank.catalog.check import check
 from vllm_mega.bank.catalog.database import Database
-from vllm_mega.bank.catalog.events import events_of, last_event
+from vllm_mega.bank.catalog.events import events_after, events_of, last_event
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import (
     fail,
     give_back,
     lease,
+    progress,
     publish,
     publish_all,
     renew,
@@ -54,6 +55,34 @@ def state(catalog: Catalog) -> tuple[str, str]:
 def test_the_server_s_clock_is_about_right(catalog: Catalog) -> None:
     with catalog.database.read() as connection:
         assert abs(catalog.database.now(connection) - time.time()) < 60
+
+
+def test_a_job_tells_since_when_and_how_far(catalog: Catalog, clock: Clock) -> None:
+    add(catalog, [draft("a"), draft("b", 2), draft("c", 3)], WHO)
+    clock.time = 500.0
+    first, second = lease(catalog, "one", 60, limit=2)
+    before = last_event_number(catalog)
+    progress(catalog, [first, second], 7)
+    assert last_event_number(catalog) == before
+    clock.time = 510.0
+    renew(catalog, second, 60)
+    give_back(catalog, first)
+    progress(catalog, [first, second], 9)
+    assert [(job.id, job.state, job.started, job.steps) for job in list_jobs(catalog)] == [
+        ("a", "waiting", 0.0, 0),
+        ("b", "leased", 500.0, 9),
+        ("c", "waiting", 0.0, 0),
+    ]
+    fail(catalog, second, "the loss is not finite")
+    [_, again, _] = lease(catalog, "two", 60, limit=3)
+    assert [(job.id, job.started, job.steps) for job in list_jobs(catalog)] == [
+        (name, 510.0, 0) for name in "abc"
+    ]
+    assert again.name.id == "b"
+
+
+def last_event_number(catalog: Catalog) -> int:
+    return events_after(catalog, 0)[-1].number
 
 
 def test_a_job_is_leased_once(catalog: Catalog) -> None:

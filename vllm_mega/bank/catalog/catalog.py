@@ -168,6 +168,10 @@ def _value(connection: sa.Connection, name: str) -> object:
 def _checked_settings(root: Path, database: Database) -> BankSettings:
     """The settings of a catalog that we know, and that belongs to the folder."""
     with database.read() as connection:
+        found = schema.revision(connection)
+    if found in schema.OLDER:
+        database.write(schema.move_on)
+    with database.read() as connection:
         schema.require_head(connection, database.where)
         known, settings = _value(connection, "bank"), read_settings(connection)
     if known != _read_bank_file(root).bank:

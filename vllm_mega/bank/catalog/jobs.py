@@ -55,9 +55,8 @@ def lease(
         now = catalog.database.now(changing.connection)
         _end_leases(changing, jobs.c.expires < now)
         waiting = _locked(namespace, names).where(jobs.c.state == "waiting").limit(limit)
-        return [
-            _lease(changing, row, owner, now + seconds) for row in changing.connection.execute(waiting).all()
-        ]
+        found = changing.connection.execute(waiting).all()
+        return [_lease(changing, row, owner, now, seconds) for row in found]
 
     return change(catalog, owner, act)
 
@@ -77,6 +76,19 @@ def renew(catalog: Catalog, job: Job, seconds: float) -> Job:
         return expires
 
     return msgspec.structs.replace(job, expires=catalog.database.write(act))
+
+
+def progress(catalog: Catalog, held: Sequence[Job], steps: int) -> None:
+    """Say how many steps of training have been made for these jobs; nothing of a lease that is lost.
+
+    Leaves no event: who wants to know looks at the jobs.
+
+    Raises:
+        BankError: the database refuses.
+    """
+    mine = jobs.c.token.in_([job.token for job in held])
+    told = sa.update(jobs).where(mine).values(steps=steps)
+    catalog.database.write(lambda connection: connection.execute(told))
 
 
 def publish(catalog: Catalog, job: Job, trained: Trained, *, key: bytes | None = None) -> Memory:
@@ -217,15 +229,15 @@ def _end(changing: Change, row: int, name: MemoryName, version: int, attempts: i
 
 
 def _wait(changing: Change, row: int, attempts: int, reason: str, state: str = "waiting") -> None:
-    values = {"token": None, "owner": "", "expires": 0.0, "attempts": attempts, "reason": reason}
+    values = {"token": None, "owner": "", "expires": 0.0, "started": 0.0, "steps": 0}
+    values |= {"attempts": attempts, "reason": reason}
     changing.connection.execute(sa.update(jobs).where(jobs.c.memory == row).values(state=state, **values))
 
 
-def _lease(changing: Change, row: sa.Row[Any], owner: str, expires: float) -> Job:
-    job = Job(
-        row.namespace, row.id, row.newest, row.text_digest, uuid.uuid4().hex, owner, row.attempts + 1, expires
-    )
-    values = {"token": job.token, "owner": owner, "expires": expires, "attempts": job.attempt}
+def _lease(changing: Change, row: sa.Row[Any], owner: str, now: float, seconds: float) -> Job:
+    token, attempt = uuid.uuid4().hex, row.attempts + 1
+    job = Job(row.namespace, row.id, row.newest, row.text_digest, token, owner, attempt, now + seconds)
+    values = {"token": token, "owner": owner, "expires": job.expires, "started": now, "attempts": attempt}
     mine = jobs.c.memory == row.row
     changing.connection.execute(sa.update(jobs).where(mine).values(state="leased", **values))
     set_state(changing, row.row, "training")

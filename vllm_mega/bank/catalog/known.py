@@ -77,8 +77,8 @@ def find_job(catalog: Catalog, name: MemoryName) -> tuple[Memory, JobStatus | No
 
 def _select_jobs() -> sa.Select[Any]:
     m, j = memories.c, jobs.c
-    query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason, j.expires)
-    return query.join(jobs, j.memory == m.row)
+    query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason)
+    return query.add_columns(j.expires, j.started, j.steps).join(jobs, j.memory == m.row)
 
 
 def links_of(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, tuple[str, ...]]:

@@ -175,6 +175,11 @@ class JobStatus(msgspec.Struct, frozen=True):
     """Why the last one ended without a result; empty: none has."""
     expires: float
     """When the lease ends, unless it is renewed; 0: nobody has it."""
+    started: float
+    """When it was leased; 0: nobody has it."""
+    steps: int
+    """That its trainer has told of, of those that were made since; about 24 are needed, and more are no sign
+    of trouble."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -7,8 +7,10 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.database import lock_name
 from vllm_mega.errors import BankFormatError, BankNotFoundError
 
-HEAD = "1"
+HEAD = "2"
 """The newest revision in `migrations`; known here so that opening a catalog does not import Alembic."""
+OLDER = ("1",)
+"""Those that are moved on to it."""
 
 
 def revision(connection: sa.Connection) -> str | None:
@@ -33,6 +35,15 @@ def require_head(connection: sa.Connection, where: str) -> None:
             f"the catalog {where} has schema {found}, and this vllm_mega knows schema {HEAD}: "
             "use the version of vllm_mega that wrote it"
         )
+
+
+def move_on(connection: sa.Connection) -> None:
+    """Bring an older schema to `HEAD`, in the caller's transaction; nothing if another was faster.
+
+    Processes that have the catalog open go on: what comes is columns that they do not ask for.
+    """
+    lock_name(connection, "schema")
+    upgrade(connection)
 
 
 def make(connection: sa.Connection, where: str) -> None:

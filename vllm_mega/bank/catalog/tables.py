@@ -103,6 +103,8 @@ jobs = Table(
     Column("expires", Double, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("started", Double, nullable=False, server_default="0"),
+    Column("steps", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("memory", name="jobs_memory"),
     Index("jobs_state", "state", "expires"),
 )

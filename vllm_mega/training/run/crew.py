@@ -20,6 +20,7 @@ from vllm_mega.training.recipe.recipe import Recipe
 from vllm_mega.training.run.leases import owner
 from vllm_mega.training.run.outcome import Failed, Trained
 from vllm_mega.training.run.publishing import Publisher
+from vllm_mega.training.run.round import EachStep, unwatched
 from vllm_mega.training.run.trainer import Trainer
 from vllm_mega.training.run.work import Fitted, Worker
 
@@ -59,20 +60,26 @@ def trained_by(fitter: LocalFitter, task: Task, names: Sequence[MemoryName]) -> 
     """As `here`, by a model that is loaded already."""
     with open_catalog(task.bank, task.catalog) as catalog:
         publisher = Publisher(catalog, task.recipe, task.base, linear_shapes(task.path), owner())
-        yield from Worker(publisher, fitter.fit, task.recipe.jobs).run(names)
+        yield from Worker(publisher, fitter.fit, task.recipe.jobs, lambda: fitter.steps).run(names)
 
 
 class LocalFitter:
     """Trains in this process."""
 
-    def __init__(self, path: Path, recipe: Recipe, trust_remote_code: bool = False) -> None:
-        """Load the checkpoint.
+    def __init__(
+        self, path: Path, recipe: Recipe, trust_remote_code: bool = False, each_step: EachStep = unwatched
+    ) -> None:
+        """Load the checkpoint; `each_step` is called before every step of training, and may end it.
 
         Raises:
             ModelError: it does not have the layers that the recipe asks for.
         """
         self.recipe = recipe
         self.trainer = Trainer(path, recipe, trust_remote_code=trust_remote_code)
+        self.trainer.each_step = self._step
+        self.steps = 0
+        """Of those that are trained now, or were last."""
+        self._each_step = each_step
         self._context = context_length(path)
 
     def fit(self, memories: Sequence[NewMemory]) -> Fitted:
@@ -86,6 +93,10 @@ class LocalFitter:
         jobs = [memory_job(memory, self.recipe) for memory, problem in good if problem is None]
         fits = iter(isolated(self._together, jobs, TrainingError) if jobs else ())
         return [problem or next(fits) for problem in problems]
+
+    def _step(self, steps: int) -> None:
+        self.steps = steps
+        self._each_step(steps)
 
     def _problem(self, memory: NewMemory) -> TrainingError | None:
         """Why the memory cannot be trained, whatever was asked before it was stored, or never was."""

@@ -6,17 +6,20 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.jobs import give_back, renew
+from vllm_mega.bank.catalog.jobs import give_back, progress, renew
 from vllm_mega.bank.catalog.records import Job
 from vllm_mega.errors import BankError, LeaseLostError
 
 LEASE_S = 120.0
 """A trainer that is gone without a word gives its jobs back after so long; a living one renews them."""
+PROGRESS_S = 2.0
+"""How often a trainer says how far it is."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,10 +38,19 @@ def is_dead(name: str) -> bool:
 
 
 @contextmanager
-def held(catalog: Catalog, jobs: Sequence[Job], seconds: float = LEASE_S) -> Iterator[None]:
-    """Renew the leases from time to time; given back if what is done with them is broken off."""
+def held(
+    catalog: Catalog, jobs: Sequence[Job], seconds: float = LEASE_S, steps: Callable[[], int] = lambda: 0
+) -> Iterator[None]:
+    """Renew the leases from time to time; given back if what is done with them is broken off.
+
+    Args:
+        catalog: of which bank.
+        jobs: the leases.
+        seconds: for how long they are renewed.
+        steps: how many steps of training have been made; the catalog is told when they are others.
+    """
     ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(catalog, jobs, seconds, ended), daemon=True)
+    thread = threading.Thread(target=_renew, args=(catalog, jobs, seconds, steps, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -50,17 +62,31 @@ def held(catalog: Catalog, jobs: Sequence[Job], seconds: float = LEASE_S) -> Ite
         thread.join()
 
 
-def _renew(catalog: Catalog, jobs: Sequence[Job], seconds: float, ended: threading.Event) -> None:
+def _renew(
+    catalog: Catalog, jobs: Sequence[Job], seconds: float, steps: Callable[[], int], ended: threading.Event
+) -> None:
+    """Until it is over, tell of progress and renew."""
+    told, due = 0, time.monotonic() + seconds / 3
+    while not ended.wait(min(seconds / 3, PROGRESS_S)):
+        if (made := steps()) != told:
+            told = made
+            with suppress(BankError):  # the next try tells more
+                progress(catalog, jobs, made)
+        if time.monotonic() >= due:
+            due = time.monotonic() + seconds / 3
+            _renew_each(catalog, jobs, seconds)
+
+
+def _renew_each(catalog: Catalog, jobs: Sequence[Job], seconds: float) -> None:
     """A lease that is lost is not renewed: what comes of it will be refused."""
-    while not ended.wait(seconds / 3):
-        for job in jobs:
-            with suppress(LeaseLostError):
-                try:
-                    renew(catalog, job, seconds)
-                except LeaseLostError:
-                    raise
-                except BankError as error:
-                    _LOG.warning("the lease of %s/%s could not be renewed: %s", job.namespace, job.id, error)
+    for job in jobs:
+        with suppress(LeaseLostError):
+            try:
+                renew(catalog, job, seconds)
+            except LeaseLostError:
+                raise
+            except BankError as error:
+                _LOG.warning("the lease of %s/%s could not be renewed: %s", job.namespace, job.id, error)
 
 
 def _give_back(catalog: Catalog, jobs: Sequence[Job]) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.keys import BankKeys, read_keys
 from vllm_mega.bank.catalog.known import Known, known
 from vllm_mega.bank.catalog.reading import measure_adapters
@@ -43,6 +44,17 @@ from vllm_mega.training.run.changes import Why, divided, name_of
 from vllm_mega.training.run.preflight import adapter_bytes, preflight, require_space
 
 _LOG = logging.getLogger(__name__)
+
+
+class Ground(NamedTuple):
+    """What every training of a bank stands on."""
+
+    path: Path
+    """Of the base model."""
+    base: BaseModelInfo
+    recipe: Recipe
+    """Resolved, with the chat template that is used."""
+    chat: ChatFormat
 
 
 class Plan(NamedTuple):
@@ -82,13 +94,7 @@ def prepare(
     Logs advice; writes nothing.
     """
     made = _there(bank, catalog, [name_of(memory) for memory in memories])
-    path = _model_path(model, made)
-    check_trainable(path)
-    recipe = resolved(Recipe.of(settings or TrainSettings()), model_config(path))
-    chat = _chat_format(bank, made, path, recipe.chat_template, trust_remote_code=trust_remote_code)
-    recipe = msgspec.structs.replace(recipe, chat_template=chat.template)
-    name = model or (made.settings.base.name if made else DEFAULT_MODEL)
-    base = BaseModelInfo(stable_name(name), fingerprint(path), chat.template)
+    path, base, recipe, chat = _ground(bank, made, model, settings, trust_remote_code=trust_remote_code)
     keys = (
         bank_embedder(made.settings, embedder, model, trust_remote_code=trust_remote_code)
         if made
@@ -107,6 +113,28 @@ def prepare(
             _LOG.warning("warning: %s", line)
         require_space(bank, len(missing), adapter_bytes(shapes, recipe))
     return Plan(path, base, keys.info, recipe, chat, shapes, missing, why, there, vectors)
+
+
+def prepare_waiting(
+    bank: Path,
+    model: str | None = None,
+    settings: TrainSettings | None = None,
+    *,
+    catalog: str | None = None,
+    trust_remote_code: bool = False,
+) -> Ground:
+    """As `prepare`, for memories that are stored already: they have their keys, and no embedder is loaded.
+
+    Raises:
+        BankNotFoundError: no bank there.
+        BankMismatchError: it was made for another base model or chat template.
+        ModelError: the model cannot be found or trained, or has no usable chat template.
+    """
+    with open_catalog(bank, catalog) as opened:
+        made = _There(opened.settings(), measure_adapters(opened).memories, {})
+    ground = _ground(bank, made, model, settings, trust_remote_code=trust_remote_code)
+    check_match(bank, made.settings, ground.base.fingerprint, None)
+    return ground
 
 
 class _There(NamedTuple):
@@ -134,6 +162,23 @@ def _keys_there(bank: Path, url: str | None) -> BankKeys | None:
         return None
     with catalog:
         return read_keys(catalog)
+
+
+def _ground(
+    bank: Path,
+    made: _There | None,
+    model: str | None,
+    settings: TrainSettings | None,
+    *,
+    trust_remote_code: bool,
+) -> Ground:
+    path = _model_path(model, made)
+    check_trainable(path)
+    recipe = resolved(Recipe.of(settings or TrainSettings()), model_config(path))
+    chat = _chat_format(bank, made, path, recipe.chat_template, trust_remote_code=trust_remote_code)
+    recipe = msgspec.structs.replace(recipe, chat_template=chat.template)
+    name = model or (made.settings.base.name if made else DEFAULT_MODEL)
+    return Ground(path, BaseModelInfo(stable_name(name), fingerprint(path), chat.template), recipe, chat)
 
 
 def _model_path(model: str | None, made: _There | None) -> Path:

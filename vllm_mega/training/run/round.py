@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -21,6 +21,13 @@ from vllm_mega.training.compute.packing import Pack, Pool, leads, pack
 from vllm_mega.training.compute.truth import recite
 from vllm_mega.training.recipe.encoding import encode_job
 from vllm_mega.training.recipe.job import Ending, Fit, Job
+
+EachStep = Callable[[int], None]
+"""Called with how many steps have been made."""
+
+
+def unwatched(_steps: int) -> None:
+    """Nobody looks."""
 
 
 class Round:
@@ -47,8 +54,11 @@ class Round:
         self.hidden = self._below()
         self._rest, self._look = 1, 2
 
-    def run(self) -> Iterator[tuple[int, Fit]]:
+    def run(self, each_step: EachStep = unwatched) -> Iterator[tuple[int, Fit]]:
         """(index into the jobs, what became of it), in the order of finishing.
+
+        Args:
+            each_step: is called before every step; what it raises ends the round.
 
         Raises:
             TrainingError: a loss that is not finite.
@@ -63,6 +73,7 @@ class Round:
         live = set(range(len(self.learners)))
         step = 0
         while True:
+            each_step(step)
             step += 1
             seeming = self._step(step, sorted(live))
             for n, fit in self._done(step, seeming, live):

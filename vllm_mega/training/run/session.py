@@ -33,7 +33,7 @@ from vllm_mega.training.run.changes import Why, fits, name_of, why_waiting
 from vllm_mega.training.run.crew import Crew, Task, here
 from vllm_mega.training.run.leases import owner
 from vllm_mega.training.run.outcome import Failed, Trained, TrainReport
-from vllm_mega.training.run.plan import Plan, prepare
+from vllm_mega.training.run.plan import Plan, prepare, prepare_waiting
 
 Part = TypeVar("Part")
 Progress = Callable[[int, int, Trained | None], None]
@@ -128,12 +128,13 @@ def train_waiting(
     """
     started = time.perf_counter()
     with open_catalog(bank, catalog) as opened:
-        plan = prepare(bank, (), model, None, settings, catalog=catalog, trust_remote_code=trust_remote_code)
-        changes.set_chat_template(opened, plan.recipe.chat_template, owner())
+        ground = prepare_waiting(bank, model, settings, catalog=catalog, trust_remote_code=trust_remote_code)
+        changes.set_chat_template(opened, ground.recipe.chat_template, owner())
         wanted = [MemoryName(job.namespace, job.id) for job in list_jobs(opened) if job.state != "failed"]
         stored = known(opened, wanted)
         why = {name: why_waiting(stored[name]) for name in wanted if name in stored}
-        task = Task(opened.root, plan.path, plan.base.name, plan.recipe, catalog, trust_remote_code)
+        path, base, recipe, _ = ground
+        task = Task(opened.root, path, base.name, recipe, catalog, trust_remote_code)
         report = _run(opened, task, why, progress, crew)
     report.skipped = len(why) - len(report.trained) - len(report.failed)
     report.seconds = time.perf_counter() - started

@@ -15,13 +15,16 @@ import torch
 
 from vllm_mega.training.compute.frozen import FrozenModel
 from vllm_mega.training.recipe.job import Fit, Job
-from vllm_mega.training.run.round import Round
+from vllm_mega.training.run.round import EachStep, Round, unwatched
 
 _LOG = logging.getLogger(__name__)
 
 
 class Trainer(FrozenModel):
     """Trains adapters, `recipe.jobs` at a time."""
+
+    each_step: EachStep = staticmethod(unwatched)
+    """Is called before every step of a round; what it raises ends the training."""
 
     def fit(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Fit]]:
         """Train an adapter for each job: (index into `jobs`, what became of it), in the order of finishing.
@@ -38,7 +41,7 @@ class Trainer(FrozenModel):
         while done < len(jobs):
             chunk = jobs[done : done + size]
             try:
-                fits = list(Round(self, chunk).run())
+                fits = list(Round(self, chunk).run(self.each_step))
             except (MemoryError, RuntimeError) as error:
                 if not _is_short_of_memory(error) or len(chunk) == 1:
                     raise

@@ -38,6 +38,8 @@ class Worker:
     fit: FitTogether
     size: int
     """Memories that are trained side by side."""
+    steps: Callable[[], int]
+    """How many steps `fit` has made for those that it trains now."""
 
     def run(self, names: Sequence[MemoryName]) -> Iterator[list[Trained | Failed]]:
         """Train those of `names` that wait, `size` at a time in this order; yields what became of each lot.
@@ -54,13 +56,35 @@ class Worker:
         while left:
             tried: set[MemoryName] = set()
             for start in range(0, len(left), self.size):
-                outcomes = self._lot(left[start : start + self.size])
+                outcomes = self.train(self._take(left[start : start + self.size]))
                 tried |= {MemoryName(outcome.namespace, outcome.id) for outcome in outcomes}
                 if outcomes:
                     yield outcomes
             left = [name for name in self._waiting(left) if name not in tried]
             if left and not tried:
                 time.sleep(POLL_S)
+
+    def take(self) -> list[Job]:
+        """Lease what has waited longest, at most `size` jobs; what the dead of this host had waits again.
+
+        Raises:
+            BankError: disk or database refuse.
+        """
+        take_back(self._catalog, is_dead, self._owner)
+        return lease(self._catalog, self._owner, LEASE_S, limit=self.size)
+
+    def train(self, jobs: Sequence[Job]) -> list[Trained | Failed]:
+        """Train what was leased side by side, and publish it; what became of each, in order.
+
+        Raises:
+            BankError, MegaError: as `run`.
+        """
+        if not jobs:
+            return []
+        with held(self._catalog, jobs, steps=self.steps):
+            there = {job: memory for job in jobs if (memory := self._memory(job)) is not None}
+            fits = self.fit(list(there.values())) if there else []
+            return self.publisher.publish(list(zip(there, fits, strict=True)))
 
     @property
     def _catalog(self) -> Catalog:
@@ -70,17 +94,11 @@ class Worker:
     def _owner(self) -> str:
         return self.publisher.owner
 
-    def _lot(self, names: Sequence[MemoryName]) -> list[Trained | Failed]:
-        """Those of `names` that nobody else has."""
+    def _take(self, names: Sequence[MemoryName]) -> list[Job]:
+        """Lease those of `names` that nobody else has, in this order."""
         place = {name: n for n, name in enumerate(names)}
         leased = lease(self._catalog, self._owner, LEASE_S, limit=len(names), names=names)
-        if not leased:
-            return []
-        jobs = sorted(leased, key=lambda job: place[job.name])
-        with held(self._catalog, jobs):
-            there = {job: memory for job in jobs if (memory := self._memory(job)) is not None}
-            fits = self.fit(list(there.values())) if there else []
-            return self.publisher.publish(list(zip(there, fits, strict=True)))
+        return sorted(leased, key=lambda job: place[job.name])
 
     def _memory(self, job: Job) -> NewMemory | None:
         """What is to be trained; None: it was forgotten since."""
