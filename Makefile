@@ -2,6 +2,9 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# Tests that boot no engine run in so many processes, the tests of a file in one; each computes with one thread.
+WORKERS ?= 2
+BESIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
@@ -29,13 +32,15 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY) $(SOURCES)  ## the tests, real engine included; about 20 minutes on 2 cores
+test: $(READY) $(SOURCES)  ## the tests, real engine included; at most 20 minutes on 2 cores
+	$(BESIDE) -m "not engine and not slow and not gpu" --maxfail 5 --timeout 300
 	@# A broken engine can make every test after it wait for its timeout.
-	$(BIN)/pytest -m "not slow and not gpu" --maxfail 5 --timeout 300
+	$(BIN)/pytest -m "engine and not slow and not gpu" --maxfail 5 --timeout 300
 
 test-slow: $(READY)  ## the tests that take more than a minute each
 	@# pytest's exit code 5: no test is marked slow. That is not a failure of any test.
-	$(BIN)/pytest -m "slow and not gpu" --maxfail 3 || [ $$? -eq 5 ]
+	$(BESIDE) -m "slow and not engine and not gpu" --maxfail 3 || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "slow and engine and not gpu" --maxfail 3 || [ $$? -eq 5 ]
 
 demo: $(READY)  ## train memories, serve them, ask; ends in out/demo.json
 	$(BIN)/vllm-mega demo --output out

@@ -33,6 +33,13 @@ def write(folder: Path, seed: int = 1) -> Path:
     return write_adapter(folder, SHAPES, seed=seed, leaves=("mlp.up_proj",), layers=range(10, 11))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_collect() -> None:
+    """What earlier tests imported is left out of the collections of garbage that these need."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write(tmp_path / "adapter")

@@ -1,4 +1,4 @@
-"""Where a mixture starts: real templates and tokenizers, vLLM's own renderer, up to the engine's door."""
+"""Where a mixture starts when nobody says so: at the last question, in every template and every pass."""
 
 from __future__ import annotations
 
@@ -6,120 +6,16 @@ import time
 from typing import Any
 
 import pytest
-from vllm import SamplingParams
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from tests.gemma import resolve_gemma
-from tests.http.rendering import Asked, Handlers, handlers
-from tests.requests.decisions import decision_of
-from vllm_mega.config import MegaSettings
-from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.hook.routed import Route, started
+from tests.hook.starts import CONTEXT, HEADER, chat, parts, said, system, user
+from tests.hook.templates import LAST_QUERY, NO_OTHER, PARTS, REPEATS, SKIPS, STRIPS, TRIMS
+from tests.http.rendering import Asked, Handlers
 from vllm_mega.models.chat_format import load_chat_format
 from vllm_mega.models.start import other_question, start_of
 from vllm_mega.requests.conversation import other_messages
-from vllm_mega.requests.deciding import NULL_ROUTE
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
-CONTEXT = 2048
-
-
-class Hook:
-    """Decides for two memories, unless the question is about nothing."""
-
-    settings = MegaSettings(bank="bank")
-    slots = 4
-
-    async def route(self, ask: Any) -> Any:
-        memories = {memory.id: memory.weight for memory in ask.plan.memories or ()} or {"a": 0.6, "b": 0.4}
-        nothing = ask.plan.mode == "off" or (ask.text or "").startswith("Nothing")
-        decision = NULL_ROUTE if nothing else decision_of(memories)
-        return decision, to_lora_request(decision.mixture)
-
-    async def wrong(self, decisions: Any) -> str:
-        return ""
-
-
-@pytest.fixture(scope="module")
-def served() -> Handlers:
-    return handlers(Hook(), CONTEXT)
-
-
-@pytest.fixture(scope="module")
-def gemma() -> Handlers:
-    return handlers(Hook(), CONTEXT, resolve_gemma())
-
-
-def user(content: Any) -> dict[str, Any]:
-    return {"role": "user", "content": content}
-
-
-def said(content: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": content}
-
-
-def system(content: str) -> dict[str, Any]:
-    return {"role": "system", "content": content}
-
-
-async def chat(served: Handlers, messages: Any, mega: Any = None, **more: Any) -> tuple[Any, list[Asked]]:
-    """The answer, and what the engine was asked for it."""
-    body = {"model": "base-mega", "messages": messages, "max_tokens": 8, "mega": mega, **more}
-    served.client.asked.clear()
-    served.renders.clear()
-    answer = await served.chat.create_chat_completion(ChatCompletionRequest.model_validate(body))
-    return answer, list(served.client.asked)
-
-
-async def complete(served: Handlers, prompt: Any, mega: Any = None, **more: Any) -> tuple[Any, list[Asked]]:
-    body = {"model": "base-mega", "prompt": prompt, "max_tokens": 8, "mega": mega, **more}
-    served.client.asked.clear()
-    answer = await served.completion.create_completion(CompletionRequest.model_validate(body))
-    return answer, list(served.client.asked)
-
-
-def parts(served: Handlers, asked: Asked) -> tuple[str, str]:
-    """The text before the start, and from it on."""
-    assert asked.start is not None
-    ids, tokenizer = asked.prompt["prompt_token_ids"], served.client.renderer.tokenizer
-    return tokenizer.decode(ids[: asked.start]), tokenizer.decode(ids[asked.start :])
-
-
-REPEATS = (
-    "{{ 'Asked: ' + messages[-1]['content'] + '\n' }}"
-    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant:"
-)
-TRIMS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim + '\n' }}{% endfor %}assistant:"
-PARTS = (
-    "{% for m in messages %}{{ m['role'] + ': ' }}"
-    "{% if m['content'] is string %}{{ 'a text: ' + m['content'] }}"
-    "{% else %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{{ '\n' }}"
-    "{% endfor %}assistant:"
-)
-STRIPS = (
-    "{% for m in messages %}{% set content = m['content'] %}"
-    "{% if m['role'] == 'assistant' %}{% set content = content.split('</think>')[-1] %}{% endif %}"
-    "{{ '<' + m['role'] + '>' + content + '\n' }}{% endfor %}<assistant>"
-)
-LAST_QUERY = (  # as that of Qwen3: what is no tool's answer decides about what stands before it
-    "{% set ns = namespace(last=0) %}"
-    "{% for m in messages %}{% if m['role'] == 'user' and not m['content'].startswith('<tool_response>') %}"
-    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-    "{% for m in messages %}{{ '<' + m['role'] + '>' }}"
-    "{% if m['role'] == 'assistant' and loop.index0 < ns.last %}{{ m['content'].split('</think>')[-1] }}"
-    "{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}<assistant>"
-)
-SKIPS = (
-    "{% for m in messages %}{% if m['content'] %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endif %}"
-    "{% endfor %}assistant:"
-)
-NO_OTHER = (
-    "{% for m in messages %}{% if m['content'] | length < 3 %}{{ raise_exception('too short') }}{% endif %}"
-    "{{ m['content'] + '\n' }}{% endfor %}"
-)
-HEADER = "<|im_start|>user\n"
 DEFAULT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 DOCUMENT = "The ferry of Tarn carries goats. " * 20
 
@@ -306,123 +202,6 @@ async def test_a_long_conversation_is_found_in_little_time(served: Handlers) -> 
     assert time.thread_time() - begin < 0.5
     assert asked.start is not None
     assert asked.start > 1800
-
-
-@pytest.mark.parametrize(
-    ("mode", "start", "reason"),
-    [
-        ("adapter", {"character": 3}, "give a token"),
-        ("adapter", 10_000, "the prompt has 3"),
-        ("off", 10_000, "the prompt has 3"),
-        ("recall", 5, "mode recall rewrites the prompt"),
-        ("irag", {"token": 5}, "mode irag rewrites the prompt"),
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
-async def test_starts_that_a_chat_does_not_have(
-    served: Handlers, mode: str, start: Any, reason: str, stream: bool
-) -> None:
-    answer, asked = await chat(served, [user("Who?")], {"mode": mode, "start": start}, stream=stream)
-    assert isinstance(answer, ErrorResponse)
-    assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
-    assert reason in answer.error.message
-
-
-@pytest.mark.parametrize(("start", "used"), [(0, 0), (5, 5), ({"token": 7}, 7)])
-async def test_a_client_may_say_where(served: Handlers, start: Any, used: int) -> None:
-    answer, (asked,) = await chat(served, [user("Who?")], {"start": start})
-    assert (answer.mega["start"], asked.start) == (used, used)
-    tokens = len(asked.prompt["prompt_token_ids"])
-    answer, (asked,) = await chat(served, [user("Who?")], {"start": tokens})
-    assert asked.start == tokens, "only what is generated"
-
-
-async def test_nobody_tells_the_engine_himself(served: Handlers) -> None:
-    for ask in (
-        chat(served, [user("Who?")], vllm_xargs={"mega_start": 3}),
-        complete(served, "Who?", vllm_xargs={"mega_start": 3}),
-    ):
-        answer, asked = await ask
-        assert isinstance(answer, ErrorResponse)
-        assert (answer.error.code, answer.error.param, asked) == (400, "vllm_xargs.mega_start", [])
-        assert "mega.start" in answer.error.message
-    _, (asked,) = await chat(served, [user("Who?")], vllm_xargs={"other": 1})
-    assert asked.sampling_params.extra_args == {"other": 1, "mega_start": asked.start}
-
-
-PROMPT = "The ferry of Tarn carries goats."
-"""Tokens: The | ferry | of | T | arn | carries | goats | ."""
-
-
-@pytest.mark.parametrize(
-    ("prompt", "start", "used"),
-    [
-        (PROMPT, None, 0),
-        (PROMPT, 0, 0),
-        (PROMPT, 4, 4),
-        (PROMPT, {"token": 8}, 8),
-        (PROMPT, {"character": 0}, 0),
-        (PROMPT, {"character": len("The ferry")}, 2),
-        (PROMPT, {"character": len("The ferry ")}, 2),
-        (PROMPT, {"character": len("The fer")}, 1),
-        (PROMPT, {"character": len(PROMPT)}, 8),
-        ([1, 2, 3], 2, 2),
-    ],
-)
-async def test_completions(served: Handlers, prompt: Any, start: Any, used: int) -> None:
-    answer, (asked,) = await complete(served, prompt, {"memories": [{"id": "a"}], "start": start})
-    assert (answer.mega["start"], asked.start) == (used, used)
-
-
-async def test_one_start_for_several_prompts(served: Handlers) -> None:
-    prompts = [PROMPT, "Nothing, and then more of it.", "Goats of the ferry"]
-    own = [PROMPT, "It is the night of goats.", "Goats of the ferry"]
-    answer, asked = await complete(served, prompts, {"start": 3})
-    assert [one["start"] for one in answer.mega] == [3, None, 3]
-    assert [one.start for one in asked] == [3, None, 3]
-    answer, asked = await complete(served, own, {"memories": [{"id": "a"}], "start": {"character": 5}})
-    assert [one["start"] for one in answer.mega] == [one.start for one in asked]
-    assert [parts(served, one)[0] for one in asked] == ["The", "It is", "Goats"]
-    for start in ({"character": 19}, 6):
-        answer, asked = await complete(served, prompts, {"start": start})
-        assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
-
-
-@pytest.mark.parametrize(
-    ("prompt", "start", "more", "reason"),
-    [
-        (PROMPT, 9, {}, "the prompt has 8 tokens: give 0 to 8"),
-        (PROMPT, {"character": 33}, {}, "a prompt has 32: give 0 to 32"),
-        ([1, 2, 3], 4, {}, "the prompt has 3"),
-        ([1, 2, 3], {"character": 1}, {}, "texts"),
-        ([[1, 2], [3]], {"character": 0}, {}, "texts"),
-        (PROMPT, {"character": 3}, {"truncate_prompt_tokens": 5}, "whole"),
-    ],
-)
-async def test_starts_that_a_prompt_does_not_have(
-    served: Handlers, prompt: Any, start: Any, more: Any, reason: str
-) -> None:
-    answer, asked = await complete(served, prompt, {"memories": [{"id": "a"}], "start": start}, **more)
-    assert isinstance(answer, ErrorResponse)
-    assert (answer.error.code, answer.error.param, asked) == (400, "mega.start", [])
-    assert reason in answer.error.message
-
-
-@pytest.mark.parametrize("memories", [None, [{"id": "a"}]])
-async def test_beam_search_keeps_the_start(served: Handlers, memories: Any) -> None:
-    mega = {"start": 4, "memories": memories}
-    await complete(served, PROMPT, mega, use_beam_search=True, n=2, max_tokens=1)
-    assert {one.start for one in served.client.asked} == {4}
-    _, asked = await chat(served, [user("Who?")], {"memories": memories}, use_beam_search=True, n=2)
-    assert {one.start for one in asked} == {(await chat(served, [user("Who?")]))[1][0].start}
-
-
-def test_what_the_server_says_is_the_last_word() -> None:
-    given = SamplingParams(extra_args={"mega_start": 9, "other": 1})
-    mixture = to_lora_request(decision_of({"a": 1.0}).mixture)
-    assert started(given, Route(mixture, 4)).extra_args == {"mega_start": 4, "other": 1}
-    assert given.extra_args == {"mega_start": 9, "other": 1}
-    assert started(given, Route(None, 4)) is given
 
 
 def test_other_messages_leave_what_they_are_given() -> None:

@@ -6,6 +6,7 @@ Every variant that an engine with one of these models compiles; what comes out m
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SHAPES = {
     "70b at TP 4": [(8192, (2048, 256, 256)), (2048, (8192,)), (8192, (7168, 7168)), (7168, (8192,))],
 }
 """Of qkv, o, gate_up and down: input features, output features of each slice."""
+EVERY = [shape for model in SHAPES.values() for shape in model]
 ROWS = (1, 2, 16, 17, 64, 200, 8192)
 SHARED = 101_376
 """Bytes that a program may have on an A10, L4, L40S or RTX 30, 40 and 50: 99 KiB."""
@@ -46,6 +48,7 @@ class Figures:
     stack: int
     registers: int
     instructions: int
+    """Of 16 bytes; with what fills up the last line."""
     tensor_core: int
     wide_copies: int
     """Of 16 bytes from global to shared memory, which run beside the arithmetic."""
@@ -66,6 +69,22 @@ def variants(shapes, dtype) -> set:
     return found
 
 
+def programs(shapes, dtype) -> list:
+    """Those of `variants` that differ in more than numbers: of several widths of slices, the widest."""
+    widest = {}
+    for kernel, constants in sorted(variants(shapes, dtype), key=lambda one: dict(one[1]).get("OUTS", ())):
+        kind = tuple(item for item in constants if item[0] != "OUTS")
+        widest[kernel, str(kind)] = (kernel, constants)
+    return list(widest.values())
+
+
+def code_bytes(cubin: bytes) -> int:
+    """Of all sections that are executed: their sizes, from the header of the ELF file."""
+    (table,), (entry, count) = struct.unpack_from("<Q", cubin, 0x28), struct.unpack_from("<HH", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + n * entry) for n in range(count)]
+    return sum(size for _, _, flags, _, _, size in sections if flags & 4)
+
+
 @cache
 def figures(kernel, constants, dtype, arch) -> Figures:
     """Compile one variant and read what came out."""
@@ -78,25 +97,26 @@ def figures(kernel, constants, dtype, arch) -> Figures:
     attrs = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(kernel.arg_names) if name in ALIGNED}
     source = ASTSource(kernel, signature, constants, attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run(
-                [TOOLS / tool, option, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for tool, option in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
-        )
-    used = {name: int(n) for name, n in re.findall(r"(REG|STACK):(\d+)", usage)}
-    instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?) *;", sass, re.MULTILINE)
+    ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
+    usage = used(cubin)
     return Figures(
         compiled.metadata.shared,
-        used["STACK"],
-        used["REG"],
-        len(instructions),
-        sum(bool(re.search(r"\bH(G?)MMA\.", one)) for one in instructions),
-        sum("LDGSTS" in one and ".128" in one for one in instructions),
+        usage["STACK"],
+        usage["REG"],
+        code_bytes(cubin) // 16,
+        len(re.findall(r"\b(?:mma|wgmma\.mma_async)\.sync\.aligned", ptx)),
+        len(re.findall(r"\bcp\.async\.c[ag]\.shared\.global.*, (?:0x10|16),", ptx)),
     )
+
+
+def used(cubin: bytes) -> dict[str, int]:
+    """What the assembler says of a kernel: registers, bytes of stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [TOOLS / "cuobjdump", "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {name: int(n) for name, n in re.findall(r"(REG|STACK):(\d+)", said)}
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +139,7 @@ def check(kernel, constants, dtype, arch):
 
 def of_eight_billion(dtype):
     """The variants of one layer of an 8B model that has three slices."""
-    return sorted(variants(SHAPES["llama-3.1-8b"][:1], dtype), key=str)
+    return programs(SHAPES["llama-3.1-8b"][:1], dtype)
 
 
 @pytest.mark.parametrize("arch", [80, 86, 90, 120])
@@ -132,9 +152,19 @@ def test_an_8b_models_kernels_fit_every_gpu(arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 86, 90, 120])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_every_variant_of_every_model_fits_every_gpu(dtype, arch):
-    for kernel, constants in variants([shape for model in SHAPES.values() for shape in model], dtype):
+def test_every_program_of_every_model_fits_every_gpu(dtype, arch):
+    for kernel, constants in programs(EVERY, dtype):
         check(kernel, constants, dtype, arch)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_widths_of_slices_are_whole_tiles_of_every_variant(dtype):
+    """So there is nothing that only some variants have to leave out: `programs` speak for all."""
+    found = [dict(constants) for _, constants in variants(EVERY, dtype)]
+    assert all(one["ALIGNED"] for one in found)
+    assert all(one.get("EVEN", True) for one in found)
+    assert all(out % one["BLOCK_O"] == 0 for one in found for out in one.get("OUTS", ()))
+    assert len(programs(EVERY, dtype)) == (6 if dtype == torch.float32 else 12)
 
 
 @pytest.mark.parametrize("model", SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.bank.catalog.postgres import server
-from tests.training.test_session import QUICK
+from tests.training.sessions import QUICK
 from tests.training.tiny import BELL, KETTLE, LAMP
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.check import check
