@@ -81,7 +81,7 @@ def gate_figures(asked: Sequence[Asked]) -> report.Gate:
         questions=len(asked),
         top1=float((ranks == 1).mean()),
         mrr=float((1 / ranks).mean()),
-        closed=float(np.mean([not question.decision.mixture for question in asked])),
+        closed=float(np.mean([not question.decision.hits for question in asked])),
         right_scores=[question.ranked[question.rank - 1].score or 0.0 for question in asked],
         wrong_scores=[max(scores) for scores in wrong if scores],
     )
@@ -190,7 +190,7 @@ def recalled(replies: Sequence[Reply], texts: Sequence[str], embedder: Embedder)
 def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model: Model) -> report.NullRoute:
     """Whether prompts that no memory is about reach the untouched base model."""
     decisions = gate.decide([Query(prompt, settings=settings) for prompt in prompts])
-    shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.mixture]
+    shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.hits]
     # One at a time: in bfloat16 the shape of a batch decides about the last bits of all in it, and when
     # requests join a batch is a matter of time.
     mine, base = (
@@ -200,7 +200,7 @@ def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model
         prompts=len(prompts),
         opened=1 - len(shut) / len(prompts),
         identical=[a.token_ids for a in mine] == [b.token_ids for b in base],
-        opened_prompts=[p for p, decision in zip(prompts, decisions, strict=True) if decision.mixture],
+        opened_prompts=[p for p, decision in zip(prompts, decisions, strict=True) if decision.hits],
         scores=[decision.best_score or 0.0 for decision in decisions],
     )
 
