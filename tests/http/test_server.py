@@ -29,6 +29,7 @@ from tests.http.live_bank import (
     LiveBank,
 )  # fmt: skip
 from vllm_mega.bank.layout import NewMemory
+from vllm_mega.config import MODES
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import resolve_model
@@ -94,7 +95,7 @@ def test_the_base_model_has_no_memory(client: openai.OpenAI) -> None:
     assert MEGA in error["message"]
 
 
-@pytest.mark.parametrize("mode", ["adapter", "recall", "irag", "off"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_null_route_is_the_base_model(client: openai.OpenAI, mode: str) -> None:
     base = ask(client, UNRELATED, BASE, logprobs=True)
     answer = ask(client, UNRELATED, mega={"mode": mode}, logprobs=True)
@@ -424,16 +425,6 @@ def test_a_memory_lives_and_dies_while_the_server_runs(client: openai.OpenAI, ba
     forgotten = ask(client, ASKED["clock"])
     assert (text(forgotten), forgotten.mega) == (text(before), before.mega)
     refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 404)
-
-
-def test_a_memory_that_waits_for_its_adapter_takes_no_part(client: openai.OpenAI, bank: LiveBank) -> None:
-    before = ask(client, ASKED["clock"])
-    bank.store(CLOCK)
-    assert ask(client, ASKED["clock"]).mega == before.mega
-    error = refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 409)
-    assert error["param"] == "mega.memories"
-    assert "default/clock has no adapter: it is pending" in error["message"]
-    bank.forget(CLOCK)
 
 
 def test_a_memory_is_told_changed_and_forgotten_over_http(

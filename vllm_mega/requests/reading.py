@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from vllm_mega.bank.catalog.records import Row
 from vllm_mega.errors import RequestError
+from vllm_mega.gate.explaining import Why
 from vllm_mega.gate.gate import Decision, Hit, alone
 from vllm_mega.mixture import EMPTY
 from vllm_mega.requests.schemas import FIELD, Plan
@@ -77,7 +78,7 @@ def _without(decision: Decision, dropped: Sequence[Hit]) -> Decision:
     """The decision, whose explanation names the `dropped` memories first."""
     if decision.explanation is None or not dropped:
         return decision
-    others = [(replace(hit, weight=0.0), "mode") for hit in dropped]
+    others: list[tuple[Hit, Why]] = [(replace(hit, weight=0.0), "mode") for hit in dropped]
     told = replace(decision.explanation, runners_up=(*others, *decision.explanation.runners_up))
     return replace(decision, explanation=told)
 
