@@ -1,8 +1,9 @@
 """Asks a model, in every way that is compared, and counts.
 
 All ways get the same questions with the paper's suffix, greedily. The gate sees the question alone, without
-suffix; what it chooses is what `direct` and `irag` use. RAG puts the texts that the same embedder ranks
-first into the context of the base model. A baseline adapter gets the question as the base model does.
+suffix; what it chooses is what `direct` and `irag` use, and what `text` and `both` read. RAG puts the texts
+that the same embedder ranks first into the context of the base model. A baseline adapter gets the question
+as the base model does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import report
 from vllm_mega.evaluation.data import Item
 from vllm_mega.evaluation.judge import Judge, judged
-from vllm_mega.evaluation.model import OFF, How, Model, Reply, always, chosen, only
+from vllm_mega.evaluation.model import OFF, How, Model, Reply, always, chosen, gated, only
 from vllm_mega.evaluation.scoring import Gold, is_exact, score
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Decision, Gate, Hit, Query, alone
@@ -33,7 +34,7 @@ NULL_TOKENS = 32
 """Are enough to see whether an answer is the base model's."""
 RECALL_TOKENS = 256
 LATENCY_QUESTIONS = 5
-TIMED = ("base", "rag_top1", "direct", "irag", "joint_lora")
+TIMED = ("base", "rag_top1", "direct", "irag", "text", "both", "joint_lora")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def question_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
         "rag_top3": in_context(3),
         "direct": plain(lambda question: chosen(question.decision)),
         "irag": lambda question: (user(question.question), chosen(question.decision, "irag")),
+        "text": lambda question: (user(question.question), gated("text")),
+        "both": lambda question: (user(question.question), gated("both")),
         "top1_adapter": plain(lambda question: only(question.ranked[0].id)),
         **{name: plain(always(path)) for name, path in adapters.items()},
     }
