@@ -302,7 +302,7 @@ def test_a_memory_without_an_adapter_is_chosen_and_not_in_the_mixture(bank: Path
     assert [c.weight for c in named.mixture.components] == [0.25]
     forget(bank, ("default", "mill"))
     assert gate.decide([ask(waits.text)])[0].hits == ()
-    with pytest.raises(MemoryNotFoundError, match="default/mill"):
+    with pytest.raises(MemoryNotFoundError, match="namespace 'default' has no memory 'mill'"):
         gate.text(alone.hits[0].row)
 
 

@@ -198,7 +198,9 @@ async def test_what_asks_about_a_prompt_by_position_does_not_go_with_a_text(
 
 async def test_a_prompt_without_room_for_its_text(served: Handlers) -> None:
     long = PROMPT + " So?" * 120
-    answer, asked = await complete(served, long, {"mode": "text"})
+    assert len((await complete(served, long, {"mode": "adapter"}))[1]) == 1
+    named = [{"id": "bees"}, {"id": "goats"}]
+    answer, asked = await complete(served, long, {"mode": "text", "memories": named})
     assert isinstance(answer, ErrorResponse)
     assert (answer.error.code, answer.error.param, asked) == (400, "prompt", [])
     assert "the prompt leaves" in answer.error.message

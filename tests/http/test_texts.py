@@ -20,8 +20,8 @@ from vllm_mega.prompts import irag_messages
 
 pytestmark = pytest.mark.engine
 
-BLOCK = 16
-"""Tokens of a block of the prefix cache."""
+BLOCK = 32
+"""Tokens of a block of the prefix cache: on CPUs a multiple of this."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_text_that_is_asked_again_costs_no_prefill(url: str, mode: str) -> Non
         prompt, cached = asked(question)
         shared = start_of(first, prompt)
         assert chat.tokenizer.decode(prompt[:shared]).rstrip().endswith(TORTOISE.text)
-        assert cached == shared // BLOCK * BLOCK > 2 * BLOCK
+        assert cached == shared // BLOCK * BLOCK > BLOCK
 
 
 def test_the_modes_text_and_both(client: openai.OpenAI) -> None:

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 HEADER = "mega-memories"
 MOST = 16
 """Memories that are named: proxies take headers of some kilobytes."""
-_STATE = "mega_memories"
+_STATE = "mega_used"
+"""Where `note` leaves them, in the state of the request."""
 
 
 def header(values: Sequence[Mapping[str, Any]]) -> str:
@@ -33,7 +34,7 @@ def note(raw_request: Request | None, value: Any) -> None:
         value: the field `mega` of the response, or a list of them.
     """
     if raw_request is not None:
-        setattr(raw_request.state, _STATE, value if isinstance(value, list) else [value])
+        raw_request.state.mega_used = value if isinstance(value, list) else [value]
 
 
 class Provenance:
