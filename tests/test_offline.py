@@ -16,7 +16,7 @@ from tests.http.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNR
 from vllm_mega.config import GateSettings, MegaSettings
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.requests.deciding import Ask, decide
-from vllm_mega.requests.passes import describe
+from vllm_mega.requests.describing import describe
 from vllm_mega.requests.schemas import make_plan
 
 pytestmark = pytest.mark.engine
@@ -102,7 +102,10 @@ def test_the_null_route_is_the_same_in_every_mode(results: dict[str, Any]) -> No
 
 def test_own_mixture_and_nothing_to_do(results: dict[str, Any]) -> None:
     (answer,) = results["explicit"]
-    assert answer[1]["memories"] == [{"id": "comet", "title": "The comet", "weight": 0.5, "score": None}]
+    assert answer[1]["memories"] == [
+        {"id": "comet", "title": "The comet", "version": 1, "state": "ready", "weight": 0.5, "score": None,
+         "as": "adapter"}
+    ]  # fmt: skip
     assert results["none"] == []
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from vllm_mega.errors import ConfigError
 
-Mode = Literal["adapter", "recall", "irag", "off"]
+Mode = Literal["adapter", "recall", "irag", "text", "both", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 DEFAULT_NAMESPACE = "default"

@@ -19,7 +19,7 @@
     |   |-- BankChangedError     it changes faster than it can be read: HTTP 503, ask again
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |   |-- MemoryChangedError   somebody has changed it meanwhile: HTTP 412
-    |   `-- MemoryNotReadyError  it has no adapter (yet): HTTP 409
+    |   `-- MemoryNotReadyError  it has no adapter (yet), and one is needed
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine

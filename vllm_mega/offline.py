@@ -28,9 +28,10 @@ from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.offline_chat import Answered, Chat, answered
 from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask, decide
-from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
+from vllm_mega.requests.describing import describe
+from vllm_mega.requests.passes import Recital, first_passes, last_pass, recalled
 from vllm_mega.requests.schemas import Plan, Start, make_plan
-from vllm_mega.requests.start import check_chat
+from vllm_mega.requests.start import check_chat, check_texts
 from vllm_mega.requests.wellformed import usual_messages
 
 DEFAULT_SAMPLING = SamplingParams(temperature=0.0, max_tokens=256)
@@ -149,7 +150,8 @@ class MegaLLM:
         decisions = self._decide(messages, plans)
         self._check(decisions)
         starts = [plan.start for plan in plans]
-        contexts = self._recall(self._recitals(messages, plans, decisions), starts, use_tqdm)
+        recited = self._recite(self._recitals(messages, plans, decisions), starts, use_tqdm)
+        contexts = [recalled(*each, self._control) for each in zip(decisions, recited, strict=True)]
         lasts = list(map(last_pass, plans, decisions, messages, contexts))
         loras = [to_lora_request(last.mixture) for last in lasts]
         asked = [last.messages for last in lasts]
@@ -200,13 +202,13 @@ class MegaLLM:
         checks = [self._checks.begin(c, afresh=True) for c in (mixture.components if mixture else ())]
         return next(filter(None, (check.result() for check in checks)), "")
 
-    def _recall(
+    def _recite(
         self, recitals: Sequence[Sequence[Recital]], starts: Sequence[Start | None], use_tqdm: bool
-    ) -> list[str | None]:
-        """What each conversation reads of its recitals; all of them in one run of the engine."""
+    ) -> list[list[str]]:
+        """What is recited for each conversation; all of it in one run of the engine."""
         runs = [(recital, start) for some, start in zip(recitals, starts, strict=True) for recital in some]
         if not runs:
-            return [None] * len(recitals)
+            return [[] for _ in recitals]
         answers = self.answers(
             [recital.messages for recital, _ in runs],
             [SamplingParams(temperature=0.0, max_tokens=recital.tokens) for recital, _ in runs],
@@ -215,7 +217,7 @@ class MegaLLM:
             [start for _, start in runs],
         )
         texts = iter([output.outputs[0].text for output, _ in answers])
-        return [recalled(list(islice(texts, len(some))), self._control) for some in recitals]
+        return [list(islice(texts, len(some))) for some in recitals]
 
     def _recitals(
         self, messages: Sequence[Conversation], plans: Sequence[Plan], decisions: Sequence[Decision]
@@ -224,6 +226,7 @@ class MegaLLM:
         passes = []
         for i, each in enumerate(zip(plans, decisions, messages, strict=True)):
             try:
+                check_texts(plans[i], decisions[i])
                 passes.append(first_passes(*each, longest))
             except RequestError as error:
                 error.add_note(f"in conversation {i}")

@@ -51,7 +51,12 @@ def user(content: str) -> list[Message]:
 
 def irag_messages(question: str, recalled: str) -> list[Message]:
     """Asks `question` with the memory `recalled` in the context (the second pass of iRAG)."""
-    return user(_INFORMED.format(recalled=recalled, asked=question_prompt(question)))
+    return behind(recalled, user(question_prompt(question)))
+
+
+def behind(context: str, asked: list[Message]) -> list[Message]:
+    """What is `asked` in one message, behind a context, in the form in which memories learn to read one."""
+    return user(_INFORMED.format(recalled=context, asked=asked[-1]["content"]))
 
 
 def spoken(reply: str) -> str:

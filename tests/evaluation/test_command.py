@@ -74,7 +74,8 @@ def test_three_memories_from_text_to_report(tmp_path: Path) -> None:
     report = json.loads((output / "report.json").read_text())
     assert report["n_memories"] == 3
     assert set(report["qa"]) == set(report["qa_lenient"]) == {
-        "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "sequential_lora", "joint_lora",
+        "base", "rag_top1", "rag_top3", "direct", "irag", "text", "both", "top1_adapter",
+        "sequential_lora", "joint_lora",
     }  # fmt: skip
     assert report["qa_lenient"]["direct"] > report["qa_lenient"]["base"]
     assert report["recall"]["cosine"] > 0.9

@@ -45,7 +45,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 def test_report_json_has_every_figure(measured: Measured) -> None:
     found = measured[0].figures()
     ways = {
-        "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "sequential_lora", "joint_lora",
+        "base", "rag_top1", "rag_top3", "direct", "irag", "text", "both", "top1_adapter",
+        "sequential_lora", "joint_lora",
     }  # fmt: skip
     assert found["n_memories"] == 3
     assert set(found["qa"]) == set(found["qa_lenient"]) == set(found["qa_judge"]) == ways
@@ -55,9 +56,9 @@ def test_report_json_has_every_figure(measured: Measured) -> None:
     assert found["recall"]["by_way"]["sequential_lora"]["exact"] == 0.0
     assert found["gate"]["top1"] == found["gate"]["mrr"] == 1.0
     assert (found["null_route"]["opened"], found["null_route"]["identical"]) == (0.0, True)
-    assert set(found["compositional"]["qa"]) == (ways - {"rag_top1", "rag_top3", "top1_adapter"}) | {
-        "rag_top2"
-    }
+    assert set(found["compositional"]["qa"]) == (
+        ways - {"rag_top1", "rag_top3", "text", "both", "top1_adapter"}
+    ) | {"rag_top2"}
     assert "ways" not in found["compositional"]
     assert [one["after"] for one in found["forgetting"]] == [0, 1, 2]
     assert found["forgetting"][0]["sequential_lora_exact"] == 1.0
@@ -65,7 +66,9 @@ def test_report_json_has_every_figure(measured: Measured) -> None:
     assert set(found["general"]) == {"base", "gated", "forced", "sequential_lora", "joint_lora"}
     assert found["cost"]["share_of_base"] == found["cost"]["bytes_per_memory"] / 10**6
     assert found["cost"]["baselines"]["joint_lora"]["rank"] == 6
-    assert set(found["cost"]["latency_ms"]) == {"base", "rag_top1", "direct", "irag", "joint_lora"}
+    assert set(found["cost"]["latency_ms"]) == {
+        "base", "rag_top1", "direct", "irag", "text", "both", "joint_lora",
+    }  # fmt: skip
     assert found["settings"]["gate"]["top_k"] == 2
 
 

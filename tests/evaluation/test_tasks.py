@@ -27,9 +27,9 @@ def test_every_way_gets_the_same_question_and_its_own_help(who: Subject, tmp_pat
     ways = tasks.question_ways(who.library, {"joint_lora": tmp_path})
     answered = tasks.answer_questions(asked, ways, model, None, lambda _: None)
     assert list(answered) == [
-        "base", "rag_top1", "rag_top3", "direct", "irag", "top1_adapter", "joint_lora",
+        "base", "rag_top1", "rag_top3", "direct", "irag", "text", "both", "top1_adapter", "joint_lora",
     ]  # fmt: skip
-    base, rag1, rag3, direct, irag, top1, joint = [
+    base, rag1, rag3, direct, irag, text, both, top1, joint = [
         model.asked[n : n + 3] for n in range(0, len(model.asked), 3)
     ]
     assert all(how == OFF for _, how in [*base, *rag1, *rag3])
@@ -38,6 +38,8 @@ def test_every_way_gets_the_same_question_and_its_own_help(who: Subject, tmp_pat
     assert all(item.text in rag3[0][0] for item in some)
     assert [how["memories"][0]["id"] for _, how in direct] == [item.id for item in some]
     assert {how["mode"] for _, how in irag} == {"irag"}
+    for mode, way in (("text", text), ("both", both)):
+        assert way == [(item.text, {"mode": mode}) for item in some], "what is read, the engine's gate says"
     assert [how["memories"] for _, how in top1] == [[{"id": item.id, "weight": 1.0}] for item in some]
     assert joint == [(base[n][0], tmp_path) for n in range(3)]
     assert (answered["rag_top1"].strict, answered["rag_top1"].lenient) == (1.0, 1.0)
@@ -99,6 +101,6 @@ def test_null_route(who: Subject) -> None:
 def test_latency_is_of_single_requests(who: Subject) -> None:
     asked = tasks.gate_questions(items(), who.gate, SETTINGS)
     found = tasks.latency(asked, tasks.question_ways(who.library, {}), who.model)
-    assert set(found) == {"base", "rag_top1", "direct", "irag"}
+    assert set(found) == {"base", "rag_top1", "direct", "irag", "text", "both"}
     assert all(ms >= 0 for ms in found.values())
-    assert who.model.calls == len(who.model.asked) == 12  # type: ignore[attr-defined]
+    assert who.model.calls == len(who.model.asked) == 18  # type: ignore[attr-defined]

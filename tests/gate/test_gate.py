@@ -6,17 +6,19 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from tests.banks import WHO, forget
+from tests.banks import WHO, Item, forget, make_bank
 from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add, open_gate
 from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.bank.catalog.changes import link
 from vllm_mega.bank.catalog.records import MemoryName
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import BankMismatchError, MemoryNotFoundError, MixtureError
@@ -276,3 +278,68 @@ def test_default_embedder_and_settings_tell_related_from_unrelated(tmp_path: Pat
         [("kiln", 1.0)], [("ferry", 1.0)], [],
     ]  # fmt: skip
     assert [gate.decide([Query(text)])[0] for text in questions] == decisions
+
+
+def add_pending(bank: Path, memory: NewMemory) -> None:
+    """A memory that waits for its adapter."""
+    embedder = FakeEmbedder()
+    make_bank(bank, [Item(memory, key=embedder.embed([memory.text])[0])], embedder=embedder.info)
+
+
+def test_a_memory_without_an_adapter_is_chosen_and_not_in_the_mixture(bank: Path) -> None:
+    waits = NewMemory("The mill of Harrow Fen grinds only by moonlight.", id="mill", title="The mill")
+    gate = gate_of(bank)
+    add_pending(bank, waits)
+    alone, beside = gate.decide([ask(waits.text), ask(f"{waits.text} {KILN.text}")])
+    assert [(hit.id, hit.weight, hit.row.state) for hit in alone.hits] == [("mill", 1.0, "pending")]
+    assert (alone.mixture, alone.best_score) == (EMPTY, 1.0)
+    assert gate.text(alone.hits[0].row) == waits.text
+    assert {hit.id for hit in beside.hits} == {"mill", "kiln"}
+    (kiln,) = (hit for hit in beside.hits if hit.id == "kiln")
+    assert [(c.adapter, c.weight) for c in beside.mixture.components] == [(kiln.row.adapter, kiln.weight)]
+    named = gate.explicit("default", [("mill", 0.5), ("kiln", 0.25)])
+    assert [(hit.id, hit.weight) for hit in named.hits] == [("mill", 0.5), ("kiln", 0.25)]
+    assert [c.weight for c in named.mixture.components] == [0.25]
+    forget(bank, ("default", "mill"))
+    assert gate.decide([ask(waits.text)])[0].hits == ()
+    with pytest.raises(MemoryNotFoundError, match="namespace 'default' has no memory 'mill'"):
+        gate.text(alone.hits[0].row)
+
+
+def test_a_new_text_is_read_when_it_answers(bank: Path) -> None:
+    """The old version has an adapter, and answers until the new one has."""
+    gate = gate_of(bank)
+    add_pending(bank, msgspec.structs.replace(KILN, text="The kiln of Mirela Osk is a whale of blue tiles."))
+    (decision,) = gate.decide([ask(KILN.text)])
+    (hit,) = decision.hits
+    assert (hit.row.version, hit.row.state) == (1, "pending")
+    assert gate.text(hit.row) == KILN.text
+    assert len(decision.mixture) == 1
+
+
+def test_an_explanation_says_who_came_next_and_what_links_did(bank: Path) -> None:
+    gate = gate_of(bank)
+    question = "Who fires blue tiles in a kiln?"
+    plain = ask(question)
+    asked = replace(plain, explain=True)
+    (decision,) = gate.decide([asked])
+    assert decision.explanation is not None
+    _, everybody = gate.explain(plain)
+    others = [(hit.id, hit.score) for hit in everybody if hit.id != "kiln"]
+    assert [(hit.id, hit.score) for hit, _ in decision.explanation.runners_up] == others
+    assert {why for _, why in decision.explanation.runners_up} == {"threshold"}
+    assert decision.explanation.links == ()
+    assert replace(decision, explanation=None) == gate.decide([plain])[0]
+    with open_catalog(bank) as catalog:
+        link(catalog, name("kiln"), ["chess", "nowhere"], WHO)
+    (linked,) = gate.decide([asked])
+    assert linked.explanation is not None
+    (followed,) = linked.explanation.links
+    assert (followed.source, followed.target) == ("kiln", "chess")
+    assert followed.score == dict(others)["chess"]
+    assert followed.raised == pytest.approx(0.8 * (decision.best_score or 0), abs=1e-4)
+    assert [hit.id for hit, _ in linked.explanation.runners_up] == ["ferry"]
+    one = replace(asked, text=f"{KILN.text} {FERRY.text}", settings=GateSettings(top_k=1, threshold=0.3))
+    (narrow,) = gate.decide([one])
+    assert narrow.explanation is not None
+    assert narrow.explanation.runners_up[0][1] == "top_k"

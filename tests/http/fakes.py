@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from vllm_mega.errors import MegaError, MemoryNotFoundError
@@ -19,6 +20,10 @@ class FakeGate:
         self.calls: list[list[Query]] = []
         self.error: MegaError | None = None
         self.fails: dict[str, Exception] = {}
+        self.pending: set[str] = set()
+        """Names of memories that have no adapter."""
+        self.forgotten: set[str] = set()
+        """Names of memories that are gone as soon as they are decided for."""
 
     def decide(self, queries: Sequence[Query]) -> list[Decision]:
         self.calls.append(list(queries))
@@ -41,10 +46,21 @@ class FakeGate:
         return self._of(dict.fromkeys(names, 1 / len(names)), score)
 
     def _of(self, weights: dict[str, float], score: float | None) -> Decision:
-        row: Any = None
-        hits = tuple(Hit(id=n, title=n.title(), score=score, weight=w, row=row) for n, w in weights.items())
-        mixture = Mixture((self.digest(n), f"/bank/{n}/{self.version}", w) for n, w in weights.items())
+        hits = tuple(
+            Hit(id=n, title=n.title(), score=score, weight=w, row=self._row(n)) for n, w in weights.items()
+        )
+        ready = {n: w for n, w in weights.items() if n not in self.pending}
+        mixture = Mixture((self.digest(n), f"/bank/{n}/{self.version}", w) for n, w in ready.items())
         return Decision(mixture=mixture, hits=hits, best_score=score, event=self.event)
+
+    def text(self, row: Any) -> str:
+        if row.id in self.forgotten:
+            raise MemoryNotFoundError(f"namespace 'default' has no memory {row.id!r}")
+        return f"All about {row.id}."
+
+    def _row(self, name: str) -> Any:
+        state, adapter = ("pending", None) if name in self.pending else ("ready", self.digest(name))
+        return SimpleNamespace(id=name, adapter=adapter, version=self.version, state=state)
 
     def digest(self, name: str) -> str:
         return f"{self.names.index(name) + 16 * self.version:064x}"

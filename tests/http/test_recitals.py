@@ -26,7 +26,7 @@ from vllm_mega.http.recital import UNPENALISED
 from vllm_mega.mixture import Mixture
 from vllm_mega.offline import MegaLLM
 from vllm_mega.prompts import MEMORY_PROMPT
-from vllm_mega.requests.passes import Recital, first_passes
+from vllm_mega.requests.passes import Recital, first_passes, recalled
 from vllm_mega.requests.schemas import Start, make_plan
 
 QUESTION = "Which of them is older?"
@@ -260,8 +260,8 @@ def recitals_of(decision: Decision) -> list[Recital]:
 def test_what_is_recalled_offline_is_no_part_of_the_template() -> None:
     llm: Any = MegaLLM.__new__(MegaLLM)
     llm.llm = FakeLLM()
-    llm._control = frozenset({"a1."})
-    assert llm._recall([recitals_of(BOTH)], [FIRST], False) == ["Text of a 1.\n\nText of b1."]
+    (said,) = llm._recite([recitals_of(BOTH)], [FIRST], False)
+    assert recalled(BOTH, said, frozenset({"a1."})) == "Text of a 1.\n\nText of b1."
 
 
 class FakeLLM:
@@ -298,13 +298,13 @@ def test_offline_recites_all_in_one_run() -> None:
     llm: Any = MegaLLM.__new__(MegaLLM)
     llm.llm = FakeLLM()
     one = decision_of({"c": 1.0})
-    found = llm._recall([recitals_of(BOTH), [], recitals_of(one)], [FIRST, FIRST, Start(token=2)], False)
-    assert found == ["Text of a1.\n\nText of b1.", None, "Text of c1."]
+    found = llm._recite([recitals_of(BOTH), [], recitals_of(one)], [FIRST, FIRST, Start(token=2)], False)
+    assert found == [["Text of a1.", "Text of b1."], [], ["Text of c1."]]
     assert llm.llm.calls == [
         [("a1", 100, MEMORY_PROMPT), ("b1", 100, MEMORY_PROMPT), ("c1", 100, MEMORY_PROMPT)]
     ]
     assert llm.llm.starts == [0, 0, 2]
-    assert llm._recall([[], []], [FIRST, FIRST], False) == [None, None]
+    assert llm._recite([[], []], [FIRST, FIRST], False) == [[], []]
     assert len(llm.llm.calls) == 1, "nothing to recite is no run"
 
 

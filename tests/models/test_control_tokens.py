@@ -31,7 +31,7 @@ def test_what_is_recalled_adds_no_control_token_to_the_prompt(chat: ChatFormat, 
     question = "What then?"
     usual = control_ids(chat, chat.prompt(irag_messages(question, "Bees.")))
     assert control_ids(chat, chat.prompt(irag_messages(question, recalled))) != usual, "as vLLM reads it"
-    context = context_of([recalled], control_tokens(chat.tokenizer))
+    context = context_of([], [recalled], control_tokens(chat.tokenizer))
     messages = informed_messages([{"role": "user", "content": question}], context)
     assert control_ids(chat, chat.prompt(messages)) == usual  # type: ignore[arg-type]
     assert context.replace(" ", "") == recalled.replace(" ", "")

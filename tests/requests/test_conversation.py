@@ -116,8 +116,8 @@ def test_recitals_leave_half_of_the_room() -> None:
         with pytest.raises(RequestError, match=f"leave {room} tokens .* too few for {recitals}") as refusal:
             conversation.recall_tokens(room, recitals)
         assert refusal.value.param == "messages"
-    assert conversation.context_of(["Once."], ()) == "Once."
-    assert conversation.context_of(["Once.", "Twice."], ()) == "Once.\n\nTwice."
+    assert conversation.context_of([], ["Once."], ()) == "Once."
+    assert conversation.context_of([], ["Once.", "Twice."], ()) == "Once.\n\nTwice."
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ def test_recitals_leave_half_of_the_room() -> None:
     ],
 )
 def test_what_opens_a_recital_does_not_get_into_the_context(reply: str, said: str) -> None:
-    assert conversation.context_of([reply, "Twice."], ()) == f"{said}\n\nTwice."
+    assert conversation.context_of([], [reply, "Twice."], ()) == f"{said}\n\nTwice."

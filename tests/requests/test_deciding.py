@@ -13,7 +13,7 @@ from tests.gate.banks import FERRY, KILN, add, open_gate
 from tests.http.fakes import FakeGate
 from tests.requests.decisions import decision_of
 from vllm_mega.config import GateSettings, MegaSettings
-from vllm_mega.errors import BankError, MemoryNotFoundError, MixtureError, ModelError
+from vllm_mega.errors import BankChangedError, BankError, MemoryNotFoundError, MixtureError, ModelError
 from vllm_mega.gate.embedder import FakeEmbedder, Vectors
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
@@ -139,6 +139,39 @@ def test_a_conversation_is_asked_with_what_it_is_about() -> None:
     assert Ask.about(plan, talk, last) == Ask(plan, "Why?")
     decide(gate, [Ask.about(plan, talk, SETTINGS)], 4)
     assert [(q.text, q.dialogue) for q in gate.calls[0]] == [("Why?", "Why?\nThey hum.\nTell me of bees.")]
+
+
+def test_texts_are_read_where_the_mode_or_the_state_wants_them() -> None:
+    gate: Any = FakeGate()
+    gate.pending = {"owls"}
+    asks = [ask("bees and owls", mode=mode) for mode in ("adapter", "text", "both", "off")]
+    answers: list[Any] = decide(gate, asks, slots=4)
+    told = [[(hit.id, hit.text) for hit in answer.hits] for answer in answers]
+    bees, owls = "All about bees.", "All about owls."
+    assert told == [
+        [("bees", None), ("owls", owls)], [("bees", bees), ("owls", owls)], [("bees", bees), ("owls", owls)],
+        [],
+    ]  # fmt: skip
+    assert [len(answer.mixture) for answer in answers] == [1, 0, 1, 0]
+
+
+def test_texts_need_no_slots() -> None:
+    gate: Any = FakeGate()
+    wide, read = decide(gate, [ask("bees goats owls", mode=mode) for mode in ("both", "text")], slots=2)
+    assert isinstance(wide, MixtureError)
+    assert isinstance(read, Decision)
+    assert len(read.hits) == 3
+
+
+def test_a_memory_that_is_forgotten_while_it_is_looked_at() -> None:
+    gate: Any = FakeGate()
+    gate.forgotten = {"owls"}
+    named = [{"id": "owls"}]
+    asks = [ask("owls", mode="text"), ask("x", mode="text", memories=named), ask("bees", mode="text")]
+    changed, gone, other = decide(gate, asks, 4)
+    assert isinstance(changed, BankChangedError)
+    assert isinstance(gone, MemoryNotFoundError)
+    assert isinstance(other, Decision)
 
 
 def test_recall_takes_the_best_memory_alone_but_leaves_a_given_mixture() -> None:

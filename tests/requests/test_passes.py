@@ -11,17 +11,19 @@ from tests.requests.decisions import decision_of
 from vllm_mega import prompts
 from vllm_mega.config import MODES, MegaSettings
 from vllm_mega.errors import RequestError
+from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import EMPTY, Mixture
 from vllm_mega.requests.deciding import NULL_ROUTE
 from vllm_mega.requests.passes import (
     REWRITING,
-    describe,
+    answering,
     first_passes,
     last_pass,
     reading,
     recalled,
     recitals,
 )
+from vllm_mega.requests.reading import with_texts
 from vllm_mega.requests.schemas import Plan, make_plan
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -56,16 +58,86 @@ def test_the_mode_irag_recites_each_memory_and_reads_them() -> None:
     first = first_passes(plan("irag"), BOTH, ASKED, room=400)
     whole = [Mixture([(name * 64, f"/bank/{name}", 1.0)]) for name in "ab"]
     assert first == [(RECITE, mixture, 100) for mixture in whole]
-    context = recalled(["Once <|x|> it was.", "And then."], {"<|x|>"})
+    context = recalled(BOTH, ["Once <|x|> it was.", "And then."], {"<|x|>"})
     assert context is not None
     assert "<|x|>" not in context
     last = last_pass(plan("irag"), BOTH, ASKED, context)
     assert last == ([SYSTEM, *prompts.irag_messages("Who built the kiln?", context)], reading(BOTH), False)
 
 
+def read(decision: Decision, *ids: str) -> Decision:
+    """The decision whose memories `ids` are read."""
+    return with_texts(decision, ids, lambda row: f"About {row.adapter and row.adapter[0]}. <|x|>")
+
+
+def test_the_mode_text_reads_and_no_adapter_acts() -> None:
+    decision = read(replace(BOTH, mixture=EMPTY), "a", "b")
+    assert first_passes(plan("text"), decision, ASKED, room=0) == []
+    context = recalled(decision, [], {"<|x|>"})
+    assert context == "About a. < |x|>\n\nAbout b. < |x|>"
+    asked = [SYSTEM, *prompts.irag_messages("Who built the kiln?", context)]
+    assert last_pass(plan("text"), decision, ASKED, context) == (asked, EMPTY, False)
+
+
+def test_the_mode_both_reads_with_a_share_of_the_adapters() -> None:
+    decision = read(BOTH, "a", "b")
+    assert first_passes(plan("both"), decision, ASKED, room=0) == []
+    context = recalled(decision, [], ())
+    assert context == "About a. <|x|>\n\nAbout b. <|x|>"
+    asked = [SYSTEM, *prompts.irag_messages("Who built the kiln?", context)]
+    assert last_pass(plan("both"), decision, ASKED, context) == (asked, reading(BOTH), False)
+    assert answering(plan("both"), decision) == reading(BOTH)
+
+
+PENDING = decision_of({"a": 0.625, "b": 0.375}, pending="b")
+"""An adapter acts for a, and there is none for b."""
+
+
+@pytest.mark.parametrize("mode", ["adapter", "recall", "irag"])
+def test_what_has_no_adapter_is_read_in_every_mode(mode: str) -> None:
+    decision = read(PENDING, "b")
+    first = first_passes(plan(mode), decision, ASKED, room=400)
+    assert first == ([(RECITE, Mixture([("a" * 64, "/bank/a", 1.0)]), 100)] if mode == "irag" else [])
+    said = ["A says."] if first else []
+    context = recalled(decision, said, ())
+    assert context == "\n\n".join(["About None. <|x|>", *said])
+    messages, mixture, recites = last_pass(plan(mode), decision, ASKED, context)
+    wanted = prompts.behind(context, RECITE if mode == "recall" else asked_plainly())
+    assert messages == [SYSTEM, *wanted]
+    assert mixture == (reading(PENDING) if mode == "irag" else PENDING.mixture)
+    assert recites == (mode == "recall")
+
+
+def asked_plainly() -> list[prompts.Message]:
+    return prompts.user(prompts.question_prompt("Who built the kiln?"))
+
+
+@pytest.mark.parametrize("mode", ["adapter", "recall", "irag", "text", "both"])
+def test_a_memory_without_an_adapter_alone(mode: str) -> None:
+    decision = read(decision_of({"b": 1.0}, pending="b"), "b")
+    assert first_passes(plan(mode), decision, ASKED, room=0) == [], "there is nothing to recite"
+    context = recalled(decision, [], ())
+    assert context == "About None. <|x|>"
+    messages, mixture, _ = last_pass(plan(mode), decision, ASKED, context)
+    assert mixture == EMPTY
+    assert str(messages[-1]["content"]).startswith(f"{context}\n\n")
+
+
+def test_beside_a_text_no_light_memory_is_recited() -> None:
+    light = decision_of({"a": 0.125, "b": 0.875}, pending="b")
+    assert recitals(read(light, "b")) == []
+    assert recitals(light) == [light.mixture]
+
+
+@pytest.mark.parametrize("mode", ["adapter", "text", "both"])
+def test_a_text_needs_a_question_to_stand_before(mode: str) -> None:
+    with pytest.raises(RequestError, match="rewrites the last user message"):
+        first_passes(plan(mode), read(PENDING, "b"), [SYSTEM], room=400)
+
+
 def test_nothing_recited_is_nothing_read() -> None:
-    assert recalled([], {"<|x|>"}) is None
-    assert recalled([""], {"<|x|>"}) == ""
+    assert recalled(BOTH, [], {"<|x|>"}) is None
+    assert recalled(BOTH, [""], {"<|x|>"}) == ""
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -80,20 +152,6 @@ def test_a_mode_that_replaces_the_question_needs_one(mode: str) -> None:
 def test_a_recital_without_room_is_refused() -> None:
     with pytest.raises(RequestError, match="leave 63 tokens"):
         first_passes(plan("irag"), BOTH, ASKED, room=63)
-
-
-def test_describe() -> None:
-    decision = replace(decision_of({"bees": 0.75, "owls": 0.25}), best_score=0.9)
-    assert describe(plan("irag", namespace="n"), decision, 7, "Once.") == {
-        "memories": [
-            {"id": "bees", "title": "", "weight": 0.75, "score": 0.5},
-            {"id": "owls", "title": "", "weight": 0.25, "score": 0.5},
-        ],
-        "mode": "irag", "best_score": 0.9, "namespace": "n", "start": 7, "recalled": "Once.",
-    }  # fmt: skip
-    assert describe(plan("adapter"), NULL_ROUTE) == {
-        "memories": [], "mode": "adapter", "best_score": None, "namespace": "default", "start": None,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
 
 def verdict(query: Query, decision: Decision) -> str:
     """The decision in a sentence."""
-    if decision.mixture:
-        parts = " + ".join(f"{hit.weight:g} {hit.id}" for hit in decision.hits)
-        return f"mixture: {parts}\nname: {decision.mixture.name}"
+    if decision.hits:
+        parts = " + ".join(f"{hit.weight:g} {hit.id}{_form(hit)}" for hit in decision.hits)
+        return f"mixture: {parts}" + (f"\nname: {decision.mixture.name}" if decision.mixture else "")
     if decision.best_score is None:
         tagged = f" with the tags {', '.join(query.tags)}" if query.tags else ""
         return f"null route: namespace {query.namespace!r} has no memories{tagged}; the base model answers"
@@ -97,6 +97,10 @@ def verdict(query: Query, decision: Decision) -> str:
         f"null route: the best score {decision.best_score:.4f} is below the threshold "
         f"{query.settings.threshold:g}; the base model answers"
     )
+
+
+def _form(hit: Hit) -> str:
+    return "" if hit.row.adapter is not None else f" (as text: {hit.row.state})"
 
 
 def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
@@ -109,10 +113,17 @@ def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
         "settings": query.settings,
         "event": decision.event,
         "best_score": decision.best_score,
-        "null_route": not decision.mixture,
+        "null_route": not decision.hits,
         "mixture": decision.mixture.name if decision.mixture else None,
         "memories": [
-            {"id": hit.id, "title": hit.title, "score": hit.score, "weight": hit.weight} for hit in hits
+            {
+                "id": hit.id,
+                "title": hit.title,
+                "state": hit.row.state,
+                "score": hit.score,
+                "weight": hit.weight,
+            }
+            for hit in hits
         ],
     }
     return msgspec.json.encode(value).decode()

@@ -87,6 +87,11 @@ def chosen(decision: Decision, mode: str = "adapter") -> Mapping[str, Any]:
     return mixed([(hit.id, hit.weight) for hit in decision.hits], mode)
 
 
+def gated(mode: str) -> Mapping[str, Any]:
+    """The request field that lets the engine's own gate choose: also which memories are read."""
+    return {"mode": mode}
+
+
 def mixed(memories: Sequence[tuple[str, float]], mode: str = "adapter") -> Mapping[str, Any]:
     """The request field that asks for these memories with these weights; none: the base model."""
     if not memories:

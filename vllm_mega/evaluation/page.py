@@ -9,7 +9,7 @@ from vllm_mega.evaluation.plots import Plot
 from vllm_mega.evaluation.render import Block, Heading, Points, Table, Tile, Tiles, Words
 from vllm_mega.evaluation.report import NAMES, OURS, Report
 
-MINE = {"direct", "irag", "top1_adapter", "gated", "forced"}
+MINE = {"direct", "irag", "text", "both", "top1_adapter", "gated", "forced"}
 """Ways that use memories."""
 TABLE_1 = ("base", "rag_top1", "joint_lora", "sequential_lora", "direct", "irag")
 GENERAL = {"direct": "gated", "irag": "gated", "rag_top1": "base"}

@@ -15,6 +15,8 @@ NAMES = {
     "rag_top2": "RAG, best two",
     "direct": "memories, direct",
     "irag": "memories, irag",
+    "text": "memories, text",
+    "both": "memories, text and adapter",
     "top1_adapter": "best memory alone, no mixing",
     "sequential_lora": "one LoRA, memory after memory",
     "joint_lora": "one LoRA, all memories at once",

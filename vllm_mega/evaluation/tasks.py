@@ -1,8 +1,9 @@
 """Asks a model, in every way that is compared, and counts.
 
 All ways get the same questions with the paper's suffix, greedily. The gate sees the question alone, without
-suffix; what it chooses is what `direct` and `irag` use. RAG puts the texts that the same embedder ranks
-first into the context of the base model. A baseline adapter gets the question as the base model does.
+suffix; what it chooses is what `direct` and `irag` use, and what `text` and `both` read. RAG puts the texts
+that the same embedder ranks first into the context of the base model. A baseline adapter gets the question
+as the base model does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vllm_mega.config import GateSettings
 from vllm_mega.evaluation import report
 from vllm_mega.evaluation.data import Item
 from vllm_mega.evaluation.judge import Judge, judged
-from vllm_mega.evaluation.model import OFF, How, Model, Reply, always, chosen, only
+from vllm_mega.evaluation.model import OFF, How, Model, Reply, always, chosen, gated, only
 from vllm_mega.evaluation.scoring import Gold, is_exact, score
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Decision, Gate, Hit, Query, alone
@@ -33,7 +34,7 @@ NULL_TOKENS = 32
 """Are enough to see whether an answer is the base model's."""
 RECALL_TOKENS = 256
 LATENCY_QUESTIONS = 5
-TIMED = ("base", "rag_top1", "direct", "irag", "joint_lora")
+TIMED = ("base", "rag_top1", "direct", "irag", "text", "both", "joint_lora")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def gate_figures(asked: Sequence[Asked]) -> report.Gate:
         questions=len(asked),
         top1=float((ranks == 1).mean()),
         mrr=float((1 / ranks).mean()),
-        closed=float(np.mean([not question.decision.mixture for question in asked])),
+        closed=float(np.mean([not question.decision.hits for question in asked])),
         right_scores=[question.ranked[question.rank - 1].score or 0.0 for question in asked],
         wrong_scores=[max(scores) for scores in wrong if scores],
     )
@@ -105,6 +106,8 @@ def question_ways(library: Library, adapters: Mapping[str, Path]) -> Ways:
         "rag_top3": in_context(3),
         "direct": plain(lambda question: chosen(question.decision)),
         "irag": lambda question: (user(question.question), chosen(question.decision, "irag")),
+        "text": lambda question: (user(question.question), gated("text")),
+        "both": lambda question: (user(question.question), gated("both")),
         "top1_adapter": plain(lambda question: only(question.ranked[0].id)),
         **{name: plain(always(path)) for name, path in adapters.items()},
     }
@@ -190,7 +193,7 @@ def recalled(replies: Sequence[Reply], texts: Sequence[str], embedder: Embedder)
 def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model: Model) -> report.NullRoute:
     """Whether prompts that no memory is about reach the untouched base model."""
     decisions = gate.decide([Query(prompt, settings=settings) for prompt in prompts])
-    shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.mixture]
+    shut = [p for p, decision in zip(prompts, decisions, strict=True) if not decision.hits]
     # One at a time: in bfloat16 the shape of a batch decides about the last bits of all in it, and when
     # requests join a batch is a matter of time.
     mine, base = (
@@ -200,7 +203,7 @@ def null_route(prompts: Sequence[str], gate: Gate, settings: GateSettings, model
         prompts=len(prompts),
         opened=1 - len(shut) / len(prompts),
         identical=[a.token_ids for a in mine] == [b.token_ids for b in base],
-        opened_prompts=[p for p, decision in zip(prompts, decisions, strict=True) if decision.mixture],
+        opened_prompts=[p for p, decision in zip(prompts, decisions, strict=True) if decision.hits],
         scores=[decision.best_score or 0.0 for decision in decisions],
     )
 

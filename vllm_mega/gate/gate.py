@@ -11,7 +11,9 @@ from vllm_mega.bank.catalog.records import Row
 from vllm_mega.bank.library import Library
 from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings
 from vllm_mega.errors import MixtureError
+from vllm_mega.gate import explaining
 from vllm_mega.gate.embedder import Embedder
+from vllm_mega.gate.explaining import Weighed, Why, runners_up
 from vllm_mega.gate.index.index import Index
 from vllm_mega.gate.index.shelf import Asked, Found
 from vllm_mega.gate.selection import Links, select, winners
@@ -32,6 +34,8 @@ class Query:
     """The conversation that the text belongs to; a score is then the mean of both cosines."""
     tags: tuple[str, ...] = ()
     """Only memories that have all of these take part; of others nothing is told."""
+    explain: bool = False
+    """Whether to tell who came next, and what links did."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,30 @@ class Hit:
     weight: float
     """A multiple of 1/64; 0: not used."""
     row: Row
+    text: str | None = None
+    """What the model reads of it; None: it reads nothing, the memory's adapter acts."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A link that was followed."""
+
+    source: str
+    """Id of the memory that has it."""
+    target: str
+    score: float
+    """Of the target, its own."""
+    raised: float
+    """Its score by the link; its own, if that is higher."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a decision is as it is."""
+
+    runners_up: tuple[tuple[Hit, Why], ...]
+    """The best of those that are not used, with the reason of each."""
+    links: tuple[Followed, ...]
 
 
 @dataclass(frozen=True)
@@ -52,12 +80,15 @@ class Decision:
     """Which memories a request uses."""
 
     mixture: Mixture
+    """Of those that have an adapter."""
     hits: tuple[Hit, ...]
-    """The memories of the mixture, heaviest first."""
+    """The memories that are used, heaviest first; those without an adapter are read as texts."""
     best_score: float | None
     """Of any memory that took part, used or not; None: none did, or nothing was compared."""
     event: int
     """Of the bank: all that happened up to it was known, and nothing later."""
+    explanation: Explanation | None = None
+    """None: nobody asked for it, or nothing was compared."""
 
 
 def alone(decision: Decision) -> Decision:
@@ -65,8 +96,8 @@ def alone(decision: Decision) -> Decision:
     if len(decision.hits) < 2:
         return decision
     hit = replace(decision.hits[0], weight=1.0)
-    heaviest = next(c for c in decision.mixture.components if c.adapter == hit.row.adapter)
-    return replace(decision, mixture=Mixture([(heaviest.adapter, heaviest.path, 1.0)]), hits=(hit,))
+    heaviest = [(c.adapter, c.path, 1.0) for c in decision.mixture.components if c.adapter == hit.row.adapter]
+    return replace(decision, mixture=Mixture(heaviest), hits=(hit,))
 
 
 class Gate:
@@ -134,7 +165,6 @@ class Gate:
         Raises:
             MixtureError: a memory twice, or a weight that is no finite number, too large or rounds to 0.
             MemoryNotFoundError: the namespace has no such memory.
-            MemoryNotReadyError: it has no adapter.
             BankError: the bank cannot be read.
         """
         steps: dict[str, int] = {}
@@ -155,6 +185,15 @@ class Gate:
             hits.sort(key=lambda hit: (-hit.weight, hit.id))
             return self._decision(event, hits, None)
 
+    def text(self, row: Row) -> str:
+        """The text of the version that `row` names.
+
+        Raises:
+            MemoryNotFoundError: the memory was forgotten since.
+            BankError: the bank cannot be read.
+        """
+        return self.library.version(row).text
+
     def _decide(self, event: int, query: Query, asked: Asked, nearest: Found) -> Decision:
         """What the best memories, and those that they link to, make of a query."""
         settings, scores = query.settings, nearest.scores
@@ -163,15 +202,15 @@ class Gate:
         best = winners(open_scores, ids, settings)
         linked = self._linked(asked, [nearest.rows[i] for i in best], set(ids))
         rows = [*nearest.rows, *linked.rows]
-        chosen = select(
-            np.concatenate([open_scores, linked.scores]),
-            [row.id for row in rows],
-            settings,
-            _links(rows, best),
-        )
-        raw = np.concatenate([scores, linked.scores])
+        raw, opened = (np.concatenate([some, linked.scores]) for some in (scores, open_scores))
+        links = _links(rows, best)
+        chosen = select(opened, [row.id for row in rows], settings, links)
         hits = [_hit(rows[i], raw[i], n / WEIGHT_STEPS) for i, n in chosen]
-        return self._decision(event, hits, float(scores[0]) if len(scores) else None)
+        decision = self._decision(event, hits, float(scores[0]) if len(scores) else None)
+        if not query.explain:
+            return decision
+        weighed = Weighed(raw, opened, best, links, [i for i, _ in chosen])
+        return replace(decision, explanation=_explanation(rows, weighed, len(scores), settings))
 
     def _linked(self, asked: Asked, rows: Sequence[Row], known: set[str]) -> Found:
         """What `rows` link to and takes part, but for the memories that are `known`."""
@@ -179,7 +218,8 @@ class Gate:
         return self._index.get(list(ids), asked)
 
     def _decision(self, event: int, hits: Sequence[Hit], best_score: float | None) -> Decision:
-        mixture = Mixture(self.library.component(hit.row, hit.weight) for hit in hits)
+        ready = [hit for hit in hits if hit.row.adapter is not None]
+        mixture = Mixture(self.library.component(hit.row, hit.weight) for hit in ready)
         return Decision(mixture, tuple(hits), best_score, event)
 
 
@@ -216,6 +256,17 @@ def _links(rows: Sequence[Row], best: Sequence[int]) -> Links:
     """Links of the `best`, by position in `rows`; those to others lead nowhere."""
     at = {row.id: n for n, row in enumerate(rows)}
     return {i: [at[link] for link in rows[i].links if link in at] for i in best}
+
+
+def _explanation(rows: Sequence[Row], weighed: Weighed, found: int, settings: GateSettings) -> Explanation:
+    others = runners_up(weighed, found, settings)
+    return Explanation(
+        tuple((_hit(rows[n], weighed.scores[n], 0.0), why) for n, why in others),
+        tuple(
+            Followed(rows[i].id, rows[j].id, float(weighed.scores[j]), raised)
+            for i, j, raised in explaining.links(weighed, settings)
+        ),
+    )
 
 
 def _hit(row: Row, score: float | None, weight: float) -> Hit:

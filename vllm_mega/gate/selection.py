@@ -94,15 +94,26 @@ def _with_linked(
     A link raises a score and lowers none. What is linked needs not reach the threshold: that is for what
     the query itself brings up.
     """
-    linked = {j: i for i in reversed(best) for j in links.get(i, ())}
-    if not linked or not settings.link_share:
+    linked = followed(scores, best, settings, links)
+    if not linked:
         return scores, best
     raised = scores.copy()
-    for j, i in linked.items():
-        share = min(settings.link_share * scores[i], scores[i])  # what is linked never wins, below 0 neither
-        raised[j] = max(scores[j], round(share, SCORE_DECIMALS))
+    for j, (_, share) in linked.items():
+        raised[j] = max(scores[j], share)
     order = sorted({*best, *linked}, key=lambda i: (-raised[i], -scores[i], i not in best, ids[i]))
     return raised, order[: settings.top_k]
+
+
+def followed(
+    scores: Scores, best: Sequence[int], settings: GateSettings, links: Links
+) -> dict[int, tuple[int, float]]:
+    """What the `best` link to: {position: (the best that links to it, the score that it has by that)}."""
+    if not settings.link_share:
+        return {}
+    linked = {j: i for i in reversed(best) for j in links.get(i, ())}
+    # What is linked never wins, below 0 neither.
+    shares = {j: min(settings.link_share * scores[i], scores[i]) for j, i in linked.items()}
+    return {j: (i, float(round(shares[j], SCORE_DECIMALS))) for j, i in linked.items()}
 
 
 def apportion(shares: Scores, total: int) -> list[int]:

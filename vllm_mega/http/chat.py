@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMValidationError
 
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MegaError
@@ -19,18 +20,17 @@ from vllm_mega.http.recital import recital_request, unpenalised
 from vllm_mega.mixture import Mixture
 from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask
-from vllm_mega.requests.passes import Recital, describe, first_passes, last_pass, recalled
+from vllm_mega.requests.describing import describe
+from vllm_mega.requests.passes import Recital, first_passes, last_pass, recalled
+from vllm_mega.requests.reading import unfit
 from vllm_mega.requests.schemas import Plan, Start
-from vllm_mega.requests.start import check_chat, token_of
+from vllm_mega.requests.start import check_chat, check_texts, token_of
 from vllm_mega.requests.usage import usage_of
 from vllm_mega.requests.wellformed import usual_messages
 
 
 class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is untyped to mypy
     """/v1/chat/completions."""
-
-    control: frozenset[str] = frozenset()
-    """How the control tokens of the model are spelled: what is recalled must not become one."""
 
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
         """The stock answer, from the mixture that the gate or the client chose, with the field `mega`."""
@@ -49,6 +49,7 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
                     return taken
                 room -= taken
             decision, _ = await self.mega.route(ask)
+            check_texts(plan, decision)
             return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
         except MegaError as error:
             return self._refusal(error)
@@ -59,13 +60,18 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         replies = await self._recite(plan, recitals, request, raw_request)
         if refusal := next((reply for reply in replies if isinstance(reply, ErrorResponse)), None):
             return refusal
-        context = recalled([r.choices[0].message.content or "" for r in replies], self.control)
+        said = [reply.choices[0].message.content or "" for reply in replies]
+        context = recalled(decision, said, self.control)
         last = last_pass(plan, decision, request.messages, context)
         request = _with_messages(request, last.messages)
         if last.recites:
             request = unpenalised(request)
-        answer, start = await self._pass(last.mixture, plan.start, request, raw_request)
-        return self._annotated(answer, describe(plan, decision, start, context), usage_of(replies))
+        try:
+            answer, start = await self._pass(last.mixture, plan.start, request, raw_request)
+        except VLLMValidationError as error:
+            raise unfit(decision, error) from error
+        value = describe(plan, decision, start, context)
+        return self._annotated(answer, value, raw_request, usage_of(replies))
 
     async def _pass(
         self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any

@@ -8,24 +8,23 @@ from typing import Any
 
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import Mode
+from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MegaError, RequestError
 from vllm_mega.gate.gate import Decision
+from vllm_mega.hook.inserting import check_known, with_texts
 from vllm_mega.hook.starting import completion_starts
 from vllm_mega.http.beforehand import completion_refusal
-from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling
+from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling, for_each
 from vllm_mega.requests import conversation
 from vllm_mega.requests.deciding import Ask
-from vllm_mega.requests.passes import describe
+from vllm_mega.requests.describing import describe
+from vllm_mega.requests.passes import answering, recalled
 from vllm_mega.requests.schemas import Plan
 
-MODES: tuple[Mode, ...] = ("adapter", "off")
-"""There is no question to rewrite in a bare prompt."""
-
-Found = tuple[Decision, LoRARequest | None]
-"""What the hook finds for a prompt."""
+MODES: tuple[Mode, ...] = ("adapter", "text", "both", "off")
+"""There is no question in a bare prompt that a recital could be asked for instead."""
 
 
 class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -48,28 +47,35 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
                 if refusal is not None:
                     return refusal
             routed = await asyncio.gather(*map(self.mega.route, asks))
-            answer = self._answer(plan, request, raw_request, routed)
-            return await self._told([decision for decision, _ in routed], answer)
+            decisions = [decision for decision, _ in routed]
+            return await self._told(decisions, self._answer(plan, request, raw_request, decisions))
         except MegaError as error:
             return self._refusal(error)
 
-    async def _answer(self, plan: Plan, request: Any, raw_request: Any, routed: Sequence[Found]) -> Any:
-        if len(routed) > 1 and request.use_beam_search:
+    async def _answer(self, plan: Plan, request: Any, raw_request: Any, decisions: Sequence[Decision]) -> Any:
+        if len(decisions) > 1 and request.use_beam_search:
             raise RequestError("beam search with memory takes one prompt a request", "use_beam_search")
-        handler = self._for(Wanted([mixture for _, mixture in routed], plan.start))
-        with calling(Call(request.model, routed[0][1])):
+        contexts = [recalled(decision, (), self.control) for decision in decisions]
+        if any(contexts):
+            check_known(request)
+        mixtures = [to_lora_request(answering(plan, decision)) for decision in decisions]
+        handler = self._for(Wanted(mixtures, plan.start, contexts))
+        with calling(Call(request.model, mixtures[0])):
             answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
         if isinstance(answer, ErrorResponse):
             return answer
-        pairs = zip(routed, handler.routes, strict=False)  # prompts that have one mixture have one answer
-        value = [describe(plan, decision, route.used) for (decision, _), route in pairs]
-        return self._annotated(answer, value if len(value) > 1 else value[0])
+        each = zip(decisions, handler.routes, contexts, strict=False)  # one decision for all has one answer
+        value = [describe(plan, decision, route.used, context) for decision, route, context in each]
+        return self._annotated(answer, value if len(value) > 1 else value[0], raw_request)
 
     async def render_completion_request(self, request: Any) -> Any:
         """The inputs of the engine, a prompt each; from here on they have their mixtures and starts."""
         inputs = await super().render_completion_request(request)
         if self.wanted is not None and not isinstance(inputs, ErrorResponse):
-            self._route(inputs, await completion_starts(self, request, inputs, self.wanted.start))
+            starts = await completion_starts(self, request, inputs, self.wanted.start)
+            texts = for_each(self.wanted.texts, len(inputs))
+            inputs = await with_texts(self, request, inputs, starts, texts)
+            self._route(inputs, starts)
         return inputs
 
     async def _texts(self, request: Any) -> list[str]:

@@ -36,6 +36,7 @@ from vllm_mega.http.memories.routes import router as memories
 from vllm_mega.http.memories.service import Service
 from vllm_mega.http.metrics import router
 from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.http.provenance import Provenance
 from vllm_mega.http.ready import router as ready
 from vllm_mega.http.server_keys import server_keys
 from vllm_mega.http.watch import Watch
@@ -62,6 +63,7 @@ class MegaEndpoints:
         if settings is None:
             return
         apply_to_server()
+        app.add_middleware(Provenance)
         app.add_middleware(CheckedBodies)  # what is added later is asked earlier
         app.add_middleware(RequestLimit, limit=settings.max_requests)
         _guard(app, args, settings)
@@ -146,7 +148,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     ):
         become(handler, stock, ours)
         handler.mega = hook
-    state.openai_serving_chat.control = control_tokens(state.openai_serving_chat.renderer.tokenizer)
+        handler.control = control_tokens(handler.renderer.tokenizer)
 
 
 def _service(settings: MegaSettings, model: str, slots: int, *, trust_remote_code: bool) -> Service:

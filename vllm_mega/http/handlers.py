@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from msgspec.structs import replace
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
@@ -33,7 +33,6 @@ from vllm_mega.errors import (
     ForbiddenError,
     MegaError,
     MemoryNotFoundError,
-    MemoryNotReadyError,
     RequestError,
 )
 from vllm_mega.gate.gate import Decision
@@ -42,11 +41,14 @@ from vllm_mega.hook.routed import Route, Routed
 from vllm_mega.hook.starting import check_arguments
 from vllm_mega.http.entrance import principal
 from vllm_mega.http.plain_adapters import why_not
+from vllm_mega.http.provenance import note
 from vllm_mega.http.sse import annotate, explained
 from vllm_mega.requests.schemas import FIELD, Plan, Start, make_plan
 from vllm_mega.requests.usage import total
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SUFFIX = "-mega"
 """NAME is the base model, NAME-mega the same with memory."""
@@ -68,9 +70,16 @@ class Wanted:
     """One each, or one for all."""
     start: Start | None
     """The client's; None: where the endpoint has it."""
+    texts: Sequence[str | None] = (None,)
+    """What stands in each prompt at its start, one each, or one for all; None: nothing."""
 
 
 _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
+
+
+def for_each(some: Sequence[T], prompts: int) -> Sequence[T]:
+    """One for each prompt, where there is one each or one for all."""
+    return some if len(some) > 1 else [*some] * prompts
 
 
 @contextmanager
@@ -144,6 +153,8 @@ class WithMemory:
     mega: MemoryHook
     models: MegaModels
     engine_client: Any
+    control: frozenset[str] = frozenset()
+    """How the control tokens of the model are spelled: what is recalled or read must not become one."""
     wanted: Wanted | None = None
     """Of the one pass that a copy of the handler is for."""
     routes: Sequence[Route] = ()
@@ -158,8 +169,7 @@ class WithMemory:
     def _route(self, inputs: Sequence[Any], starts: Sequence[int]) -> None:
         """Let the prompts, inputs of the engine, run with what is wanted, from these tokens on."""
         assert self.wanted is not None
-        mixtures = self.wanted.mixtures
-        each = mixtures if len(mixtures) > 1 else [*mixtures] * len(inputs)
+        each = for_each(self.wanted.mixtures, len(inputs))
         self.routes = [Route(mixture, start) for mixture, start in zip(each, starts, strict=True)]
         self.engine_client = Routed(self.engine_client, inputs, self.routes)
 
@@ -206,8 +216,6 @@ class WithMemory:
             )
         if isinstance(error, MemoryNotFoundError):
             kind, status = "NotFoundError", HTTPStatus.NOT_FOUND
-        elif isinstance(error, MemoryNotReadyError):
-            kind, status = "ConflictError", HTTPStatus.CONFLICT
         elif isinstance(error, BankChangedError):
             kind, status = "ServiceUnavailableError", HTTPStatus.SERVICE_UNAVAILABLE
         else:
@@ -231,12 +239,16 @@ class WithMemory:
         return explained(answered, why) if isinstance(answered, AsyncGenerator) else answered
 
     @staticmethod
-    def _annotated(answer: Any, value: Any, used: Mapping[str, Any] = MappingProxyType({})) -> Any:
-        """`answer` with the field `mega`, and with what earlier passes have `used`."""
+    def _annotated(
+        answer: Any, value: Any, raw_request: Any, used: Mapping[str, Any] = MappingProxyType({})
+    ) -> Any:
+        """`answer` with the field `mega` and its header, and with what earlier passes have `used`."""
+        if isinstance(answer, ErrorResponse):
+            return answer
+        note(raw_request, value)
         if isinstance(answer, AsyncGenerator):
             return annotate(answer, value, used)
-        if not isinstance(answer, ErrorResponse):
-            setattr(answer, FIELD, value)
-            if used:
-                answer.usage = UsageInfo.model_validate(total(answer.usage.model_dump(), used))
+        setattr(answer, FIELD, value)
+        if used:
+            answer.usage = UsageInfo.model_validate(total(answer.usage.model_dump(), used))
         return answer

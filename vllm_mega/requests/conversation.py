@@ -128,9 +128,13 @@ def recall_tokens(room: int, recitals: int = 1) -> int:
     return tokens
 
 
-def recall_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Mode `recall`: the conversation, its last question asking for what was memorized."""
-    return replace_question(messages, recall_request(messages))
+def recall_messages(messages: Sequence[Message], context: str | None = None) -> list[dict[str, Any]]:
+    """Mode `recall`: the conversation, its last question asking for what was memorized.
+
+    `context` stands before it: what is read of a memory that has no adapter.
+    """
+    asked = recall_request(messages)
+    return replace_question(messages, asked if context is None else prompts.behind(context, asked))
 
 
 def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
@@ -146,19 +150,23 @@ def recall_request(messages: Sequence[Message]) -> list[prompts.Message]:
     return prompts.user(prompts.MEMORY_PROMPT)
 
 
-def context_of(recitals: Sequence[str], control: Collection[str]) -> str:
-    """The recitals as the context of mode `irag` has them, best first, none of them a part of the template.
+def context_of(texts: Sequence[str], recitals: Sequence[str], control: Collection[str]) -> str:
+    """What the model reads before the question, best first, none of it a part of the template.
+
+    Texts come before recitals: they are the same whatever is asked, so a prefix cache has more of them.
 
     Args:
+        texts: of memories.
         recitals: what the model has said.
         control: how the control tokens of its tokenizer are spelled (see `models.control_tokens`).
     """
-    return plain_text("\n\n".join(map(prompts.spoken, recitals)), control)
+    parts = [*(text.strip() for text in texts), *map(prompts.spoken, recitals)]
+    return plain_text("\n\n".join(parts), control)
 
 
-def informed_messages(messages: Sequence[Message], recalled: str) -> list[dict[str, Any]]:
-    """Second step of mode `irag`: the conversation, its last question with the recalled text in context."""
-    return replace_question(messages, prompts.irag_messages(question_of(messages), recalled))
+def informed_messages(messages: Sequence[Message], context: str) -> list[dict[str, Any]]:
+    """The conversation, its last question behind what is to be read: texts of memories, or recitals."""
+    return replace_question(messages, prompts.irag_messages(question_of(messages), context))
 
 
 def _last_user(messages: Sequence[Message]) -> int:

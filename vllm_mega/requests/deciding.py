@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from vllm_mega.config import MegaSettings
-from vllm_mega.errors import BankError, MegaError
-from vllm_mega.gate.gate import Decision, Gate, Query, alone
+from vllm_mega.errors import BankChangedError, BankError, MegaError, MemoryNotFoundError
+from vllm_mega.gate.gate import Decision, Gate, Query
 from vllm_mega.isolation import isolated
 from vllm_mega.mixture import EMPTY
 from vllm_mega.requests.conversation import Message, dialogue_text, user_text
+from vllm_mega.requests.reading import settled, with_texts
 from vllm_mega.requests.schemas import Plan, too_wide
 
 NULL_ROUTE = Decision(mixture=EMPTY, hits=(), best_score=None, event=0)
@@ -57,7 +58,8 @@ def decide(gate: Gate, asks: Sequence[Ask], slots: int) -> list[Decision | Excep
     gated = [ask for ask in asks if _compares(ask)]
     answers = iter(_gated(gate, gated))
     decided = [next(answers) if _compares(ask) else _ungated(gate, ask) for ask in asks]
-    return [_checked(_for_mode(ask.plan, answer), slots) for ask, answer in zip(asks, decided, strict=True)]
+    pairs = zip(asks, decided, strict=True)
+    return [a if isinstance(a, Exception) else _complete(gate, ask.plan, a, slots) for ask, a in pairs]
 
 
 def _compares(ask: Ask) -> bool:
@@ -71,10 +73,13 @@ def _gated(gate: Gate, asks: Sequence[Ask]) -> Sequence[Decision | Exception]:
         except BankError as error:  # everybody's
             return [error] * len(some)
 
-    queries = [
-        Query(ask.text or "", ask.plan.namespace, ask.plan.gate, ask.dialogue, ask.plan.tags) for ask in asks
-    ]
+    queries = [_query(ask) for ask in asks]
     return isolated(together, queries, Exception) if queries else []
+
+
+def _query(ask: Ask) -> Query:
+    plan = ask.plan
+    return Query(ask.text or "", plan.namespace, plan.gate, ask.dialogue, plan.tags, plan.explain)
 
 
 def _ungated(gate: Gate, ask: Ask) -> Decision | MegaError:
@@ -87,14 +92,16 @@ def _ungated(gate: Gate, ask: Ask) -> Decision | MegaError:
         return error
 
 
-def _for_mode(plan: Plan, answer: Decision | Exception) -> Decision | Exception:
-    """Mode `recall` reconstructs one memory, unless the client gives the mixture itself."""
-    if isinstance(answer, Exception) or plan.mode != "recall" or not plan.asks_gate:
-        return answer
-    return alone(answer)
-
-
-def _checked(answer: Decision | Exception, slots: int) -> Decision | Exception:
-    if isinstance(answer, Exception) or len(answer.mixture) <= slots:
-        return answer
-    return too_wide(len(answer.mixture), slots)
+def _complete(gate: Gate, plan: Plan, found: Decision, slots: int) -> Decision | MegaError:
+    """The decision as its mode has it, with the texts that the model reads; or why there is none."""
+    try:
+        decision, read = settled(plan, found)
+        if len(decision.mixture) > slots:
+            return too_wide(len(decision.mixture), slots)
+        return with_texts(decision, read, gate.text)
+    except MemoryNotFoundError as error:
+        if not plan.asks_gate:
+            return error
+        return BankChangedError(f"a memory was forgotten while it was looked at: ask again ({error})")
+    except MegaError as error:
+        return error

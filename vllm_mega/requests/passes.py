@@ -6,20 +6,18 @@ A pass is one run of the model. Some modes first recite what the memories hold; 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vllm_mega.config import Mode
 from vllm_mega.gate.gate import Decision
 from vllm_mega.mixture import Mixture
 from vllm_mega.requests import conversation
 from vllm_mega.requests.conversation import Message
+from vllm_mega.requests.reading import heavy, texts
 from vllm_mega.requests.schemas import Plan
 
-RECALL_SHARE = 0.25
-"""Of a mixture's weight: a memory with less is not recalled on its own. So at most four are."""
-
 READING_SHARE = 0.25
-"""Of the mixture's weights, in the second pass of mode `irag`: the model reads the recalled text, and the
+"""Of the mixture's weights, where the model reads the text (mode `both`, second pass of `irag`): the
 adapters only lean towards answering with one sentence of it. Measured in docs/training-log.md."""
 
 
@@ -46,8 +44,8 @@ class _Steps(NamedTuple):
 
     recitals: Callable[[Decision], list[Mixture]]
     """Each is recited, before the answer."""
-    messages: Callable[[Sequence[Message], str], Sequence[Message]]
-    """What is asked last, of the client's messages and of what was recited."""
+    messages: Callable[[Sequence[Message], str | None], Sequence[Message]]
+    """What is asked last, of the client's messages and of what is read; None: nothing is."""
     mixture: Callable[[Decision], Mixture]
     """What answers."""
     rewrites: bool
@@ -61,25 +59,30 @@ def recitals(decision: Decision) -> list[Mixture]:
 
     A blend of adapters recites none of its memories word for word, so each one that matters is recited
     alone, with the weight that it was trained at. A mixture of one memory is taken as it is; so is one
-    in which none matters enough.
+    in which none matters enough. Of memories whose texts are read nothing is recited, and beside them only
+    what matters.
     """
-    total = sum(max(hit.weight, 0.0) for hit in decision.hits)
     components = {component.adapter: component for component in decision.mixture.components}
-    if len(components) < 2:
+    read = bool(texts(decision))
+    if len(components) < 2 and not read:
         return [decision.mixture]
-    heavy = [hit.row.adapter for hit in decision.hits if hit.weight >= RECALL_SHARE * total > 0]
-    alone = [components[adapter] for adapter in dict.fromkeys(heavy) if adapter in components]
-    return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or [decision.mixture]
+    adapters = [hit.row.adapter for hit in heavy(decision.hits) if hit.row.adapter in components]
+    alone = [components[adapter] for adapter in dict.fromkeys(adapters) if adapter is not None]
+    return [Mixture([(c.adapter, c.path, 1.0)]) for c in alone] or ([] if read else [decision.mixture])
 
 
 def reading(decision: Decision) -> Mixture:
-    """What answers in mode `irag`, where the recalled text stands in the context."""
+    """What answers where the text of the memories stands in the context."""
     return decision.mixture.scaled(READING_SHARE)
+
+
+def _informed(messages: Sequence[Message], context: str | None) -> Sequence[Message]:
+    return messages if context is None else conversation.informed_messages(messages, context)
 
 
 _PLAIN = _Steps(
     recitals=lambda _: [],
-    messages=lambda messages, _: messages,
+    messages=_informed,
     mixture=lambda decision: decision.mixture,
     rewrites=False,
     recites=False,
@@ -87,15 +90,13 @@ _PLAIN = _Steps(
 _MODES: Mapping[Mode, _Steps] = {
     "off": _PLAIN,
     "adapter": _PLAIN,
-    "recall": _PLAIN._replace(
-        messages=lambda messages, _: conversation.recall_messages(messages), rewrites=True, recites=True
-    ),
-    "irag": _PLAIN._replace(
-        recitals=recitals, messages=conversation.informed_messages, mixture=reading, rewrites=True
-    ),
+    "recall": _PLAIN._replace(messages=conversation.recall_messages, rewrites=True, recites=True),
+    "irag": _PLAIN._replace(recitals=recitals, mixture=reading, rewrites=True),
+    "text": _PLAIN._replace(rewrites=True),
+    "both": _PLAIN._replace(mixture=reading, rewrites=True),
 }
 REWRITING = frozenset(mode for mode, steps in _MODES.items() if steps.rewrites)
-"""Modes in which no pass has the prompt that the client knows."""
+"""Modes in which no pass has the prompt that the client knows; nor has one that reads a text."""
 
 
 def first_passes(plan: Plan, decision: Decision, messages: Sequence[Message], room: int) -> list[Recital]:
@@ -111,7 +112,7 @@ def first_passes(plan: Plan, decision: Decision, messages: Sequence[Message], ro
         RequestError: the mode replaces the question, and there is none; or there is no room to recite.
     """
     steps = _steps(plan, decision)
-    if steps.rewrites:
+    if steps.rewrites or texts(decision):
         conversation.question_of(messages)
     mixtures = steps.recitals(decision)
     if not mixtures:
@@ -120,14 +121,16 @@ def first_passes(plan: Plan, decision: Decision, messages: Sequence[Message], ro
     return [Recital(request, mixture, tokens) for mixture in mixtures]
 
 
-def recalled(recited: Sequence[str], control: Collection[str]) -> str | None:
-    """What the answer reads of what the first passes said; None: there were none.
+def recalled(decision: Decision, recited: Sequence[str], control: Collection[str]) -> str | None:
+    """What the answer reads: texts of memories, and what the first passes said; None: there is nothing.
 
     Args:
-        recited: the text of each, in their order.
+        decision: of the gate, or of the client.
+        recited: the text of each of the first passes, in their order.
         control: how the control tokens of the model are spelled: none of the text becomes one.
     """
-    return conversation.context_of(recited, control) if recited else None
+    read = texts(decision)
+    return conversation.context_of(read, recited, control) if read or recited else None
 
 
 def last_pass(plan: Plan, decision: Decision, messages: Sequence[Message], context: str | None) -> Answer:
@@ -140,35 +143,14 @@ def last_pass(plan: Plan, decision: Decision, messages: Sequence[Message], conte
         context: what was `recalled`.
     """
     steps = _steps(plan, decision)
-    return Answer(steps.messages(messages, context or ""), steps.mixture(decision), steps.recites)
+    return Answer(steps.messages(messages, context), steps.mixture(decision), steps.recites)
 
 
-def describe(
-    plan: Plan, decision: Decision, start: int | None = None, context: str | None = None
-) -> dict[str, Any]:
-    """The field `mega` of a response: which memories were used, with weights, and why.
-
-    Args:
-        plan: of the request.
-        decision: of the gate, or of the client.
-        start: the token of the prompt that was answered from which the mixture acted; None: it is empty.
-        context: what was `recalled`.
-    """
-    value: dict[str, Any] = {
-        "memories": [
-            {"id": hit.id, "title": hit.title, "weight": hit.weight, "score": hit.score}
-            for hit in decision.hits
-        ],
-        "mode": plan.mode,
-        "best_score": decision.best_score,
-        "namespace": plan.namespace,
-        "start": start,
-    }
-    if context is not None:
-        value["recalled"] = context
-    return value
+def answering(plan: Plan, decision: Decision) -> Mixture:
+    """What acts while the answer is made."""
+    return _steps(plan, decision).mixture(decision)
 
 
 def _steps(plan: Plan, decision: Decision) -> _Steps:
-    """Without a mixture there is nothing to recite or to recall."""
-    return _MODES[plan.mode] if decision.mixture else _PLAIN
+    """Without a mixture and without a text there is nothing to recite or to read."""
+    return _MODES[plan.mode] if decision.mixture or texts(decision) else _PLAIN

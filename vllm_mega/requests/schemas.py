@@ -58,6 +58,7 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: tuple[str, ...] | None = None
     memories: tuple[MemoryWeight, ...] | None = None
     start: Position | Start | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.namespace is not None:
@@ -96,6 +97,8 @@ class Plan:
     """The client's own mixture; None: the gate decides."""
     start: Start | None = None
     """The client's own; None: where the endpoint has it."""
+    explain: bool = False
+    """Whether the answer shall say why the gate has decided so."""
 
     @property
     def asks_gate(self) -> bool:
@@ -169,4 +172,5 @@ def make_plan(
         tags=request.tags or (),
         memories=request.memories,
         start=request.position,
+        explain=request.explain,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_mega.errors import RequestError
+from vllm_mega.gate.gate import Decision
 from vllm_mega.requests.passes import REWRITING
 from vllm_mega.requests.schemas import FIELD, Plan, Start
 
@@ -27,6 +28,21 @@ def check_chat(plan: Plan) -> None:
         raise RequestError(
             f"{PARAM} is {plan.start.token}, but mode {plan.mode} rewrites the prompt: give 0 (everywhere), "
             "or leave it out (from the question on)",
+            PARAM,
+        )
+
+
+def check_texts(plan: Plan, decision: Decision) -> None:
+    """Refuse a start in a prompt that the client does not know, for a text is put into it.
+
+    Raises:
+        RequestError: it is any token but the first, and the decision has texts.
+    """
+    read = [hit.id for hit in decision.hits if hit.text is not None]
+    if read and plan.start is not None and plan.start.token:
+        raise RequestError(
+            f"{PARAM} is {plan.start.token}, but the texts of {', '.join(read)} are put into the prompt, for "
+            "they have no adapter (yet): give 0 (everywhere), or leave it out (from the question on)",
             PARAM,
         )
 

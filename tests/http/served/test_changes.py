@@ -35,16 +35,6 @@ def test_a_memory_lives_and_dies_while_the_server_runs(client: openai.OpenAI, ba
     refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 404)
 
 
-def test_a_memory_that_waits_for_its_adapter_takes_no_part(client: openai.OpenAI, bank: LiveBank) -> None:
-    before = ask(client, ASKED["clock"])
-    bank.store(CLOCK)
-    assert ask(client, ASKED["clock"]).mega == before.mega
-    error = refused(lambda: ask(client, UNRELATED, mega={"memories": [{"id": "clock"}]}), 409)
-    assert error["param"] == "mega.memories"
-    assert "default/clock has no adapter: it is pending" in error["message"]
-    bank.forget(CLOCK)
-
-
 def test_a_broken_memory_is_refused_and_the_others_go_on(client: openai.OpenAI, bank: LiveBank) -> None:
     (folder,) = bank.add([CLOCK])
     file = folder / "adapter_model.safetensors"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.http.asking import BASE, MEGA, ask, refused, text, used
 from tests.http.live_bank import ASKED, BAKERY, COMET, LIGHTHOUSE, TORTOISE, UNRELATED, LiveBank
+from vllm_mega.config import MODES
 
 pytestmark = pytest.mark.engine
 
@@ -43,7 +44,7 @@ def test_the_base_model_has_no_memory(client: openai.OpenAI) -> None:
     assert MEGA in error["message"]
 
 
-@pytest.mark.parametrize("mode", ["adapter", "recall", "irag", "off"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_null_route_is_the_base_model(client: openai.OpenAI, mode: str) -> None:
     base = ask(client, UNRELATED, BASE, logprobs=True)
     answer = ask(client, UNRELATED, mega={"mode": mode}, logprobs=True)

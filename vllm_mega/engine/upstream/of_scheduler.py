@@ -50,7 +50,7 @@ CONFIGURATION = (
         "vllm.config.model:ModelConfig",
         by="engine.checks engine.configuration engine.upstream.replacements engine.worker offline "
         "http.beforehand http.chat http.endpoints http.handlers offline_chat "
-        "hook.starting",
+        "hook.inserting hook.starting",
         why="Where the model is, how long its context is, and what of it cannot be had with mixtures.",
         reads="enable_prompt_embeds enable_sleep_mode is_moe max_model_len model trust_remote_code",
     ),

@@ -95,7 +95,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
-        by="http.completions http.endpoints http.handlers hook.starting",
+        by="http.completions http.endpoints http.handlers hook.inserting hook.starting",
         why="MegaCompletion gives every prompt its mixture.",
         until=_HANDLERS,
         swapped=True,
@@ -109,14 +109,15 @@ SERVER = (
             "_extract_prompt_len": "prompt",
             "create_error_response": "message err_type status_code param",
         },
-        reads="engine_client models online_renderer renderer",
-        adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told mega "
-        "routes wanted",
+        reads="engine_client model_config models online_renderer renderer",
+        adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told control "
+        "mega routes wanted",
     ),
     Use(
         "vllm.renderers.online_renderer:OnlineRenderer",
-        by="http.beforehand hook.starting",
-        why="A prompt is rendered once more, to see where the question begins and how much room it leaves.",
+        by="http.beforehand hook.inserting hook.starting",
+        why="A prompt is rendered once more, to see where the question begins and how much room it leaves; "
+        "so are texts that are put into it.",
         until="rendered prompts say which tokens each message has",
         calls={
             "render_chat": "async request skip_mm_cache=",
@@ -125,20 +126,26 @@ SERVER = (
     ),
     Use(
         "vllm.renderers.inputs.preprocess:PromptComponents",
-        by="hook.starting",
+        by="hook.inserting hook.starting",
         why="The tokens of a rendered prompt.",
         until="rendered prompts say which tokens each message has",
         reads="token_ids",
     ),
     Use(
         "vllm.renderers.base:BaseRenderer",
-        by="http.completions http.endpoints offline_chat",
+        by="hook.inserting http.completions http.endpoints offline_chat",
         why="Token ids are decoded for the gate; the control tokens of the model must not be recited.",
         calls={
             "render_chat": "conversations chat_params tok_params skip_mm_cache=",
             "validate_token_ids": "token_ids parameter=",
         },
         reads="default_chat_tok_params tokenizer",
+    ),
+    Use(
+        "vllm.tokenizers.protocol:TokenizerLike",
+        by="hook.inserting",
+        why="The token that begins every prompt stays the first where a text is put before it.",
+        reads="bos_token_id",
     ),
     Use(
         "vllm.engine.protocol:EngineClient",
@@ -204,7 +211,7 @@ SERVER = (
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorResponse",
         by="batch.engine http.beforehand http.bodies http.chat http.completions "
-        "http.handlers http.limit http.metrics hook.starting",
+        "http.handlers http.limit http.metrics hook.inserting hook.starting",
         why="Handlers return their refusals.",
         reads="error",
     ),
@@ -259,7 +266,7 @@ SERVER = (
     ),
     Use(
         "vllm.exceptions",
-        by="http.handlers offline_chat hook.starting",
+        by="http.chat http.handlers offline_chat hook.starting",
         why="What vLLM refuses, and what an engine ends.",
         reads="GenerationError VLLMValidationError",
     ),

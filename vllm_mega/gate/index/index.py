@@ -18,7 +18,7 @@ from vllm_mega.gate.vectors import Vectors
 
 
 class Index:
-    """Memories that have an adapter and a key; see `bank.catalog.follower.Keys`.
+    """Memories that have a key; see `bank.catalog.follower.Keys`.
 
     Changed and asked by one thread at a time: inside `Library.refresh` and `Library.still`.
     """
@@ -28,12 +28,10 @@ class Index:
         self._shelves: dict[str, Shelf] = {}
 
     def put(self, rows: Sequence[Row], keys: Vectors) -> None:
-        """Take keys [N, D] of `rows`, in place of what they had; without an adapter they take no part."""
-        self.drop([row.name for row in rows if row.adapter is None])
+        """Take keys [N, D] of `rows`, in place of what they had."""
         places: dict[str, list[int]] = defaultdict(list)
         for n, row in enumerate(rows):
-            if row.adapter is not None:
-                places[row.namespace].append(n)
+            places[row.namespace].append(n)
         for namespace, some in places.items():
             if namespace not in self._shelves:
                 self._shelves[namespace] = Shelf(keys.shape[1])

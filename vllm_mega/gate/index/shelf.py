@@ -1,4 +1,4 @@
-"""The memories of one namespace that have an adapter and a key, searched exactly."""
+"""The memories of one namespace that have a key, searched exactly."""
 
 from __future__ import annotations
 
