@@ -10,12 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.catalog.jobs import lease
 from vllm_mega.errors import BusyError
 from vllm_mega.http.memories import streaming
-from vllm_mega.http.memories.streaming import enter, event_lines
+from vllm_mega.http.memories.streaming import Stream, enter, event_lines
 
 EVENTS = "/v1/mega/events"
 
@@ -63,7 +64,6 @@ async def test_a_stream_tells_what_happens(
     monkeypatch.setattr(streaming, "QUIET_SECONDS", 0.05)
     await client.post(MEMORIES, json=FERRY)
     ending = False
-    enter(server.service)
     lines = event_lines(server.service, "default", 0, lambda: ending)
     async with asyncio.timeout(30):
         assert await anext(lines) == b"retry: 1000\n\n"
@@ -76,7 +76,6 @@ async def test_a_stream_tells_what_happens(
         assert told(line)["id"] == "lamp"
         ending = True
         assert [line async for line in lines if not line.startswith(b":")] == []
-    assert server.service.streams == 0
 
 
 async def test_a_stream_is_taken_up_again(
@@ -95,6 +94,21 @@ async def test_a_stream_is_taken_up_again(
     assert [told(part)["id"] for part in again.content.split(b"\n\n")[1:-1]] == ["lamp"]
     assert server.service.streams == 0
     error(await client.get(EVENTS, headers={**headers, "Last-Event-ID": "7"}), 400)
+    assert server.service.streams == 0
+
+
+async def test_who_is_gone_before_the_first_line_is_counted_no_more(server: MemoryServer) -> None:
+    enter(server.service)
+    stream = Stream(server.service, event_lines(server.service, "default", 0, lambda: False))
+
+    async def gone(_: Any) -> None:
+        raise OSError("the client is gone")
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ClientDisconnect):
+        await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, gone)
     assert server.service.streams == 0
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,13 +62,22 @@ class Catalog:
     """Of the settings; never changes."""
 
     @property
-    def name(self) -> str:
-        """The bank's own name, 32 hex digits, which no other bank has.
+    def secret(self) -> str:
+        """At random: whoever cannot read the bank does not know it.
 
         Raises:
             BankError: `bank.json` cannot be read.
         """
         return _read_bank_file(self.root).bank
+
+    @property
+    def name(self) -> str:
+        """Of this bank and no other, 64 hex digits; tells nothing of its secret.
+
+        Raises:
+            BankError: as `secret`.
+        """
+        return hashlib.sha256(f"name of {self.secret}".encode()).hexdigest()
 
     def settings(self) -> BankSettings:
         """What holds for the whole bank, as it is now.
@@ -130,15 +140,6 @@ def open_catalog(root: Path | str, url: str | None = None) -> Catalog:
     with _closed_on_error(database):
         settings = _checked_settings(root, database)
     return Catalog(root, database, settings.embedder)
-
-
-def bank_name(root: Path) -> str:
-    """The bank's own name, at random: whoever cannot read the bank does not know it.
-
-    Raises:
-        BankError: it cannot be read.
-    """
-    return _read_bank_file(root).bank
 
 
 def read_settings(connection: sa.Connection) -> BankSettings:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from vllm_mega.errors import MegaError
 from vllm_mega.http.memories.answering import answer, raw_of, refuse, understand
@@ -16,14 +15,12 @@ from vllm_mega.http.memories.operations import OPERATIONS, Operation
 from vllm_mega.http.memories.reading import events, first
 from vllm_mega.http.memories.refusing import refusal_of
 from vllm_mega.http.memories.service import Service
-from vllm_mega.http.memories.streaming import enter, event_lines
-
-_STREAM = "text/event-stream"
+from vllm_mega.http.memories.streaming import KIND, Stream, enter, event_lines
 
 
 def _handler(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
-        if operation.act is events and _STREAM in request.headers.get("accept", ""):
+        if operation.act is events and KIND in request.headers.get("accept", ""):
             return await _stream(operation, request)
         return await answer(operation, request)
 
@@ -44,8 +41,7 @@ async def _stream(operation: Operation, request: Request) -> Response:
     except MegaError as error:
         return refuse(refusal_of(error))
     lines = event_lines(service, asked.namespace, after, lambda: bool(getattr(server, "should_exit", False)))
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type=_STREAM, headers=headers)
+    return Stream(service, lines)
 
 
 router = APIRouter(tags=["memories"])

@@ -1,7 +1,7 @@
 """Numbers that count for the whole bank, as tokens that tell nobody how far they count. Pure.
 
 Events and rows are numbered through all namespaces. Who saw two of the numbers would know how much others
-have done in between. A token is the number, encrypted and authenticated under a key that the bank's name
+have done in between. A token is the number, encrypted and authenticated under a key that the bank's secret
 gives, for one purpose and one namespace: it leads nowhere else, and cannot be made by hand.
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm_mega.access.audit import Audit
 from vllm_mega.access.limits import Limits, Rates
-from vllm_mega.bank.catalog.catalog import Catalog, bank_name
+from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.config import MegaSettings
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Gate
@@ -41,7 +41,7 @@ class Service:
     _count: Count | None = None
 
     def __post_init__(self) -> None:
-        self.seals = Seals(bank_name(self.catalog.root))
+        self.seals = Seals(self.catalog.secret)
         self._rates, self._lock = Rates(), Lock()
 
     @property

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.records import Event
@@ -21,6 +23,8 @@ QUIET_SECONDS = 15.0
 """Without an event for so long, a line says that the stream lives: proxies close what is still."""
 LIFE_SECONDS = 300.0
 """Then a client comes again, behind the last event that it has, and shows its key again."""
+KIND = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _AT_ONCE = 100
 
 
@@ -35,10 +39,27 @@ def enter(service: Service) -> None:
     service.streams += 1
 
 
+class Stream(StreamingResponse):
+    """An answer that is a stream, once it was let `enter`; however it ends, it is counted no more.
+
+    Its lines cannot see to that: where a client is gone before the first of them, none is made.
+    """
+
+    def __init__(self, service: Service, lines: AsyncIterator[bytes]) -> None:
+        super().__init__(lines, media_type=KIND, headers=_HEADERS)
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._service.streams -= 1
+
+
 async def event_lines(
     service: Service, namespace: str, after: int, is_ending: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
-    """Events of a namespace, as the bytes of an answer; `enter` came before.
+    """Events of a namespace, as the bytes of an answer.
 
     Args:
         service: of the bank.
@@ -47,22 +68,19 @@ async def event_lines(
         is_ending: whether the server ends; then the stream does.
     """
     end, spoken = time.monotonic() + LIFE_SECONDS, time.monotonic()
-    try:
-        yield b"retry: 1000\n\n"
-        while time.monotonic() < end and not is_ending():
-            found = await _next(service, namespace, after)
-            if found is None:
-                return
-            for event in found:
-                after, spoken = event.number, time.monotonic()
-                yield _line(service, event)
-            if not found:
-                if time.monotonic() - spoken > QUIET_SECONDS:
-                    spoken = time.monotonic()
-                    yield b": nothing new\n\n"
-                await asyncio.sleep(POLL_SECONDS)
-    finally:
-        service.streams -= 1
+    yield b"retry: 1000\n\n"
+    while time.monotonic() < end and not is_ending():
+        found = await _next(service, namespace, after)
+        if found is None:
+            return
+        for event in found:
+            after, spoken = event.number, time.monotonic()
+            yield _line(service, event)
+        if not found:
+            if time.monotonic() - spoken > QUIET_SECONDS:
+                spoken = time.monotonic()
+                yield b": nothing new\n\n"
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _next(service: Service, namespace: str, after: int) -> list[Event] | None:

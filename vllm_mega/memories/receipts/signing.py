@@ -23,7 +23,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: str
     bank: str
-    """The bank's own name (`bank.json`)."""
+    """`Catalog.name`."""
     forgotten: Receipt
 
 
