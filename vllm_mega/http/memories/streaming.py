@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
-from fastapi.responses import StreamingResponse
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from vllm_mega.bank.catalog.events import events_after
