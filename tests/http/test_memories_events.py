@@ -16,7 +16,7 @@ from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.catalog.jobs import lease
 from vllm_mega.errors import BusyError
 from vllm_mega.http.memories import streaming
-from vllm_mega.http.memories.streaming import Stream, enter, event_lines
+from vllm_mega.http.memories.streaming import EventStream, enter, event_lines
 
 EVENTS = "/v1/mega/events"
 
@@ -99,7 +99,7 @@ async def test_a_stream_is_taken_up_again(
 
 async def test_who_is_gone_before_the_first_line_is_counted_no_more(server: MemoryServer) -> None:
     enter(server.service)
-    stream = Stream(server.service, event_lines(server.service, "default", 0, lambda: False))
+    stream = EventStream(server.service, event_lines(server.service, "default", 0, lambda: False))
 
     async def gone(_: Any) -> None:
         raise OSError("the client is gone")

@@ -63,7 +63,11 @@ HARMLESS = {
         "PEFT_PREFIX": NAMED,
         "_TINY": "the smallest float32: keeps a division by zero away",
     },
-    "training.run.leases": {"LEASE_S": "how long a trainer that is gone has its jobs", "_LOG": NAMED},
+    "training.run.leases": {
+        "LEASE_S": "how long a trainer that is gone has its jobs",
+        "PROGRESS_S": "how often a job tells its steps",
+        "_LOG": NAMED,
+    },
     "training.compute.loss": {"COLUMNS": ROUNDING, "ROWS": ROUNDING},
     "training.compute.model": {"LENGTH": CHECKS, "LONGEST": CHECKS, "_BEYOND": CHECKS},
     "training.run.outlook": dict.fromkeys(
@@ -74,6 +78,8 @@ HARMLESS = {
     "training.run.ray_cluster": {"LOOPBACK_ONLY": NAMED, "STORE_BYTES": "room for results on their way"},
     "training.run.scale_out": {"LOSSES": "how often a worker is started again", "_LOG": NAMED},
     "training.recipe.segments": {"_WASTE": ROUNDING},
+    "training.run.stopping": {"_SIGNALS": NAMED, "_SLICE": "how soon a wish to stop is noticed"},
+    "training.run.watch": {"PATIENCE_S": "how often a bank out of reach is tried", "_FOR_GOOD": NAMED},
     "training.run.session": {"_AT_A_TIME": "how many are stored at once"},
     "training.recipe.targets": {"_LAYER": "reads names; which layers there are is resolved into the recipe"},
     "training.run.trainer": {"_LOG": NAMED},

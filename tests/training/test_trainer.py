@@ -133,11 +133,11 @@ def test_short_of_memory_fewer_are_trained_at_once(
     sizes: list[int] = []
     run = Round.run
 
-    def short(self: Round) -> Any:
+    def short(self: Round, *args: Any) -> Any:
         sizes.append(len(self.learners))
         if len(self.learners) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return run(self)
+        return run(self, *args)
 
     monkeypatch.setattr(Round, "run", short)
     found = fits(Trainer(tiny, msgspec.structs.replace(SHORT, jobs=4)), *MEMORIES)
@@ -147,7 +147,7 @@ def test_short_of_memory_fewer_are_trained_at_once(
 
 
 def test_other_errors_are_not_taken_for_that(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Round) -> Any:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(Round, "run", broken)

@@ -44,6 +44,7 @@ def words(bank: Path) -> list[str]:
 
 def _run(argv: Sequence[str], out: Path, pause: float) -> None:
     """In a process of its own: watch, with a pause before every step."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
     torch.set_num_threads(1)
     sys.stdout = out.open("w")
     ours = Watch._each_step

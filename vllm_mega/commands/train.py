@@ -54,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.commands._watching import watch
     from vllm_mega.errors import ConfigError
 
-    crew, settings = crew_of(args), settings_of(args)
+    settings = settings_of(args)
     if args.watch:
         return watch(args, settings)
+    crew = crew_of(args)
     if args.poll is not None:
         raise ConfigError("--poll needs --watch")
     if args.limit is not None and args.limit < 1:

@@ -15,7 +15,7 @@ from vllm_mega.http.memories.operations import OPERATIONS, Operation
 from vllm_mega.http.memories.reading import events, first
 from vllm_mega.http.memories.refusing import refusal_of
 from vllm_mega.http.memories.service import Service
-from vllm_mega.http.memories.streaming import KIND, Stream, enter, event_lines
+from vllm_mega.http.memories.streaming import KIND, EventStream, enter, event_lines
 
 
 def _handler(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
@@ -41,7 +41,7 @@ async def _stream(operation: Operation, request: Request) -> Response:
     except MegaError as error:
         return refuse(refusal_of(error))
     lines = event_lines(service, asked.namespace, after, lambda: bool(getattr(server, "should_exit", False)))
-    return Stream(service, lines)
+    return EventStream(service, lines)
 
 
 router = APIRouter(tags=["memories"])

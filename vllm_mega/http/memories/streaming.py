@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
-from starlette.responses import StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from vllm_mega.bank.catalog.events import events_after
@@ -39,7 +39,7 @@ def enter(service: Service) -> None:
     service.streams += 1
 
 
-class Stream(StreamingResponse):
+class EventStream(StreamingResponse):  # type: ignore[misc]  # FastAPI is untyped to mypy
     """An answer that is a stream, once it was let `enter`; however it ends, it is counted no more.
 
     Its lines cannot see to that: where a client is gone before the first of them, none is made.
