@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -98,19 +99,25 @@ def test_killed_at_any_moment_the_next_run_goes_on(
 
 
 @pytest.mark.slow
-def test_thirty_kills(tmp_path: Path, tiny: Path) -> None:
+def test_up_to_thirty_kills(tmp_path: Path, tiny: Path) -> None:
+    begun = time.monotonic()
     whole = finish(tmp_path / "whole", tiny, MANY)
+    each = (time.monotonic() - begun) / len(MANY)  # by the pace of this machine, as busy as it is
     assert set(whole) == {memory.id for memory in MANY}
     bank, chance = tmp_path / "bank", random.Random(0)
     before: dict[str, str | None] = {}
-    for _ in range(30):
+    kills = 0
+    while kills < 30:
         process, heard = start(bank, tiny, MANY)
-        with heard:
+        with heard, suppress(EOFError):  # it has nothing left to train
             assert heard.recv() == 0, "it trains now"
-            time.sleep(chance.uniform(0, 0.8))
+            time.sleep(chance.uniform(0, 1.5 * each))
             process.kill()
-            process.join()
+        process.join()
+        if process.exitcode == 0:
+            break
         assert process.exitcode == -signal.SIGKILL
+        kills += 1
         done = adapters(bank)
         assert before.items() <= done.items() <= whole.items(), "what was done is lost, or is another"
         assert {problem.kind for problem in problems(bank, linear_shapes(tiny))} <= {"orphan", "staging"}
@@ -124,5 +131,6 @@ def test_thirty_kills(tmp_path: Path, tiny: Path) -> None:
     assert adapters(bank) == {memory: adapter for memory, adapter in whole.items() if memory not in failed}
     kinds = Counter(kind for _, kind in events(bank))
     assert kinds["ready"] == len(MANY) - len(failed), "what was there was trained again"
-    assert kinds["returned"] + kinds["failed"] <= 30
+    assert kinds["returned"] + kinds["failed"] <= kills
+    assert kills > 10
     assert len(before) > 5, "or nothing was killed but beginnings"
