@@ -79,7 +79,7 @@ class MegaEndpoints:
         if settings is None:
             logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
             return
-        await attach(engine_client, state, settings)
+        _open_routes(state, await attach(engine_client, state, settings))
 
 
 def _guard(app: Any, args: Any, settings: MegaSettings) -> None:
@@ -107,8 +107,20 @@ async def _tell_keeper(folder: Path) -> None:
     (folder / READY).touch()
 
 
-async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None:
-    """Turn the ready handlers of `state` into ours; all there is between vLLM's HTTP server and memory.
+def _open_routes(state: Any, service: Service) -> None:
+    """Give our own routes the bank, and what `_guard` has said of who may ask them."""
+    service.audit = state.mega_audit
+    if (keys := state.mega_keys) is not None:
+        service.limits_of = lambda namespace: keys().limits_of(namespace)
+    state.mega_memories = service
+    state.mega_watch = Watch(service.gate.library)
+
+
+async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Service:
+    """Turn the ready handlers of `state` into ours; all there is between vLLM's handlers and memory.
+
+    Returns:
+        The bank as the handlers have it open.
 
     Raises:
         ConfigError, BankError, ModelError: the server cannot have the memory that is asked for.
@@ -133,13 +145,8 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
     model = engine_client.vllm_config.model_config
     trusted = model.trust_remote_code
     service = await asyncio.to_thread(_service, settings, model.model, slots, trust_remote_code=trusted)
-    service.audit = state.mega_audit
-    if (keys := state.mega_keys) is not None:
-        service.limits_of = lambda namespace: keys().limits_of(namespace)
-    state.mega_memories = service
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MeasuredHook(service.gate, settings, slots, checks.begin)
-    state.mega_watch = Watch(service.gate.library)
     become(models, OpenAIServingModels, MegaModels)
     models.bank = bank
     for handler, stock, ours in (
@@ -149,6 +156,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> None
         become(handler, stock, ours)
         handler.mega = hook
         handler.control = control_tokens(handler.renderer.tokenizer)
+    return service
 
 
 def _service(settings: MegaSettings, model: str, slots: int, *, trust_remote_code: bool) -> Service:
