@@ -51,7 +51,7 @@ def test_bytes_are_those_of_the_adapters_in_the_bank(tmp_path: Path, tiny: Path)
     with Library(tmp_path / "bank") as library:
         for row in library.rows.values():
             # The file has a header beside the tensors.
-            assert seen.bytes_each <= row.adapter_bytes <= seen.bytes_each + 8192
+            assert seen.bytes_each <= library.version(row).adapter_bytes <= seen.bytes_each + 8192
     again = outlook(tmp_path / "bank", MEMORIES, str(tiny), settings=QUICK)
     assert (again.missing, again.there) == (0, 3)
 
