@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_beside_options(parser: argparse.ArgumentParser) -> None:
-    """--train and --train-threads."""
+    """Give `serve` the options --train and --train-threads."""
     parser.add_argument(
         "--train",
         action="store_true",

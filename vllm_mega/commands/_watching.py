@@ -19,7 +19,7 @@ POLL_S = 1.0
 
 
 def add_watch_options(parser: argparse.ArgumentParser) -> None:
-    """--watch and --poll."""
+    """Give `train` the options --watch and --poll."""
     parser.add_argument(
         "--watch",
         action="store_true",

@@ -18,16 +18,6 @@ from vllm_mega.models import fingerprint, resolve_model
 logger = logging.getLogger(__name__)
 
 
-def open_gate(
-    settings: MegaSettings, model: str | Path, slots: int, *, trust_remote_code: bool = False
-) -> Gate:
-    """The gate over the bank of `settings`, for an engine that runs `model` with so many slots.
-
-    Args and errors are those of `gate_embedder` and `gate_over`.
-    """
-    return gate_over(settings, gate_embedder(settings, model, slots, trust_remote_code=trust_remote_code))
-
-
 def gate_embedder(
     settings: MegaSettings, model: str | Path, slots: int, *, trust_remote_code: bool = False
 ) -> Embedder:

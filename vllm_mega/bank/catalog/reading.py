@@ -107,7 +107,7 @@ def count_memories(catalog: Catalog, chosen: Filter = EVERYTHING) -> int:
 
 
 class Adapters(NamedTuple):
-    """Those that answer."""
+    """How many memories are answered by an adapter, and how large these adapters are."""
 
     memories: int
     """So many have one."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from vllm_mega.bank.catalog.events import events_after
-from vllm_mega.bank.catalog.records import Event, Filter, JobStatus, MemoryName
+from vllm_mega.bank.catalog.records import Event, Filter, MemoryName
 from vllm_mega.errors import RequestError
 from vllm_mega.http.memories import told
 from vllm_mega.http.memories.seals import Purpose
 from vllm_mega.http.memories.service import Asked, Service, Told
 from vllm_mega.memories import find_job, get_entry, history, list_memories
 
-_STATES = {"waiting": "waiting", "leased": "training", "failed": "failed"}
+_STATES: dict[str, told.JobState] = {"waiting": "waiting", "leased": "training", "failed": "failed"}
 
 
 def list_(service: Service, asked: Asked) -> Told:
@@ -58,9 +56,9 @@ def job(service: Service, asked: Asked) -> Told:
     """
     memory, found = find_job(service.catalog, MemoryName(asked.namespace, asked.id))
     if found is None:
-        state = "done" if memory.state == "ready" else "none"
-        return Told(msgspec.convert(_job(asked.id, state, memory.newest), told.Job))
-    return Told(msgspec.convert(_job(asked.id, _STATES[found.state], found.version, found), told.Job))
+        return Told(told.Job(asked.id, "done" if memory.state == "ready" else "none", memory.newest, 0, ""))
+    state = _STATES[found.state]
+    return Told(told.Job(asked.id, state, found.version, found.attempts, found.reason))
 
 
 def events(service: Service, asked: Asked) -> Told:
@@ -99,8 +97,3 @@ def _open(service: Service, asked: Asked, token: str, purpose: Purpose, name: st
     if number is None:
         raise RequestError(f"{token[:40]!r} is nothing that this namespace gave: begin without {name}", name)
     return number
-
-
-def _job(memory_id: str, state: str, version: int, found: JobStatus | None = None) -> dict[str, object]:
-    attempts, reason = (found.attempts, found.reason) if found else (0, "")
-    return {"id": memory_id, "state": state, "version": version, "attempts": attempts, "reason": reason}

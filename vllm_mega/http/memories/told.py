@@ -195,11 +195,14 @@ class FoundList(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
+JobState = Literal["waiting", "training", "failed", "done", "none"]
+
+
 class Job(msgspec.Struct, frozen=True):
     """What becomes of the wish to train a memory; its id is that of the memory."""
 
     id: str
-    state: Literal["waiting", "training", "failed", "done", "none"]
+    state: JobState
     """none: the memory has no adapter, and none is wanted."""
     version: int
     """The memory's newest, that wants an adapter."""
