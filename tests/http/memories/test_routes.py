@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
+from tests.http.memories.server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.http.bodies import LARGEST
 from vllm_mega.memories import list_jobs
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MemoryServer]:
-    made = MemoryServer(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def client(server: MemoryServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with server.client() as opened:
-        yield opened
 
 
 async def put(client: httpx.AsyncClient, *memories: dict[str, Any]) -> list[dict[str, Any]]:

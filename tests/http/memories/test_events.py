@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
-from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
+from tests.http.memories.server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.catalog.jobs import lease
 from vllm_mega.errors import BusyError
 from vllm_mega.http.memories import streaming
 from vllm_mega.http.memories.streaming import EventStream, enter, event_lines
 
 EVENTS = "/v1/mega/events"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MemoryServer]:
-    made = MemoryServer(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def client(server: MemoryServer) -> AsyncIterator[httpx.AsyncClient]:
-    async with server.client() as opened:
-        yield opened
 
 
 async def test_events_go_on_where_they_ended(server: MemoryServer, client: httpx.AsyncClient) -> None:

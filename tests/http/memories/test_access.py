@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.memory_server import FERRY, LAMP, MEMORIES, MemoryServer, error
+from tests.http.memories.server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.layout import NewMemory
 
 DOCUMENT = {"source": "a.md", "text": "The ox sleeps."}
