@@ -112,5 +112,5 @@ def test_a_server_tells_it_at_its_start(
     monkeypatch.setattr(opening, "resolve_model", Path)
     monkeypatch.setattr(opening, "fingerprint", lambda _: BASE.fingerprint)
     with caplog.at_level(logging.WARNING):
-        opening.open_gate(MegaSettings(str(root)), "model", 4)
+        opening.gate_embedder(MegaSettings(str(root)), "model", 4)
     assert "everything is near" in caplog.text
