@@ -155,7 +155,8 @@ class MegaLLM:
         lasts = list(map(last_pass, plans, decisions, messages, contexts))
         loras = [to_lora_request(last.mixture) for last in lasts]
         asked = [last.messages for last in lasts]
-        answers = self.answers(asked, sampling_params, use_tqdm, loras, starts) if asked else []
+        read = [last.context for last in lasts]
+        answers = self.answers(asked, sampling_params, use_tqdm, loras, starts, read) if asked else []
         return [
             MegaAnswer(output.outputs[0].text, describe(plan, decision, start, context), output)
             for plan, decision, context, (output, start) in zip(
@@ -170,6 +171,7 @@ class MegaLLM:
         use_tqdm: bool,
         loras: Sequence[LoRARequest | None],
         starts: Sequence[Start | None] | None = None,
+        contexts: Sequence[str | None] | None = None,
     ) -> list[Answered]:
         """What vLLM answers with these adapters, without a gate, in the template of the bank.
 
@@ -178,7 +180,8 @@ class MegaLLM:
             sampling_params: for all, or one each.
             use_tqdm: whether to show progress.
             loras: mixtures; None: the base model.
-            starts: from where each acts; None: from where the last user message begins.
+            starts: from where each acts; None: from where the question begins.
+            contexts: what stands in the last user message of each before the question; None: nothing does.
 
         Returns:
             For each vLLM's RequestOutput, and the token from which its mixture acted.
@@ -189,7 +192,8 @@ class MegaLLM:
         """
         n = len(conversations)
         sampling = [sampling_params] * n if isinstance(sampling_params, SamplingParams) else sampling_params
-        each = zip(conversations, sampling, loras, starts or [None] * n, strict=True)
+        nothing = [None] * n
+        each = zip(conversations, sampling, loras, starts or nothing, contexts or nothing, strict=True)
         answers = answered(self.llm, [Chat(*parts) for parts in each], use_tqdm)
         for (output, _), lora in zip(answers, loras, strict=True):
             if output.outputs[0].finish_reason == "error":

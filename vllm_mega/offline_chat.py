@@ -28,7 +28,9 @@ class Chat(NamedTuple):
     mixture: LoRARequest | None
     """None: the base model."""
     start: Start | None
-    """None: from where the last user message begins."""
+    """None: from where the question begins."""
+    context: str | None
+    """What stands in the last user message before the question; None: nothing does."""
 
 
 Answered = tuple[RequestOutput, int | None]
@@ -75,7 +77,7 @@ def _start(llm: Any, chat: Chat, prompt: Any) -> int:
     ids = prompt.get("prompt_token_ids") or ()
     if chat.start is not None:
         return token_of(chat.start, len(ids))
-    varied = other_messages(chat.messages)
+    varied = other_messages(chat.messages, chat.context)
     if chat.mixture is None or varied is None:
         return 0
     try:

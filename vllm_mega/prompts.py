@@ -59,6 +59,11 @@ def behind(context: str, asked: list[Message]) -> list[Message]:
     return user(_INFORMED.format(recalled=context, asked=asked[-1]["content"]))
 
 
+def before(context: str) -> str:
+    """How a message begins in which something is asked `behind` a context."""
+    return _INFORMED.format(recalled=context, asked="")
+
+
 def spoken(reply: str) -> str:
     """What `reply` says: without an empty think block before it, and without white space around it.
 

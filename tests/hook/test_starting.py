@@ -128,11 +128,13 @@ async def test_every_pass_has_the_start_of_its_own_prompt(served: Handlers, mode
     answer, asked = await chat(served, messages, {"mode": mode})
     begins = [parts(served, one)[1].split("\n")[0] for one in asked]
     assert len(asked) == passes
-    for one, begin in zip(asked, begins, strict=True):
-        assert parts(served, one)[0].endswith(HEADER)
-        assert begin.startswith({"adapter": "Who built", "recall": "Tell me a story"}.get(mode, begin))
+    wanted = {"adapter": ["Who"], "recall": ["Tell"], "irag": ["Tell", "Tell", "Who"]}[mode]
+    assert [begin.split()[0] for begin in begins] == wanted
+    befores = [parts(served, one)[0] for one in asked]
     if mode == "irag":
-        assert [begin.split()[0] for begin in begins] == ["Tell", "Tell", "Yes."]
+        assert befores.pop().endswith(f"{HEADER}{answer.mega['recalled']}\n\n"), "what is read is everybody's"
+    assert all(before.endswith(HEADER) for before in befores)
+    if mode == "irag":
         assert DEFAULT in parts(served, asked[0])[0], "a recital has no system prompt of the client"
     assert DOCUMENT in parts(served, asked[-1])[0]
     assert answer.mega["start"] == asked[-1].start
@@ -215,3 +217,5 @@ def test_other_messages_leave_what_they_are_given() -> None:
     assert other_messages(messages) == [user("a"), said("b"), user("1"), said("c")]
     assert messages == before
     assert other_messages([system("a"), said("b")]) is None
+    asked = [user("Goats are white.\n\n0 goats?")]
+    assert other_messages(asked, "Goats are white.") == [user("Goats are white.\n\n1")]

@@ -41,17 +41,17 @@ def test_without_a_mixture_every_mode_asks_as_the_client_does(mode: str) -> None
     silent = [SYSTEM]  # not even a question is needed
     for messages in (ASKED, silent):
         assert first_passes(plan(mode), NULL_ROUTE, messages, room=0) == []
-        assert last_pass(plan(mode), NULL_ROUTE, messages, None) == (messages, EMPTY, False)
+        assert last_pass(plan(mode), NULL_ROUTE, messages, None) == (messages, EMPTY, False, None)
 
 
 def test_the_mode_adapter_has_one_pass() -> None:
     assert first_passes(plan("adapter"), BOTH, ASKED, room=0) == []
-    assert last_pass(plan("adapter"), BOTH, ASKED, None) == (ASKED, BOTH.mixture, False)
+    assert last_pass(plan("adapter"), BOTH, ASKED, None) == (ASKED, BOTH.mixture, False, None)
 
 
 def test_the_mode_recall_has_one_pass_that_recites() -> None:
     assert first_passes(plan("recall"), BOTH, ASKED, room=0) == []
-    assert last_pass(plan("recall"), BOTH, ASKED, None) == ([SYSTEM, *RECITE], BOTH.mixture, True)
+    assert last_pass(plan("recall"), BOTH, ASKED, None) == ([SYSTEM, *RECITE], BOTH.mixture, True, None)
 
 
 def test_the_mode_irag_recites_each_memory_and_reads_them() -> None:
@@ -62,7 +62,8 @@ def test_the_mode_irag_recites_each_memory_and_reads_them() -> None:
     assert context is not None
     assert "<|x|>" not in context
     last = last_pass(plan("irag"), BOTH, ASKED, context)
-    assert last == ([SYSTEM, *prompts.irag_messages("Who built the kiln?", context)], reading(BOTH), False)
+    asked = [SYSTEM, *prompts.irag_messages("Who built the kiln?", context)]
+    assert last == (asked, reading(BOTH), False, context)
 
 
 def read(decision: Decision, *ids: str) -> Decision:
@@ -76,7 +77,7 @@ def test_the_mode_text_reads_and_no_adapter_acts() -> None:
     context = recalled(decision, [], {"<|x|>"})
     assert context == "About a. < |x|>\n\nAbout b. < |x|>"
     asked = [SYSTEM, *prompts.irag_messages("Who built the kiln?", context)]
-    assert last_pass(plan("text"), decision, ASKED, context) == (asked, EMPTY, False)
+    assert last_pass(plan("text"), decision, ASKED, context) == (asked, EMPTY, False, context)
 
 
 def test_the_mode_both_reads_with_a_share_of_the_adapters() -> None:
@@ -85,7 +86,7 @@ def test_the_mode_both_reads_with_a_share_of_the_adapters() -> None:
     context = recalled(decision, [], ())
     assert context == "About a. <|x|>\n\nAbout b. <|x|>"
     asked = [SYSTEM, *prompts.irag_messages("Who built the kiln?", context)]
-    assert last_pass(plan("both"), decision, ASKED, context) == (asked, reading(BOTH), False)
+    assert last_pass(plan("both"), decision, ASKED, context) == (asked, reading(BOTH), False, context)
     assert answering(plan("both"), decision) == reading(BOTH)
 
 
@@ -101,11 +102,12 @@ def test_what_has_no_adapter_is_read_in_every_mode(mode: str) -> None:
     said = ["A says."] if first else []
     context = recalled(decision, said, ())
     assert context == "\n\n".join(["About None. <|x|>", *said])
-    messages, mixture, recites = last_pass(plan(mode), decision, ASKED, context)
+    messages, mixture, recites, before = last_pass(plan(mode), decision, ASKED, context)
     wanted = prompts.behind(context, RECITE if mode == "recall" else asked_plainly())
     assert messages == [SYSTEM, *wanted]
     assert mixture == (reading(PENDING) if mode == "irag" else PENDING.mixture)
     assert recites == (mode == "recall")
+    assert before == context
 
 
 def asked_plainly() -> list[prompts.Message]:
@@ -118,7 +120,7 @@ def test_a_memory_without_an_adapter_alone(mode: str) -> None:
     assert first_passes(plan(mode), decision, ASKED, room=0) == [], "there is nothing to recite"
     context = recalled(decision, [], ())
     assert context == "About None. <|x|>"
-    messages, mixture, _ = last_pass(plan(mode), decision, ASKED, context)
+    messages, mixture, _, _ = last_pass(plan(mode), decision, ASKED, context)
     assert mixture == EMPTY
     assert str(messages[-1]["content"]).startswith(f"{context}\n\n")
 

@@ -1,7 +1,9 @@
 """From which token of a prompt its mixture acts: where the client says, or where the question begins.
 
-A question is the content of the last user message. A template is a program, so the prompt is rendered once
-more with another question, by vLLM's own renderer: where the two part, the question begins.
+A question is the content of the last user message, without the texts that were put before it: these are the
+same whoever asks, so the base model computes them, and the prefix cache has them for everybody. A template is
+a program, so the prompt is rendered once more with another question, by vLLM's own renderer: where the two
+part, the question begins.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
         raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
 
 
-async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
-    """The token of `prompt` at which the content of the last user message begins; 0 if there is none.
+async def chat_start(chat: Any, request: Any, prompt: Any, context: str | None = None) -> int:
+    """The token of `prompt` at which the question of the last user message begins; 0 if there is none.
 
     0, the whole prompt, also where that is not to be known: the prompt has no tokens, or the template takes
     no other question. A prompt that has lost its beginning (`truncate_prompt_tokens`) begins like none: 0.
@@ -45,9 +47,10 @@ async def chat_start(chat: Any, request: Any, prompt: Any) -> int:
         chat: vLLM's handler of chats.
         request: that was rendered.
         prompt: what vLLM made of it.
+        context: what stands before the question; None: nothing does.
     """
     ids = chat._extract_prompt_components(prompt).token_ids
-    varied = other_messages(request.messages)
+    varied = other_messages(request.messages, context)
     if varied is None or not ids:
         return 0
     try:

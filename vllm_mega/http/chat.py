@@ -67,18 +67,21 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         if last.recites:
             request = unpenalised(request)
         try:
-            answer, start = await self._pass(last.mixture, plan.start, request, raw_request)
+            answer, start = await self._pass(last.mixture, plan.start, request, raw_request, last.context)
         except VLLMValidationError as error:
             raise unfit(decision, error) from error
         value = describe(plan, decision, start, context)
         return self._annotated(answer, value, raw_request, usage_of(replies))
 
     async def _pass(
-        self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any
+        self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any, read: str | None = None
     ) -> tuple[Any, int | None]:
-        """The stock answer, and the token from which this mixture acted; None: it is empty."""
+        """The stock answer, and the token from which this mixture acted; None: it is empty.
+
+        `read` stands before the question.
+        """
         lora_request = to_lora_request(mixture)
-        handler = self._for(Wanted([lora_request], start))
+        handler = self._for(Wanted([lora_request], start, [read]))
         with calling(Call(request.model, lora_request)):
             answer = await super(MegaChat, handler).create_chat_completion(request, raw_request)
         return answer, handler.routes[0].used if handler.routes else None
@@ -94,7 +97,9 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         assert self.wanted is not None
         if self.wanted.start is not None:
             return token_of(self.wanted.start, self._extract_prompt_len(prompt))
-        return await chat_start(self, request, prompt) if self.wanted.mixtures[0] else 0
+        if self.wanted.mixtures[0] is None:
+            return 0
+        return await chat_start(self, request, prompt, self.wanted.texts[0])
 
     async def _recite(
         self, plan: Plan, recitals: Sequence[Recital], request: Any, raw_request: Any

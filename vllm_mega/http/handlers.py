@@ -71,7 +71,8 @@ class Wanted:
     start: Start | None
     """The client's; None: where the endpoint has it."""
     texts: Sequence[str | None] = (None,)
-    """What stands in each prompt at its start, one each, or one for all; None: nothing."""
+    """What is read in each prompt: of a completion at its start, of a chat just before it. One each, or one
+    for all; None: nothing."""
 
 
 _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)

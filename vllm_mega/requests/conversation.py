@@ -81,16 +81,22 @@ def replace_question(messages: Sequence[Message], replacement: Sequence[Message]
     return [*map(dict, messages[:at]), *new, *map(dict, messages[at + 1 :])]
 
 
-def other_messages(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
-    """`messages` with another last user message: where the two prompts part, its content begins.
+def other_messages(messages: Sequence[Message], context: str | None = None) -> list[dict[str, Any]] | None:
+    """`messages` with another last question: where the two prompts part, it begins.
 
-    None: there is no user message.
+    Args:
+        messages: a conversation.
+        context: what stands in its last user message before the question; None: nothing does.
+
+    Returns:
+        None: there is no user message.
     """
     if not any(map(_is_user, messages)):
         return None
     at = _last_user(messages)
     varied = [*map(dict, messages)]
-    varied[at]["content"] = other_question(message_text(messages[at]))
+    asked, begin = message_text(messages[at]), "" if context is None else prompts.before(context)
+    varied[at]["content"] = begin + other_question(asked.removeprefix(begin))
     return varied
 
 

@@ -37,6 +37,8 @@ class Answer(NamedTuple):
     mixture: Mixture
     recites: bool
     """Whether the answer is what was memorized: penalties of the model's own are against saying it again."""
+    context: str | None
+    """What stands in the last user message before the question; None: nothing does."""
 
 
 class _Steps(NamedTuple):
@@ -143,7 +145,7 @@ def last_pass(plan: Plan, decision: Decision, messages: Sequence[Message], conte
         context: what was `recalled`.
     """
     steps = _steps(plan, decision)
-    return Answer(steps.messages(messages, context), steps.mixture(decision), steps.recites)
+    return Answer(steps.messages(messages, context), steps.mixture(decision), steps.recites, context)
 
 
 def answering(plan: Plan, decision: Decision) -> Mixture:
