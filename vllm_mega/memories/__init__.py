@@ -7,7 +7,7 @@ Every function takes an open catalog (`open_catalog`, `create_catalog`, `open_or
 from vllm_mega.bank.catalog.changes import link, pin, restore, tag, unlink
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import request_training
-from vllm_mega.bank.catalog.known import find_job, list_jobs
+from vllm_mega.bank.catalog.known import find_job, list_jobs, page_jobs
 from vllm_mega.bank.catalog.reading import list_memories
 from vllm_mega.memories.exporting import export_bank
 from vllm_mega.memories.importing import import_bank
@@ -26,6 +26,7 @@ __all__ = [
     "link",
     "list_jobs",
     "list_memories",
+    "page_jobs",
     "pin",
     "remember",
     "remember_adapter",

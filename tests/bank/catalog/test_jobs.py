@@ -27,7 +27,7 @@ from vllm_mega.bank.catalog.jobs import (
     request_training,
     take_back,
 )
-from vllm_mega.bank.catalog.known import known, list_jobs
+from vllm_mega.bank.catalog.known import known, list_jobs, page_jobs
 from vllm_mega.bank.catalog.reading import get_memory, get_version
 from vllm_mega.bank.catalog.store import sweep
 from vllm_mega.errors import BankError, LeaseLostError
@@ -248,6 +248,22 @@ def test_a_dead_trainer_s_leases_go_back_at_once(catalog: Catalog) -> None:
     ]  # fmt: skip
     assert list_jobs(catalog)[0].reason == "the trainer dead had it for attempt 1 and gave no result in time"
     assert list_jobs(catalog, "other") == []
+
+
+def test_pages_of_jobs(catalog: Catalog) -> None:
+    add(catalog, [draft("a"), draft("b", 2), draft("c", 3), draft("d", 4, namespace="other")], WHO)
+    [first] = lease(catalog, "one", 60)
+    page = page_jobs(catalog, "default", limit=2)
+    assert [(job.id, job.state) for job in page.jobs] == [("a", "leased"), ("b", "waiting")]
+    forget(catalog, [name("b")], WHO)
+    add(catalog, [draft("e", 5)], WHO)
+    rest = page_jobs(catalog, "default", limit=2, cursor=page.cursor)
+    assert ([job.id for job in rest.jobs], rest.cursor) == (["c", "e"], None)
+    assert [job.id for job in page_jobs(catalog, "default", "leased").jobs] == [first.id]
+    with pytest.raises(BankError, match="no cursor that a page gave"):
+        page_jobs(catalog, "default", cursor="b")
+    with pytest.raises(BankError, match=r"1\.\.1000 jobs"):
+        page_jobs(catalog, "default", limit=0)
 
 
 def test_what_is_known_of_many_at_once(catalog: Catalog, tmp_path: Path) -> None:

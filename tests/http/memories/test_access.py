@@ -25,6 +25,7 @@ ROUTES: list[tuple[str, str, Any, bool]] = [
     ("POST", "/v1/mega/search", {"query": "oxen"}, False),
     ("POST", "/v1/mega/documents", DOCUMENT, True),
     ("GET", "/v1/mega/jobs/ferry", None, False),
+    ("GET", "/v1/mega/jobs", None, False),
     ("GET", "/v1/mega/events", None, False),
     ("DELETE", "/v1/mega/sources/a.md", None, True),
     ("DELETE", f"{MEMORIES}/ferry", None, True),

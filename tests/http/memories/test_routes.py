@@ -303,7 +303,8 @@ async def test_openapi_says_it_all(server: MemoryServer) -> None:
         ("POST", MEMORIES), ("GET", MEMORIES), ("GET", f"{MEMORIES}/{{id}}"), ("PATCH", f"{MEMORIES}/{{id}}"),
         ("DELETE", f"{MEMORIES}/{{id}}"), ("GET", f"{MEMORIES}/{{id}}/history"),
         ("POST", f"{MEMORIES}/{{id}}/restore"), ("POST", "/v1/mega/search"), ("POST", "/v1/mega/documents"),
-        ("DELETE", "/v1/mega/sources/{id}"), ("GET", "/v1/mega/jobs/{id}"), ("GET", "/v1/mega/events"),
+        ("DELETE", "/v1/mega/sources/{id}"), ("GET", "/v1/mega/jobs"), ("GET", "/v1/mega/jobs/{id}"),
+        ("GET", "/v1/mega/events"),
     }  # fmt: skip
     add = paths[MEMORIES]["post"]
     assert "$ref" not in str(paths)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
-from vllm_mega.bank.catalog.reading import find_memory
-from vllm_mega.bank.catalog.records import JobStatus, Memory, MemoryName, State
+from vllm_mega.bank.catalog.reading import check_limit, find_memory, row_of
+from vllm_mega.bank.catalog.records import JobPage, JobState, JobStatus, Memory, MemoryName, State
 from vllm_mega.bank.catalog.rows import among, named
 from vllm_mega.bank.catalog.tables import jobs, links, memories, versions
 
@@ -34,7 +34,7 @@ class Known(msgspec.Struct, frozen=True):
     """That made the adapter; empty: it was made elsewhere, or there is none."""
     training: Mapping[str, Any]
     """How it was trained."""
-    job: Literal["waiting", "leased", "failed"] | None
+    job: JobState | None
     """Whether an adapter is wanted for the newest version, and how that goes; None: none is."""
     reason: str
     """Why the last training failed; empty: it did not."""
@@ -61,6 +61,40 @@ def list_jobs(catalog: Catalog, namespace: str | None = None) -> list[JobStatus]
         query = query.where(memories.c.namespace == namespace)
     with catalog.database.read() as connection:
         return [JobStatus(*row) for row in connection.execute(query)]
+
+
+def page_jobs(
+    catalog: Catalog,
+    namespace: str,
+    state: JobState | None = None,
+    *,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> JobPage:
+    """Jobs of a namespace, the oldest memories first, as trainers take them.
+
+    Jobs that come or end between two pages leave the others where they are.
+
+    Args:
+        catalog: of which bank.
+        namespace: whose jobs.
+        state: only jobs in this state; None: all.
+        limit: 1..1000 of a page.
+        cursor: that of the page before; None: the first page.
+
+    Raises:
+        BankError: a cursor that no page gave, or a limit out of range.
+    """
+    check_limit(limit, "jobs")
+    query = _select_jobs().add_columns(memories.c.row).where(memories.c.namespace == namespace)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    if cursor is not None:
+        query = query.where(memories.c.row > row_of(cursor))
+    with catalog.database.read() as connection:
+        rows = connection.execute(query.order_by(memories.c.row).limit(limit + 1)).all()
+    more = str(rows[limit - 1].row) if len(rows) > limit else None
+    return JobPage(tuple(JobStatus(*row[:-1]) for row in rows[:limit]), more)
 
 
 def find_job(catalog: Catalog, name: MemoryName) -> tuple[Memory, JobStatus | None]:

@@ -16,7 +16,7 @@ from vllm_mega.bank.catalog.tables import links, memories, tags, versions
 from vllm_mega.errors import BankError, LimitError, MemoryNotFoundError
 
 MOST = 1000
-"""Memories of a page."""
+"""Memories, or jobs, of a page."""
 
 
 def get_memory(catalog: Catalog, namespace: str, memory_id: str) -> Memory:
@@ -86,8 +86,7 @@ def list_memories(
     Raises:
         BankError: a cursor that no page gave, or a limit out of range.
     """
-    if not 1 <= limit <= MOST:
-        raise BankError(f"a page has 1..{MOST} memories, not {limit}")
+    check_limit(limit, "memories")
     query = select_memories().where(*_conditions(chosen), *_before(cursor))
     with catalog.database.read() as connection:
         rows = connection.execute(query.order_by(memories.c.row.desc()).limit(limit + 1)).all()
@@ -215,8 +214,25 @@ _FILTERS: dict[str, Callable[[Any], sa.ColumnElement[bool]]] = {
 
 
 def _before(cursor: str | None) -> list[sa.ColumnElement[bool]]:
-    if cursor is None:
-        return []
+    return [] if cursor is None else [memories.c.row < row_of(cursor)]
+
+
+def row_of(cursor: str) -> int:
+    """The row of the memory that ended a page.
+
+    Raises:
+        BankError: no page gave this cursor.
+    """
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
         raise BankError(f"{cursor[:40]!r} is no cursor that a page gave: begin with the first page")
-    return [memories.c.row < int(cursor)]
+    return int(cursor)
+
+
+def check_limit(limit: int, what: str) -> None:
+    """Refuse a page that is empty or too long.
+
+    Raises:
+        BankError: as above.
+    """
+    if not 1 <= limit <= MOST:
+        raise BankError(f"a page has 1..{MOST} {what}, not {limit}")

@@ -15,6 +15,9 @@ from vllm_mega.bank.layout import QA, BaseModelInfo, EmbedderInfo, NewMemory
 State = Literal["pending", "training", "ready", "failed"]
 """Of a memory's newest version: stored; leased by a trainer; has an adapter; was given up."""
 
+JobState = Literal["waiting", "leased", "failed"]
+"""Of the wish to train a memory: nobody has it; a trainer does; was given up."""
+
 EventKind = Literal[
     "added", "updated", "forgotten", "linked", "pinned", "unpinned",
     "queued", "leased", "returned", "ready", "failed", "settings",
@@ -166,7 +169,7 @@ class JobStatus(msgspec.Struct, frozen=True):
     id: str
     version: int
     """The memory's newest, that wants an adapter."""
-    state: Literal["waiting", "leased", "failed"]
+    state: JobState
     owner: str
     """Who trains it; empty: nobody does."""
     attempts: int
@@ -180,6 +183,14 @@ class JobStatus(msgspec.Struct, frozen=True):
     steps: int
     """That its trainer has told of, of those that were made since; about 24 are needed, and more are no sign
     of trouble."""
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """A part of the list of jobs."""
+
+    jobs: tuple[JobStatus, ...]
+    cursor: str | None
+    """As of `Page`."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

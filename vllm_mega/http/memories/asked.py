@@ -55,6 +55,16 @@ class Listed(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cursor: Annotated[str | None, Meta(description="`next_cursor` of the page before")] = None
 
 
+class JobsListed(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of `GET /v1/mega/jobs`."""
+
+    state: Annotated[
+        Literal["waiting", "training", "failed"] | None, Meta(description="only jobs in this state")
+    ] = None
+    limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="jobs of a page, at most")] = 100
+    cursor: Annotated[str | None, Meta(description="`next_cursor` of the page before")] = None
+
+
 class After(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Parameters of `GET /v1/mega/events`."""
 

@@ -99,6 +99,12 @@ OPERATIONS = (
         changing.drop_source, (told.SourceDeleted,),
     ),
     Operation(
+        "list_jobs", "GET", ROOM + "jobs", "read",
+        "List what waits for a trainer, what is trained now, and what was given up, in the order in which "
+        "trainers take it. Memories that are done have no job.",
+        reading.jobs, (told.JobPage,), query=asked.JobsListed,
+    ),
+    Operation(
         "get_job", "GET", ROOM + "jobs/{id}", "read",
         "What becomes of the wish to train a memory; a job has the id of its memory.",
         reading.job, (told.Job,),

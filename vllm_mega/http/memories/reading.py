@@ -1,16 +1,16 @@
-"""What is told of memories: lists, one, its history, its job, and events."""
+"""What is told of memories: lists, one, its history, jobs, and events."""
 
 from __future__ import annotations
 
 from vllm_mega.bank.catalog.events import events_after
-from vllm_mega.bank.catalog.records import Event, Filter, MemoryName
+from vllm_mega.bank.catalog.records import Event, Filter, JobState, MemoryName
 from vllm_mega.errors import RequestError
 from vllm_mega.http.memories import told
 from vllm_mega.http.memories.seals import Purpose
 from vllm_mega.http.memories.service import Asked, Service, Told
-from vllm_mega.memories import find_job, get_entry, history, list_memories
+from vllm_mega.memories import find_job, get_entry, history, list_memories, page_jobs
 
-_STATES: dict[str, told.JobState] = {"waiting": "waiting", "leased": "training", "failed": "failed"}
+_STATES: dict[str, JobState] = {"waiting": "waiting", "training": "leased", "failed": "failed"}
 
 
 def list_(service: Service, asked: Asked) -> Told:
@@ -57,8 +57,22 @@ def job(service: Service, asked: Asked) -> Told:
     memory, found = find_job(service.catalog, MemoryName(asked.namespace, asked.id))
     if found is None:
         return Told(told.Job(asked.id, "done" if memory.state == "ready" else "none", memory.newest, 0, ""))
-    state = _STATES[found.state]
-    return Told(told.Job(asked.id, state, found.version, found.attempts, found.reason))
+    return Told(told.job_told(found))
+
+
+def jobs(service: Service, asked: Asked) -> Told:
+    """A page of jobs.
+
+    Raises:
+        RequestError: a cursor that no page of jobs of this namespace gave.
+    """
+    query = asked.query
+    cursor = None if query.cursor is None else str(_open(service, asked, query.cursor, "jobs", "cursor"))
+    page = page_jobs(
+        service.catalog, asked.namespace, _STATES.get(query.state), limit=query.limit, cursor=cursor
+    )
+    more = page.cursor and service.seals.seal(int(page.cursor), "jobs", asked.namespace)
+    return Told(told.JobPage(tuple(map(told.job_told, page.jobs)), more))
 
 
 def events(service: Service, asked: Asked) -> Told:

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from typing import Literal
 
-Purpose = Literal["event", "page", "stamp"]
+Purpose = Literal["event", "page", "jobs", "stamp"]
 _BYTES = 8
 _LENGTH = 22
 """Characters of a token."""

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from vllm_mega.bank.catalog.records import Event, EventKind, Source, State
+from vllm_mega.bank.catalog.records import Event, EventKind, JobStatus, Source, State
+from vllm_mega.bank.catalog.records import JobState as KeptJobState
 from vllm_mega.bank.catalog.records import Memory as Kept
 from vllm_mega.bank.catalog.records import Version as KeptVersion
 from vllm_mega.bank.layout import QA
@@ -196,6 +197,7 @@ class FoundList(msgspec.Struct, frozen=True):
 
 
 JobState = Literal["waiting", "training", "failed", "done", "none"]
+_JOB_STATES: dict[KeptJobState, JobState] = {"waiting": "waiting", "leased": "training", "failed": "failed"}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -210,7 +212,20 @@ class Job(msgspec.Struct, frozen=True):
     """Trainers that have had it."""
     reason: str
     """Why the last one gave no result; empty: none has failed."""
+    steps: int = 0
+    """That the trainer who has it now has told of; about 24 are needed."""
+    started_at: float | None = None
+    """Since when it is trained; null: nobody trains it now."""
     object: Literal["memory.job"] = "memory.job"
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """A part of the list of jobs, in the order in which trainers take them."""
+
+    data: tuple[Job, ...]
+    next_cursor: str | None
+    """As of memories."""
+    object: Literal["list"] = "list"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -257,6 +272,12 @@ def _fields(memory: Kept) -> dict[str, Any]:
         "pinned": memory.pinned, "adapter": memory.adapter, "reason": memory.reason,
         "created_at": memory.added, "updated_at": memory.changed,
     }  # fmt: skip
+
+
+def job_told(job: JobStatus) -> Job:
+    """A job as clients see it."""
+    state, started = _JOB_STATES[job.state], job.started or None
+    return Job(job.id, state, job.version, job.attempts, job.reason, job.steps, started)
 
 
 def version_told(version: KeptVersion) -> Version:
