@@ -53,6 +53,14 @@ def test_kernels_import_torch_only(graph: grimp.ImportGraph) -> None:
     assert outside - sys.stdlib_module_names <= {"numpy", "torch", "triton", "vllm_mega"}
 
 
+def test_what_other_programs_take_knows_http_alone(graph: grimp.ImportGraph) -> None:
+    clients = graph.find_descendants("vllm_mega.clients")
+    imported = set().union(*(graph.find_modules_directly_imported_by(module) for module in clients)) - clients
+    outside = {module.split(".")[0] for module in imported if not module.startswith("vllm_mega")}
+    assert {m for m in imported if m.startswith("vllm_mega")} <= {"vllm_mega.config", "vllm_mega.errors"}
+    assert outside - sys.stdlib_module_names == {"httpx", "langgraph"}
+
+
 def test_engine_never_reaches_the_gate(graph: grimp.ImportGraph) -> None:
     assert graph.find_descendants("vllm_mega.engine")
     assert not graph.chain_exists("vllm_mega.engine", "vllm_mega.gate", as_packages=True)

@@ -9,6 +9,7 @@
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
     |-- BusyError          a server has as much to do as it takes on: HTTP 503, ask again
+    |-- ServerError        another process's server that cannot be reached, or answers what nobody understands
     |-- ModelError         a model that cannot be found or prepared
     |-- BankError          a bank that cannot be read or written
     |   |-- BankNotFoundError
@@ -69,6 +70,10 @@ class MixtureError(RequestError):
 
 class BusyError(MegaError):
     """A server has as much to do as it takes on; the same request may succeed a moment later."""
+
+
+class ServerError(MegaError):
+    """A server that cannot be reached, or whose answer is none of a server with memory."""
 
 
 class ModelError(MegaError):
