@@ -283,3 +283,6 @@ async def test_a_server_that_is_not_there(url: str) -> None:
     for bad in ("127.0.0.1:8000", "http://", "ftp://127.0.0.1"):
         with pytest.raises(ConfigError, match="expected that of a server"):
             MegaStore(bad)
+    with pytest.raises(ConfigError, match="give the key alone") as refused:
+        MegaStore(other, "sk-secret\n")
+    assert "secret" not in str(refused.value)

@@ -27,6 +27,7 @@ AT_ONCE = 8
 _LONGEST = 200
 """Characters of an answer that nobody understands."""
 _SERVER = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_KEY = re.compile(r"[!-~]+")
 T = TypeVar("T")
 
 
@@ -57,12 +58,14 @@ class Caller:
         """As `clients.langgraph.MegaStore`.
 
         Raises:
-            ConfigError: the URL can be none of a server.
+            ConfigError: the URL can be none of a server, or the key none at all.
         """
         if not _SERVER.fullmatch(url):
             raise ConfigError(
                 f"url is {url!r:.200}, expected that of a server, such as http://127.0.0.1:8000"
             )
+        if api_key is not None and not _KEY.fullmatch(api_key):
+            raise ConfigError("api_key has white space or characters that no key has: give the key alone")
         self._url = url.rstrip("/").removesuffix("/v1")
         self._options: dict[str, Any] = {
             "base_url": f"{self._url}/v1/mega/",

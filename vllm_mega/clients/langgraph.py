@@ -64,7 +64,7 @@ class MegaStore(BaseStore):  # type: ignore[misc]  # LangGraph is untyped to myp
             timeout: seconds that the server may be silent.
 
         Raises:
-            ConfigError: the field of the text is that of the title.
+            ConfigError: the URL or the key can be none; the field of the text is that of the title.
         """
         if text_field == TITLE:
             raise ConfigError(f"text_field must be another than {TITLE!r}, which is the memory's title")
