@@ -12,7 +12,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp, Op, PutOp, SearchOp
+from langgraph.store.base import (
+    GetOp,
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    SearchOp,
+)
 
 from tests.clients.served import served
 from tests.http.memories.server import FERRY, MEMORIES, MemoryServer
@@ -136,6 +144,8 @@ def test_namespaces_are_listed(full: MegaStore) -> None:
     assert full.list_namespaces(prefix=("*", "bob")) == full.list_namespaces(suffix=("bob",)) == [BOB]
     assert full.list_namespaces(suffix=("users", "alice", "farm")) == [farm]
     assert full.list_namespaces(suffix=("x", *farm)) == []
+    anywhere = ListNamespacesOp((MatchCondition("suffix", ()),))
+    assert full.batch([anywhere]) == [full.list_namespaces()]
     assert full.list_namespaces(max_depth=1) == [("users",)]
     assert full.list_namespaces(limit=1, offset=1) == [farm]
 
