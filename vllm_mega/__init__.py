@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_mega.bank.catalog.catalog import Catalog, create_catalog, open_catalog
-    from vllm_mega.bank.catalog.changes import link, pin, restore, tag, unlink
+    from vllm_mega.bank.catalog.changes import link, pin, restore, retire, tag, unlink
+    from vllm_mega.bank.catalog.expiring import expire
     from vllm_mega.bank.catalog.forgetting import Receipt, forget
     from vllm_mega.bank.catalog.jobs import request_training
     from vllm_mega.bank.catalog.known import list_jobs
@@ -82,6 +83,7 @@ __all__ = [
     "Version",
     "__version__",
     "create_catalog",
+    "expire",
     "export_bank",
     "forget",
     "get_entry",
@@ -98,6 +100,7 @@ __all__ = [
     "remember_adapter",
     "request_training",
     "restore",
+    "retire",
     "search",
     "tag",
     "unlink",
@@ -106,7 +109,8 @@ __all__ = [
 
 _NAMES = {
     "bank.catalog.catalog": ("Catalog", "create_catalog", "open_catalog"),
-    "bank.catalog.changes": ("link", "pin", "restore", "tag", "unlink"),
+    "bank.catalog.changes": ("link", "pin", "restore", "retire", "tag", "unlink"),
+    "bank.catalog.expiring": ("expire",),
     "bank.catalog.forgetting": ("Receipt", "forget"),
     "bank.catalog.jobs": ("request_training",),
     "bank.catalog.known": ("list_jobs",),

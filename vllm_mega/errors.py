@@ -8,6 +8,7 @@
     |-- LimitError         more than a namespace may have, or changes that come too fast: HTTP 429
     |-- RequestError       a client's request that cannot be right: HTTP 400 (also a ValueError)
     |   `-- MixtureError   a mixture that breaks an invariant, or is wider than the slots
+    |-- KeyReusedError     a key of one request was given to another one: HTTP 422
     |-- BusyError          a server has as much to do as it takes on: HTTP 503, ask again
     |-- ServerError        another process's server that cannot be reached, or answers what nobody understands
     |-- ModelError         a model that cannot be found or prepared
@@ -66,6 +67,10 @@ class RequestError(MegaError, ValueError):
 
 class MixtureError(RequestError):
     """A mixture that breaks an invariant or cannot be served."""
+
+
+class KeyReusedError(MegaError):
+    """An idempotency key was given with another request than the first one."""
 
 
 class BusyError(MegaError):

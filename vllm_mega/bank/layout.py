@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
@@ -14,6 +16,9 @@ OLD_MANIFEST = "manifest.json"
 """What banks had before there was a catalog."""
 MAX_TEXT = 64 << 20
 """Bytes of a memory, as others may have written it."""
+
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True, description="RFC 3339, with its zone")]
 
 
 class BaseModelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,7 +61,14 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qa: tuple[QA, ...] = ()
     links: tuple[str, ...] = ()
     """Ids of memories of the same namespace that come to mind with this one; they need not be there (yet).
-    Empty: the bank's links stay. What is not in `Content`, links and tags, is never trained on."""
+    Empty: the bank's links stay. What is not in `Content`, such as links and tags, is never trained on."""
+    expires_at: Moment | None = None
+    """From then on there is no such memory. None: what the bank has stays."""
+
+    @property
+    def expires(self) -> float | None:
+        """`expires_at` in seconds since 1970."""
+        return seconds_of(self.expires_at)
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -66,6 +78,7 @@ class NewMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             check_name(self.id, "id")
         check_links(self.links, self.id)
         check_tags(self.tags)
+        seconds_of(self.expires_at)
         texts = (self.text, self.title, *self.tags, *self.paraphrases)
         _require_whole([*texts, *(part for qa in self.qa for part in (qa.question, qa.answer))])
 
@@ -91,6 +104,24 @@ def check_links(links: Sequence[str], memory_id: str) -> None:
         raise ValueError(f"links names {', '.join(twice)} more than once")
     if memory_id in links:
         raise ValueError(f"links of {memory_id!r} names the memory itself: leave it out")
+
+
+def seconds_of(moment: datetime | None) -> float | None:
+    """A moment in seconds since 1970.
+
+    Raises:
+        ValueError: it names no zone.
+    """
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError(f"expires_at must name its zone, found {moment.isoformat()}")
+    return moment.timestamp()
+
+
+def moment_of(seconds: float | None) -> datetime | None:
+    """Seconds since 1970 as a moment, UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _require_whole(texts: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, Versio
 from vllm_mega.bank.catalog.rows import unknown
 from vllm_mega.bank.catalog.store import adapter_folder
 from vllm_mega.bank.layout import EmbedderInfo
-from vllm_mega.errors import BankMismatchError, MemoryNotReadyError
+from vllm_mega.errors import BankMismatchError, MemoryNotFoundError, MemoryNotReadyError
 
 
 class Library:
@@ -71,7 +71,7 @@ class Library:
 
     @property
     def rows(self) -> Mapping[MemoryName, Row]:
-        """Every memory by its name; a view, that `refresh` changes."""
+        """Every memory that may answer by its name; a view, that `refresh` changes."""
         return self._follower.rows
 
     def refresh(self) -> int:
@@ -98,12 +98,12 @@ class Library:
         """The memory `memory_id` of `namespace`.
 
         Raises:
-            MemoryNotFoundError: there is none.
+            MemoryNotFoundError: there is none that may answer.
         """
         name = MemoryName(namespace, memory_id)
         row = self.rows.get(name)
         if row is None:
-            raise unknown(name)
+            raise MemoryNotFoundError(f"{unknown(name)} that answers (a retired one does not)")
         return row
 
     def folder(self, row: Row) -> Path:

@@ -4,7 +4,8 @@ Every function takes an open catalog (`open_catalog`, `create_catalog`, `open_or
 (namespace, id), and is one change, all of it or nothing. `who` changes something, for the history.
 """
 
-from vllm_mega.bank.catalog.changes import link, pin, restore, tag, unlink
+from vllm_mega.bank.catalog.changes import link, pin, restore, retire, tag, unlink
+from vllm_mega.bank.catalog.expiring import expire
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import request_training
 from vllm_mega.bank.catalog.known import find_job, list_jobs, page_jobs
@@ -17,6 +18,7 @@ from vllm_mega.memories.searching import search
 from vllm_mega.memories.updating import update
 
 __all__ = [
+    "expire",
     "export_bank",
     "find_job",
     "forget",
@@ -32,6 +34,7 @@ __all__ = [
     "remember_adapter",
     "request_training",
     "restore",
+    "retire",
     "search",
     "tag",
     "unlink",

@@ -27,7 +27,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A version of a memory."""
 
     memory: NewMemory
-    """With its id; links only in the newest version."""
+    """With its id; links and `expires_at` only in the newest version."""
     number: int
     who: str
     at: float
@@ -44,6 +44,8 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Of the newest: a trainer shall make an adapter."""
     pinned: bool = False
     """Of the newest: the memory is."""
+    retired: bool = False
+    """As `pinned`."""
 
     @property
     def name(self) -> MemoryName:

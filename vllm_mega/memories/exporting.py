@@ -16,6 +16,7 @@ from vllm_mega.bank.catalog.known import known
 from vllm_mega.bank.catalog.reading import get_links, history, list_memories
 from vllm_mega.bank.catalog.records import EVERYTHING, Filter, Memory, Version
 from vllm_mega.bank.catalog.store import adapter_folder
+from vllm_mega.bank.layout import moment_of
 from vllm_mega.errors import AdapterError, BankError, MemoryNotFoundError
 from vllm_mega.memories.exchange import MEMORIES, SETTINGS, Line, adapter_path
 
@@ -83,12 +84,16 @@ def _write(catalog: Catalog, folder: Path, write: Callable[[bytes], object], mem
 def _lines(catalog: Catalog, memory: Memory) -> list[Line]:
     """The versions of a memory, the oldest first."""
     *earlier, newest = map(_line, reversed(history(catalog, *memory.name)))
-    linked = msgspec.structs.replace(newest.memory, links=get_links(catalog, *memory.name))
+    said = msgspec.structs.replace(
+        newest.memory, links=get_links(catalog, *memory.name), expires_at=moment_of(memory.expires)
+    )
     stored = known(catalog, [memory.name]).get(memory.name)
     wanted = stored is not None and stored.job is not None
     return [
         *earlier,
-        msgspec.structs.replace(newest, memory=linked, newest=True, wanted=wanted, pinned=memory.pinned),
+        msgspec.structs.replace(
+            newest, memory=said, newest=True, wanted=wanted, pinned=memory.pinned, retired=memory.retired
+        ),
     ]
 
 

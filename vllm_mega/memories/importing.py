@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -55,7 +56,8 @@ def import_bank(
     """Bring an export into the bank at `bank`, which is made if there is none.
 
     Memories that the bank does not have come with all their versions, in order; of those that it has, the
-    newest version becomes the newest. Begun again after it was cut off, it ends with the same texts.
+    newest version becomes the newest. What has expired since it was exported is left out. Begun again after
+    it was cut off, it ends with the same texts.
 
     Args:
         folder: what `export_bank` has written.
@@ -116,6 +118,9 @@ class _Bringing(msgspec.Struct, frozen=True):
         """Bring memory after memory; yields their names."""
         for name, some in groupby(lines, key=lambda line: line.name):
             versions = list(some)
+            expires = versions[-1].memory.expires
+            if expires is not None and expires <= time.time():
+                continue
             there = name in known(self.catalog, [name])
             self._bring(versions[-1:] if there else versions)
             yield name
@@ -129,8 +134,9 @@ class _Bringing(msgspec.Struct, frozen=True):
             changes.put(self.catalog, [made], self.who)
             before = line
         newest = versions[-1]
-        if newest.pinned:
-            changes.pin(self.catalog, newest.name, self.who)
+        if newest.pinned or newest.retired:
+            kept = changes.Edit(pinned=newest.pinned or None, retired=newest.retired or None)
+            changes.edit(self.catalog, newest.name, kept, self.who)
 
     def _place(self, line: Line) -> Trained | None:
         if line.adapter is None:

@@ -21,6 +21,7 @@ from vllm_mega.bank.catalog.changes import add, set_chat_template
 from vllm_mega.bank.catalog.database import Database
 from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.known import list_jobs
+from vllm_mega.bank.catalog.reading import get_memory, get_version
 from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.bank.catalog.tables import metadata
 from vllm_mega.errors import BankError, BankFormatError, BankMismatchError, BankNotFoundError, ConfigError
@@ -57,16 +58,19 @@ def test_a_newer_schema_is_refused_in_one_line(catalog: Catalog, url: str | None
     change = sa.text("UPDATE alembic_version SET version_num = '99'")
     catalog.database.write(lambda connection: connection.execute(change))
     with pytest.raises(
-        BankFormatError, match=r"has schema 99, and this vllm_mega knows schema 2: use"
+        BankFormatError, match=rf"has schema 99, and this vllm_mega knows schema {schema.HEAD}: use"
     ) as error:
         open_catalog(catalog.root, url)
     assert "\n" not in str(error.value)
 
 
-def test_an_older_schema_is_moved_on_and_keeps_what_it_has(catalog: Catalog, url: str | None) -> None:
-    """As the first version made it: without the columns that came later."""
+@pytest.mark.parametrize("version", schema.OLDER)
+def test_an_older_schema_is_moved_on_and_keeps_what_it_has(
+    catalog: Catalog, url: str | None, version: str
+) -> None:
+    """As that version made it: without what came later."""
     add(catalog, [draft("bell")], WHO)
-    catalog.database.write(_as_the_first_version_made_it)
+    catalog.database.write(lambda connection: _as_it_was(connection, version))
     for _ in range(2):
         with open_catalog(catalog.root, url) as moved, moved.database.engine.connect() as connection:
             assert schema.revision(connection) == schema.HEAD
@@ -75,12 +79,26 @@ def test_an_older_schema_is_moved_on_and_keeps_what_it_has(catalog: Catalog, url
             assert [(job.id, job.state, job.started, job.steps) for job in list_jobs(moved)] == [
                 ("bell", "waiting", 0.0, 0)
             ]
+            bell = get_memory(moved, "default", "bell")
+            assert (bell.expires, bell.retired) == (None, False)
+            assert get_version(moved, "default", "bell").text == "The lamp of bell burns 1 nights."
 
 
-def _as_the_first_version_made_it(connection: sa.Connection) -> None:
-    for column in ("started", "steps"):
-        connection.execute(sa.text(f"ALTER TABLE jobs DROP COLUMN {column}"))
-    connection.execute(sa.text("UPDATE alembic_version SET version_num = '1'"))
+_LATER = {
+    "1": ["ALTER TABLE jobs DROP COLUMN started", "ALTER TABLE jobs DROP COLUMN steps"],
+    "2": [
+        "DROP TABLE idempotency", "DROP INDEX events_namespace", "DROP INDEX memories_expires",
+        "ALTER TABLE memories DROP COLUMN expires", "ALTER TABLE memories DROP COLUMN retired",
+    ],
+}  # fmt: skip
+"""What takes away again that which came after a version."""
+
+
+def _as_it_was(connection: sa.Connection, version: str) -> None:
+    for later in (later for later in _LATER if later >= version):
+        for statement in _LATER[later]:
+            connection.execute(sa.text(statement))
+    connection.execute(sa.text("UPDATE alembic_version SET version_num = :version"), {"version": version})
 
 
 def test_what_is_there_is_not_made_again(catalog: Catalog, url: str | None) -> None:

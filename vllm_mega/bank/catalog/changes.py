@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from vllm_mega.bank.catalog import putting
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings, write_settings
 from vllm_mega.bank.catalog.drafts import changes, check_drafts, draft_of, name_of
 from vllm_mega.bank.catalog.events import Change, change, require_stamp
+from vllm_mega.bank.catalog.expiring import NOBODY, clear, delete_expired
+from vllm_mega.bank.catalog.keeping import keep
 from vllm_mega.bank.catalog.reading import check_room, find_links, find_memory, find_version
 from vllm_mega.bank.catalog.records import Draft, Memory, MemoryName, Version
-from vllm_mega.bank.catalog.rows import Held, hold, require
-from vllm_mega.bank.catalog.writing import first_version, next_version, queue, save, set_links
+from vllm_mega.bank.catalog.rows import Held, require
+from vllm_mega.bank.catalog.writing import next_version, set_links
 from vllm_mega.bank.layout import check_links
-from vllm_mega.errors import BankError, DraftError
-
-Write = Callable[[Change, Draft], object]
+from vllm_mega.errors import DraftError
 
 
 def put(catalog: Catalog, drafts: Sequence[Draft], who: str, *, most: int | None = None) -> list[Memory]:
@@ -38,7 +40,7 @@ def put(catalog: Catalog, drafts: Sequence[Draft], who: str, *, most: int | None
         LimitError: more than `most`; then nothing has changed.
         BankError: a draft that cannot be kept, or the database refuses; then nothing has changed.
     """
-    return _each(catalog, drafts, who, _put, most)
+    return _each(catalog, drafts, who, putting.put, most)
 
 
 def add(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
@@ -47,7 +49,7 @@ def add(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
     Raises:
         BankError: as `put`; or there is one already.
     """
-    return _each(catalog, drafts, who, _add)
+    return _each(catalog, drafts, who, putting.add)
 
 
 def update(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
@@ -57,7 +59,7 @@ def update(catalog: Catalog, drafts: Sequence[Draft], who: str) -> list[Memory]:
         BankError: as `put`.
         MemoryNotFoundError: there is none (any more).
     """
-    return _each(catalog, drafts, who, _update)
+    return _each(catalog, drafts, who, putting.update)
 
 
 def tag(
@@ -90,6 +92,10 @@ class Edit(msgspec.Struct, frozen=True):
     """All that it links to from now on; None: its links stay."""
     pinned: bool | None = None
     """None: as it is."""
+    retired: bool | None = None
+    """None: as it is."""
+    expires: float | UnsetType | None = UNSET
+    """In seconds since 1970; None: never. UNSET: as it is."""
 
 
 def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: int | None = None) -> Memory:
@@ -113,12 +119,12 @@ def edit(catalog: Catalog, name: MemoryName, wanted: Edit, who: str, *, stamp: i
         if wanted.draft is not None:
             draft = wanted.draft(find_version(changing.connection, name, held.newest))
             check_drafts([draft], catalog.embedder.dim)
-            _change(changing, held, draft)
+            putting.change_held(changing, held, draft)
         if wanted.links is not None:
             _check(name, wanted.links)
             set_links(changing, require(changing.connection, name), wanted.links)
-        if wanted.pinned is not None:
-            _pin(changing, require(changing.connection, name), wanted.pinned)
+        held = require(changing.connection, name)
+        keep(changing, held, pinned=wanted.pinned, retired=wanted.retired, expires=wanted.expires)
         return find_memory(changing.connection, name)
 
     return change(catalog, who, act)
@@ -172,6 +178,15 @@ def pin(catalog: Catalog, name: MemoryName, who: str, *, pinned: bool = True) ->
     return edit(catalog, name, Edit(pinned=pinned), who)
 
 
+def retire(catalog: Catalog, name: MemoryName, who: str, *, retired: bool = True) -> Memory:
+    """Retire the memory: it is kept, and neither answers nor is trained; or let it come back.
+
+    Raises:
+        MemoryNotFoundError: no such memory.
+    """
+    return edit(catalog, name, Edit(retired=retired), who)
+
+
 def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
     """Set in which template memories are trained and asked; an event, if it changes.
 
@@ -190,55 +205,23 @@ def set_chat_template(catalog: Catalog, template: str, who: str) -> None:
 
 
 def _each(
-    catalog: Catalog, drafts: Sequence[Draft], who: str, write: Write, most: int | None = None
+    catalog: Catalog, drafts: Sequence[Draft], who: str, write: putting.Write, most: int | None = None
 ) -> list[Memory]:
-    """`write` all drafts in one transaction, in an order in which two of them never block each other.
-
-    A microsecond lies between them, in the order in which they were given: the later is the newer.
-    """
+    """`write` all drafts in one transaction; what has expired makes room, and gives its id to others."""
     check_drafts(drafts, catalog.embedder.dim)
+    gone = NOBODY
 
     def act(changing: Change) -> list[Memory]:
-        begun = changing.at
-        for n, draft in sorted(enumerate(drafts), key=lambda each: name_of(each[1])):
-            changing.at = begun + n * 1e-6
-            write(changing, draft)
+        nonlocal gone
+        gone = delete_expired(changing)
+        putting.write_all(changing, drafts, write)
         if most is not None:
             check_room(changing.connection, {draft.memory.namespace for draft in drafts}, most)
         return [find_memory(changing.connection, name_of(draft)) for draft in drafts]
 
-    return change(catalog, who, act)
-
-
-def _put(changing: Change, draft: Draft) -> None:
-    held = hold(changing.connection, name_of(draft))
-    if held is None:
-        first_version(changing, draft)
-    else:
-        _change(changing, held, draft)
-
-
-def _add(changing: Change, draft: Draft) -> None:
-    name = name_of(draft)
-    if hold(changing.connection, name) is not None:
-        raise BankError(f"namespace {name.namespace!r} has a memory {name.id!r} already: update it")
-    first_version(changing, draft)
-
-
-def _update(changing: Change, draft: Draft) -> None:
-    _change(changing, require(changing.connection, name_of(draft)), draft)
-
-
-def _change(changing: Change, held: Held, draft: Draft) -> None:
-    """A new version, if the draft says anything new; a job, if it only asks for training."""
-    newest = find_version(changing.connection, held.name, held.newest)
-    if changes(draft, newest):
-        next_version(changing, held, draft)
-        return
-    if draft.memory.links:
-        set_links(changing, held, draft.memory.links)
-    if draft.train and held.state == "pending" and queue(changing, held.row, draft.text_digest).new:
-        changing.note("queued", held.row, held.name, held.newest)
+    stored = change(catalog, who, act)
+    clear(catalog, gone)
+    return stored
 
 
 def _next(changing: Change, held: Held, draft: Draft) -> Memory:
@@ -260,12 +243,6 @@ def _relink(
         return after
 
     return change(catalog, who, act)
-
-
-def _pin(changing: Change, held: Held, pinned: bool) -> None:
-    if held.pinned != pinned:
-        save(changing, held._replace(pinned=pinned))
-        changing.note("pinned" if pinned else "unpinned", held.row, held.name, held.newest)
 
 
 def _check(name: MemoryName, targets: tuple[str, ...]) -> None:

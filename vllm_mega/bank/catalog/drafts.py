@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mega.bank.catalog.records import Draft, MemoryName, Source, Version
-from vllm_mega.bank.layout import NewMemory
+from vllm_mega.bank.layout import NewMemory, moment_of
 from vllm_mega.config import repeated
 from vllm_mega.errors import DraftError
 
@@ -51,6 +51,17 @@ def check_drafts(drafts: Sequence[Draft], dim: int) -> None:
     names = [f"{draft.memory.namespace}/{draft.memory.id}" for draft in drafts]
     if twice := repeated(names):
         raise DraftError(f"the memory {twice[0]} is given twice: give each one once")
+
+
+def check_expiration(name: MemoryName, expires: float | None, now: float) -> None:
+    """Refuse a memory that would have expired already.
+
+    Raises:
+        DraftError: as above.
+    """
+    if expires is not None and expires <= now:
+        found = f"expires_at must be later than now, found {moment_of(expires)}"
+        raise DraftError(f"memory {name.namespace}/{name.id}: {found}")
 
 
 def draft_problem(draft: Draft, dim: int) -> str | None:

@@ -22,7 +22,9 @@ from vllm_mega.errors import MemoryChangedError
 T = TypeVar("T")
 _COLUMNS = (events.c.number, events.c.kind, events.c.namespace, events.c.id, events.c.version, events.c.who,
             events.c.at)  # fmt: skip
-_STAMPS: tuple[EventKind, ...] = ("added", "updated", "linked", "pinned", "unpinned")
+_STAMPS: tuple[EventKind, ...] = (
+    "added", "updated", "linked", "pinned", "unpinned", "retired", "unretired", "dated",
+)  # fmt: skip
 """By these somebody changes a memory; what trainers do to it changes nothing that anybody has said."""
 
 
@@ -36,11 +38,16 @@ class Change:
         self.at = time.time()
         self._events: list[dict[str, Any]] = []
 
-    def note(self, kind: EventKind, memory: int, name: MemoryName, version: int) -> None:
-        """Leave an event about the memory in row `memory`, whose newest version is `version`."""
+    def note(
+        self, kind: EventKind, memory: int, name: MemoryName, version: int, who: str | None = None
+    ) -> None:
+        """Leave an event about the memory in row `memory`, whose newest version is `version`.
+
+        It is by `who`; None: by whom the transaction is.
+        """
         self._events.append({
             "memory": memory, "kind": kind, "namespace": name.namespace, "id": name.id,
-            "version": version, "who": self.who, "at": self.at,
+            "version": version, "who": self.who if who is None else who, "at": self.at,
         })  # fmt: skip
 
     def write_events(self) -> list[Event]:
@@ -77,7 +84,7 @@ def last_event(connection: sa.Connection) -> int:
 
 
 def find_stamp(connection: sa.Connection, name: MemoryName) -> int:
-    """The stamp of a memory: number of the last event by which somebody changed its text, tags, links or pin.
+    """The stamp of a memory: number of the last event by which somebody changed it.
 
     0: there never was such a memory.
     """

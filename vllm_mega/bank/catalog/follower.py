@@ -2,13 +2,14 @@
 
 It reads everything once. Then it asks one question, as often as it likes: is there a newer event? On SQLite
 that is a number of the connection (`PRAGMA data_version`), on PostgreSQL one row. Only if there is one does
-it read the events, and the memories that they name.
+it read the events, and the memories that they name. What expires goes by the clock, whatever it hears of.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,7 +25,13 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.all_rows import AllRows
 from vllm_mega.bank.catalog.catalog import Catalog, read_settings
 from vllm_mega.bank.catalog.events import last_event
-from vllm_mega.bank.catalog.followed import NAMED_BY_EVENTS, select_links, select_rows
+from vllm_mega.bank.catalog.expirations import Expirations
+from vllm_mega.bank.catalog.followed import (
+    NAMED_BY_EVENTS,
+    select_expirations,
+    select_links,
+    select_rows,
+)
 from vllm_mega.bank.catalog.keys import key_matrix
 from vllm_mega.bank.catalog.question import Question
 from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row, State
@@ -59,6 +66,7 @@ class Follower:
         self._catalog = catalog
         self._keys = keys
         self._rows = AllRows()
+        self._expirations = Expirations()
         self._lock = threading.Lock()
         self._question = Question(catalog.database)
         self.number = 0
@@ -72,11 +80,11 @@ class Follower:
 
     @property
     def rows(self) -> Mapping[MemoryName, Row]:
-        """Every memory by its name."""
+        """Every memory that may answer by its name; retired ones may not."""
         return self._rows
 
     def refresh(self) -> int:
-        """Apply what is new, all of it, if anything is; how many events.
+        """Apply what is new, all of it, if anything is, and let go what has expired; how many events.
 
         Raises:
             BankError: the catalog cannot be read; what was known stays.
@@ -100,8 +108,12 @@ class Follower:
         self._question.close()
 
     def _refresh(self) -> int:
-        if not self._question.ask():
-            return 0
+        count = self._apply_new() if self._question.ask() else 0
+        if gone := self._expirations.over(time.time()):
+            self._drop([name for name in gone if name in self._rows])
+        return count
+
+    def _apply_new(self) -> int:
         try:
             return self._apply()
         except BaseException:
@@ -114,6 +126,7 @@ class Follower:
             self.number = last_event(connection)
             self.settings = read_settings(connection)
             self._take(connection, None)
+            self._note_expirations(connection, None)
 
     def _apply(self) -> int:
         before = self.number
@@ -124,6 +137,9 @@ class Follower:
             named = {MemoryName(*row) for row in connection.execute(NAMED_BY_EVENTS, {"after": before})}
             found = self._take(connection, before)
             self._drop([name for name in named if name not in found and name in self._rows])
+            for name in named:
+                self._expirations.set(name, None)
+            self._note_expirations(connection, before)
             if _THE_BANK in named:
                 self.settings = read_settings(connection)
         self.number = last
@@ -133,7 +149,8 @@ class Follower:
         """Read the rows of all memories, or of those that events later than `after` name."""
         linked = _links(connection, after)
         query = select_rows(keys=self._keys is not None, new=after is not None)
-        read = connection.execute(query, _after(after), execution_options={"yield_per": _CHUNK})
+        values = {**_after(after), "now": time.time()}
+        read = connection.execute(query, values, execution_options={"yield_per": _CHUNK})
         found: set[MemoryName] = set()
         for part in read.partitions():
             columns = list(zip(*part, strict=True))
@@ -144,6 +161,11 @@ class Follower:
             if after is not None:
                 found.update(row.name for row in rows)
         return found
+
+    def _note_expirations(self, connection: sa.Connection, after: int | None) -> None:
+        query = select_expirations(new=after is not None)
+        for namespace, memory_id, at in connection.execute(query, _after(after)):
+            self._expirations.set(MemoryName(namespace, memory_id), at)
 
     def _give_keys(self, taker: Keys, rows: Sequence[Row], keys: Sequence[bytes | None]) -> None:
         if None in keys:

@@ -19,7 +19,7 @@ from vllm_mega.bank.catalog.claims import take
 from vllm_mega.bank.catalog.events import Change, change
 from vllm_mega.bank.catalog.reading import find_memory, find_version
 from vllm_mega.bank.catalog.records import Job, Memory, MemoryName, Trained
-from vllm_mega.bank.catalog.rows import Held, among, require
+from vllm_mega.bank.catalog.rows import Held, among, living, require
 from vllm_mega.bank.catalog.tables import jobs, memories, versions
 from vllm_mega.bank.catalog.writing import drop_job, queue, save, set_state, trained_values
 from vllm_mega.errors import LeaseLostError, MemoryNotFoundError
@@ -37,7 +37,7 @@ def lease(
     namespace: str | None = None,
     names: Sequence[MemoryName] | None = None,
 ) -> list[Job]:
-    """Take jobs that wait, or whose lease has ended, the oldest memories first.
+    """Take jobs that wait, or whose lease has ended, the oldest memories first; none of retired memories.
 
     Args:
         catalog: of which bank.
@@ -54,7 +54,8 @@ def lease(
     def act(changing: Change) -> list[Job]:
         now = catalog.database.now(changing.connection)
         _end_leases(changing, jobs.c.expires < now)
-        waiting = _locked(namespace, names).where(jobs.c.state == "waiting").limit(limit)
+        answers = (living(now), sa.not_(memories.c.retired))
+        waiting = _locked(namespace, names).where(jobs.c.state == "waiting", *answers).limit(limit)
         found = changing.connection.execute(waiting).all()
         return [_lease(changing, row, owner, now, seconds) for row in found]
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.reading import check_limit, find_memory, row_of
 from vllm_mega.bank.catalog.records import JobPage, JobState, JobStatus, Memory, MemoryName, State
-from vllm_mega.bank.catalog.rows import among, named
+from vllm_mega.bank.catalog.rows import among, living, named
 from vllm_mega.bank.catalog.tables import jobs, links, memories, versions
 
 _AT_A_TIME = 400
@@ -38,6 +38,8 @@ class Known(msgspec.Struct, frozen=True):
     """Whether an adapter is wanted for the newest version, and how that goes; None: none is."""
     reason: str
     """Why the last training failed; empty: it did not."""
+    retired: bool
+    """No trainer takes it."""
 
 
 def known(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, Known]:
@@ -112,7 +114,7 @@ def find_job(catalog: Catalog, name: MemoryName) -> tuple[Memory, JobStatus | No
 def _select_jobs() -> sa.Select[Any]:
     m, j = memories.c, jobs.c
     query = sa.select(m.namespace, m.id, m.newest, j.state, j.owner, j.attempts, j.reason)
-    return query.add_columns(j.expires, j.started, j.steps).join(jobs, j.memory == m.row)
+    return query.add_columns(j.expires, j.started, j.steps).join(jobs, j.memory == m.row).where(living())
 
 
 def links_of(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, tuple[str, ...]]:
@@ -148,7 +150,7 @@ def _select() -> sa.Select[Any]:
     return (
         sa.select(m.namespace, m.id, m.state, m.current, newest.c.tags, newest.c.text_digest)
         .add_columns(now.c.text_digest.label("answers"), now.c.adapter, now.c.recipe, now.c.training)
-        .add_columns(jobs.c.state.label("job"), jobs.c.reason)
+        .add_columns(jobs.c.state.label("job"), jobs.c.reason, m.retired)
         .join(now, (now.c.memory == m.row) & (now.c.number == m.current))
         .join(newest, (newest.c.memory == m.row) & (newest.c.number == m.newest))
         .outerjoin(jobs, jobs.c.memory == m.row)
@@ -158,5 +160,5 @@ def _select() -> sa.Select[Any]:
 def _of(row: sa.Row[Any]) -> Known:
     return Known(
         row.state, tuple(row.tags), row.text_digest, row.current, row.answers, row.adapter, row.recipe,
-        row.training, row.job, row.reason or "",
+        row.training, row.job, row.reason or "", row.retired,
     )  # fmt: skip

@@ -11,7 +11,16 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.database import lock_name
 from vllm_mega.bank.catalog.records import EVERYTHING, Filter, Memory, MemoryName, Page, Version
-from vllm_mega.bank.catalog.rows import VERSION, memory_of, named, select_memories, unknown, version_of
+from vllm_mega.bank.catalog.rows import (
+    VERSION,
+    expired,
+    living,
+    memory_of,
+    named,
+    select_memories,
+    unknown,
+    version_of,
+)
 from vllm_mega.bank.catalog.tables import links, memories, tags, versions
 from vllm_mega.errors import BankError, LimitError, MemoryNotFoundError
 
@@ -210,6 +219,8 @@ _FILTERS: dict[str, Callable[[Any], sa.ColumnElement[bool]]] = {
     "pinned": lambda value: memories.c.pinned == value,
     "since": lambda value: memories.c.changed >= value,
     "until": lambda value: memories.c.changed < value,
+    "retired": lambda value: memories.c.retired == value,
+    "expired": lambda value: expired() if value else living(),
 }
 
 

@@ -19,9 +19,14 @@ JobState = Literal["waiting", "leased", "failed"]
 """Of the wish to train a memory: nobody has it; a trainer does; was given up."""
 
 EventKind = Literal[
-    "added", "updated", "forgotten", "linked", "pinned", "unpinned",
+    "added", "updated", "forgotten", "expired", "linked", "pinned", "unpinned", "retired", "unretired",
+    "dated",
     "queued", "leased", "returned", "ready", "failed", "settings",
 ]  # fmt: skip
+
+
+CLOCK = "clock"
+"""Who forgets what has expired."""
 
 
 class MemoryName(NamedTuple):
@@ -63,7 +68,7 @@ class Draft(msgspec.Struct, frozen=True):
     """A memory on its way into the catalog."""
 
     memory: NewMemory
-    """With its id. Links: empty leaves those that the memory has."""
+    """With its id. Links: empty leaves those that the memory has; so does no `expires_at`."""
     text_digest: str
     """Of all that trains: versions with the same digest share their adapter."""
     key: bytes | None = None
@@ -99,6 +104,10 @@ class Memory(msgspec.Struct, frozen=True):
     rank: int
     recipe: str
     """That made the adapter; empty: it was made elsewhere, or there is none."""
+    expires: float | None = None
+    """From then on there is no such memory; None: it stays."""
+    retired: bool = False
+    """It is kept, and neither answers nor is trained."""
 
     @property
     def name(self) -> MemoryName:
@@ -233,6 +242,9 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Changed at this time or later."""
     until: float | None = None
     """Changed before this time."""
+    retired: bool | None = None
+    expired: bool = False
+    """Those that have expired and are not yet forgotten for good, in place of all others."""
 
 
 EVERYTHING = Filter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,14 +34,16 @@ class Held(NamedTuple):
     newest: int
     current: int
     pinned: bool
+    expires: float | None = None
+    retired: bool = False
 
 
 def hold(connection: sa.Connection, name: MemoryName) -> Held | None:
     """The memory's row, and nobody else's to change until the transaction ends; None: no such memory."""
     m = memories.c
-    query = sa.select(m.row, m.state, m.newest, m.current, m.pinned)
+    query = sa.select(m.row, m.state, m.newest, m.current, m.pinned, m.expires, m.retired)
     found = connection.execute(query.where(*named(name)).with_for_update()).one_or_none()
-    return found and Held(found.row, name, found.state, found.newest, found.current, found.pinned)
+    return found and Held(found.row, name, *found[1:])
 
 
 def require(connection: sa.Connection, name: MemoryName) -> Held:
@@ -59,13 +62,24 @@ def unknown(name: MemoryName) -> MemoryNotFoundError:
     return MemoryNotFoundError(f"namespace {name.namespace!r} has no memory {name.id!r}")
 
 
+def living(now: float | sa.ColumnElement[float] | None = None) -> sa.ColumnElement[bool]:
+    """Whether a row of `memories` has not expired; None: at this moment."""
+    return memories.c.expires.is_(None) | (memories.c.expires > (time.time() if now is None else now))
+
+
+def expired(now: float | None = None) -> sa.ColumnElement[bool]:
+    """Whether a row of `memories` has; an index knows."""
+    return memories.c.expires <= (time.time() if now is None else now)
+
+
 def named(name: MemoryName) -> tuple[sa.ColumnElement[bool], ...]:
-    return (memories.c.namespace == name.namespace, memories.c.id == name.id)
+    """Whether a row of `memories` is this one; what has expired is nobody's."""
+    return (memories.c.namespace == name.namespace, memories.c.id == name.id, living())
 
 
 def among(names: Sequence[MemoryName]) -> sa.ColumnElement[bool]:
-    """Whether a row of `memories` is one of these, a few hundred at most."""
-    return sa.tuple_(memories.c.namespace, memories.c.id).in_([tuple(name) for name in names])
+    """Whether a row of `memories` is one of these, a few hundred at most, and has not expired."""
+    return sa.tuple_(memories.c.namespace, memories.c.id).in_([tuple(name) for name in names]) & living()
 
 
 def version_values(draft: Draft) -> Values:
@@ -126,7 +140,7 @@ def select_memories() -> sa.Select[Any]:
     return (
         sa.select(
             m.row, m.namespace, m.id, m.state, m.newest, m.current, m.pinned, m.added, m.changed,
-            versions.c.title, versions.c.tags, *SOURCE, jobs.c.reason,
+            m.expires, m.retired, versions.c.title, versions.c.tags, *SOURCE, jobs.c.reason,
             now.c.adapter, now.c.adapter_bytes, now.c.rank, now.c.recipe,
         )
         .join(versions, newest)
@@ -154,4 +168,6 @@ def memory_of(row: sa.Row[Any]) -> Memory:
         adapter_bytes=row.adapter_bytes,
         rank=row.rank,
         recipe=row.recipe,
+        expires=row.expires,
+        retired=row.retired,
     )

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from vllm_mega.bank.catalog.database import lock_name
 from vllm_mega.errors import BankFormatError, BankNotFoundError
 
-HEAD = "2"
+HEAD = "3"
 """The newest revision in `migrations`; known here so that opening a catalog does not import Alembic."""
-OLDER = ("1",)
+OLDER = ("1", "2")
 """Those that are moved on to it."""
 
 
@@ -40,7 +40,7 @@ def require_head(connection: sa.Connection, where: str) -> None:
 def move_on(connection: sa.Connection) -> None:
     """Bring an older schema to `HEAD`, in the caller's transaction; nothing if another was faster.
 
-    Processes that have the catalog open go on: what comes is columns that they do not ask for.
+    Processes that have the catalog open go on: what comes is tables and columns that they do not ask for.
     """
     lock_name(connection, "schema")
     upgrade(connection)

@@ -17,11 +17,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 
 metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite counts up only what is called INTEGER; it has 64 bits there."""
+_EXPIRES = text("expires IS NOT NULL")
 
 
 def _memory() -> Column[int]:
@@ -40,8 +43,11 @@ memories = Table(
     Column("pinned", Boolean, nullable=False),
     Column("added", Double, nullable=False),
     Column("changed", Double, nullable=False),
+    Column("expires", Double),
+    Column("retired", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("namespace", "id", name="memories_name"),
     Index("memories_state", "namespace", "state"),
+    Index("memories_expires", "expires", sqlite_where=_EXPIRES, postgresql_where=_EXPIRES),
     sqlite_autoincrement=True,  # a row's number never comes again, or cursors would show strangers
 )
 
@@ -122,6 +128,7 @@ events = Table(
     Column("who", Text, nullable=False),
     Column("at", Double, nullable=False),
     Index("events_name", "namespace", "id", "number"),
+    Index("events_namespace", "namespace", "number"),
 )
 
 counter = Table(
@@ -141,6 +148,19 @@ claims = Table(
     Index("claims_adapter", "adapter"),
 )
 """Adapters that are being placed, and that no version names yet."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("namespace", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("kept", JSON, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("namespace", "key", name="idempotency_key"),
+    Index("idempotency_at", "at"),
+)
+"""Requests that shall be done once (`once`): digests of key and request, and what the answer is made of."""
 
 settings = Table(
     "settings",

@@ -27,13 +27,14 @@ def first_version(change: Change, draft: Draft) -> Held:
     """Put a memory into the catalog that is not there."""
     name = MemoryName(draft.memory.namespace, draft.memory.id)
     number = last_version(change.connection, name) + 1
-    values = {"state": "pending", "newest": number, "current": number, "pinned": False}
+    expires = draft.memory.expires
+    values = {"state": "pending", "newest": number, "current": number, "pinned": False, "expires": expires}
     row = change.connection.execute(
         sa.insert(memories)
         .values(namespace=name.namespace, id=name.id, added=change.at, changed=change.at, **values)
         .returning(memories.c.row)
     ).scalar_one()
-    return _write(change, Held(row, name, "pending", number, number, False), draft, "added")
+    return _write(change, Held(row, name, "pending", number, number, False, expires), draft, "added")
 
 
 def next_version(change: Change, held: Held, draft: Draft) -> Held:
@@ -73,7 +74,7 @@ def _state(change: Change, row: int, draft: Draft, *, has_adapter: bool) -> Stat
 def save(change: Change, held: Held) -> None:
     """Write the memory's own row."""
     fields = held._asdict()
-    values = {name: fields[name] for name in ("state", "newest", "current", "pinned")}
+    values = {name: fields[name] for name in ("state", "newest", "current", "pinned", "expires", "retired")}
     mine = memories.c.row == held.row
     change.connection.execute(sa.update(memories).where(mine).values(changed=change.at, **values))
 

@@ -48,5 +48,6 @@ def _step(source: Source, memory: NewMemory, before: Before, tokens: int) -> Ste
     version, links = known
     if (text_digest(memory), memory.tags) != (version.text_digest, version.tags):
         return Step("update", memory, source, tokens)
-    same = not memory.links or memory.links == links  # a line without links leaves those that are there
+    # A line without links, or without a time to expire at, leaves what there is.
+    same = memory.expires_at is None and (not memory.links or memory.links == links)
     return Step("keep" if same else "link", memory, version.source, tokens)

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from vllm_mega.bank.catalog import changes
-from vllm_mega.bank.catalog.amending import amend
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.forgetting import Receipt, forget
 from vllm_mega.bank.catalog.reading import MOST, get_memory, list_memories
 from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName, Source, Version
+from vllm_mega.bank.catalog.replacing import Replacement, replace
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import DocumentError, MemoryNotFoundError
 from vllm_mega.gate.embedder import Embedder
@@ -65,9 +64,7 @@ def carry_out(
     train: bool = False,
     most: int | None = None,
 ) -> None:
-    """Do what a plan says: add, update and link, then `finish`.
-
-    Cut off between its changes, the same document again does the rest.
+    """Do what a plan says, all of it or nothing.
 
     Args:
         catalog: of the bank.
@@ -75,7 +72,7 @@ def carry_out(
         embedder: the bank's own.
         who: for the history.
         train: whether a trainer shall make adapters; else they stay as texts.
-        most: memories that the namespace may have then, and what is gone beside them; None: any number.
+        most: memories that the namespace may have then; None: any number.
 
     Raises:
         BankMismatchError: the bank was made with another embedder; then nothing has changed.
@@ -85,10 +82,13 @@ def carry_out(
     written = [step for step in plan.steps if step.change in ("add", "update")]
     keys = keys_of(catalog, [step.memory.text for step in written], embedder)
     pairs = zip(written, keys, strict=True)
-    drafts = [draft(step.memory, key, step.source, train=train) for step, key in pairs]
-    changes.put(catalog, drafts, who, most=None if most is None else most + len(plan.gone))
-    amend(catalog, [step.memory for step in plan.steps if step.change == "link"], who)
-    finish(catalog, plan, who)
+    wanted = Replacement(
+        drafts=[draft(step.memory, key, step.source, train=train) for step, key in pairs],
+        amended=[step.memory for step in plan.steps if step.change == "link"],
+        unlinked={_name(step.memory): step.unlinked for step in plan.steps if step.unlinked},
+        gone=_gone(plan),
+    )
+    replace(catalog, wanted, who, most=most)
 
 
 def finish(catalog: Catalog, plan: Plan, who: str) -> None:
@@ -97,11 +97,12 @@ def finish(catalog: Catalog, plan: Plan, who: str) -> None:
     Raises:
         BankError: the catalog refuses.
     """
-    for step in plan.steps:
-        if step.unlinked:
-            changes.unlink(catalog, _name(step.memory), step.unlinked, who)
-    if plan.gone:
-        forget(catalog, [MemoryName(plan.namespace, memory.id) for memory in plan.gone], who)
+    unlinked = {_name(step.memory): step.unlinked for step in plan.steps if step.unlinked}
+    replace(catalog, Replacement(unlinked=unlinked, gone=_gone(plan)), who)
+
+
+def _gone(plan: Plan) -> list[MemoryName]:
+    return [MemoryName(plan.namespace, memory.id) for memory in plan.gone]
 
 
 def forget_path(catalog: Catalog, path: str, who: str, namespace: str | None = None) -> Receipt:

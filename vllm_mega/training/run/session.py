@@ -131,7 +131,7 @@ def train_waiting(
         ground = prepare_waiting(bank, model, settings, catalog=catalog, trust_remote_code=trust_remote_code)
         changes.set_chat_template(opened, ground.recipe.chat_template, owner())
         wanted = [MemoryName(job.namespace, job.id) for job in list_jobs(opened) if job.state != "failed"]
-        stored = known(opened, wanted)
+        stored = _trainable(opened, wanted)
         why = {name: why_waiting(stored[name]) for name in wanted if name in stored}
         path, base, recipe, _ = ground
         task = Task(opened.root, path, base.name, recipe, catalog, trust_remote_code)
@@ -167,18 +167,27 @@ def _store(
     for drafts in _parts([_draft(*each, sources) for each in zip(plan.missing, plan.keys, strict=True)]):
         changes.put(catalog, drafts, who)
     why = dict(zip(map(name_of, plan.missing), plan.why, strict=True))
-    stored = known(catalog, list(why))
+    stored = _trainable(catalog, list(why))
     jobs.request_training(
         catalog, [name for name, memory in stored.items() if _asks(memory, plan.recipe.digest)], who
     )
     return {name: why[name] for name in why if name in stored and not fits(stored[name], plan.recipe.digest)}
 
 
+def _trainable(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, Known]:
+    """Those of `names` that the bank has, and that are not retired."""
+    return {name: memory for name, memory in known(catalog, names).items() if not memory.retired}
+
+
 def _amended(catalog: Catalog, memories: Sequence[NewMemory]) -> list[NewMemory]:
-    """Those whose tags or links are other ones now."""
+    """Those whose tags, links or expiration may be other ones now."""
     stored = known(catalog, list(map(name_of, memories)))
     there = [(memory, stored[name_of(memory)]) for memory in memories if name_of(memory) in stored]
-    return [_named(memory) for memory, before in there if memory.links or memory.tags != before.tags]
+    return [
+        _named(memory)
+        for memory, before in there
+        if memory.links or memory.expires_at or memory.tags != before.tags
+    ]
 
 
 def _asks(memory: Known, recipe: str) -> bool:

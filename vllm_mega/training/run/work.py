@@ -111,4 +111,7 @@ class Worker:
     def _waiting(self, names: Sequence[MemoryName]) -> list[MemoryName]:
         """Those that still want an adapter."""
         stored = known(self._catalog, names)
-        return [name for name in names if name in stored and stored[name].job in ("waiting", "leased")]
+        wanting = {
+            name for name, one in stored.items() if one.job in ("waiting", "leased") and not one.retired
+        }
+        return [name for name in names if name in wanting]
