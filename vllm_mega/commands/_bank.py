@@ -52,7 +52,7 @@ def list_(args: argparse.Namespace) -> int:
     from vllm_mega.bank.catalog.reading import count_memories
     from vllm_mega.bank.catalog.records import Filter
 
-    names = ("namespace", "tag", "state", "source", "pinned", "since", "until")
+    names = ("namespace", "tag", "state", "source", "pinned", "since", "until", "retired", "expired")
     chosen = Filter(**{name: getattr(args, name) for name in names})
     with opened(args) as catalog:
         entries = list(_listed(catalog, chosen, args.limit))
@@ -195,7 +195,7 @@ def _new_memories(args: argparse.Namespace) -> list[NewMemory]:
     objects: list[dict[str, Any]] = [{}]
     if args.memory:
         objects = [value for _, value in read_lines(args.memory, dict[str, Any])]
-    given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags")}
+    given = {name: getattr(args, name) for name in ("text", "id", "title", "namespace", "tags", "expires_at")}
     given = {name: value for name, value in given.items() if value is not None}
     if len(objects) != 1 and (args.adapter is not None or not objects or set(given) - {"namespace", "tags"}):
         raise ConfigError(f"{args.memory}: expected one JSON object, found {len(objects)}")
@@ -250,6 +250,26 @@ def _pin(args: argparse.Namespace, *, pinned: bool) -> int:
         for name in named(args):
             act(catalog, name, who(), pinned=pinned)
             print(f"{'pinned' if pinned else 'unpinned'} {name.namespace}/{name.id}")
+    return 0
+
+
+def retire(args: argparse.Namespace) -> int:
+    """Keep the memories that the arguments name without having them answer."""
+    return _retire(args, retired=True)
+
+
+def unretire(args: argparse.Namespace) -> int:
+    """Let retired memories answer again."""
+    return _retire(args, retired=False)
+
+
+def _retire(args: argparse.Namespace, *, retired: bool) -> int:
+    from vllm_mega.memories import retire as act
+
+    with opened(args) as catalog:
+        for name in named(args):
+            act(catalog, name, who(), retired=retired)
+            print(f"{'retired' if retired else 'unretired'} {name.namespace}/{name.id}")
     return 0
 
 

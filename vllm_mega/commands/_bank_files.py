@@ -68,6 +68,18 @@ def sweep(args: argparse.Namespace) -> int:
     return 0 if erased else 1
 
 
+def expire(args: argparse.Namespace) -> int:
+    """Forget for good what has expired."""
+    from vllm_mega.memories import expire as act
+
+    with opened(args) as catalog:
+        gone = act(catalog)
+    for name in gone:
+        print(f"expired {name.namespace}/{name.id}")
+    print(f"expired: {len(gone)}")
+    return 0
+
+
 def export(args: argparse.Namespace) -> int:
     """Write memories into a folder."""
     from vllm_mega.bank.catalog.records import Filter

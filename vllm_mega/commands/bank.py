@@ -78,6 +78,8 @@ def _add_changing(action: Add) -> None:
     tag.add_argument("--remove", action="store_true", help="take these tags away")
     _add_memory(action("pin", _bank.pin, "keep memories in host memory where they are served"), several=True)
     _add_memory(action("unpin", _bank.unpin, "let pinned memories go again"), several=True)
+    _add_memory(action("retire", _bank.retire, "keep memories without having them answer"), several=True)
+    _add_memory(action("unretire", _bank.unretire, "let retired memories answer again"), several=True)
 
 
 def _add_keeping(action: Add) -> None:
@@ -92,6 +94,7 @@ def _add_keeping(action: Add) -> None:
     sweep.add_argument(
         "--rewrite", action="store_true", help="write the catalog anew: nothing forgotten stays in its file"
     )
+    action("expire", _bank_files.expire, "forget for good what has expired; a server does so by itself")
     export = action("export", _bank_files.export, "write memories as JSON lines and PEFT folders")
     export.add_argument("folder", type=Path, help="a new folder")
     export.add_argument("--namespace", help="only those of this namespace (default: all)")
@@ -130,6 +133,10 @@ def _configure_list(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", metavar="FILE", help="only those that came from this file")
     parser.add_argument("--pinned", action="store_true", default=None, help="only those that are pinned")
+    parser.add_argument("--retired", action="store_true", default=None, help="only those that are retired")
+    parser.add_argument(
+        "--expired", action="store_true", help="those that have expired and are not yet forgotten for good"
+    )
     parser.add_argument(
         "--since", metavar="TIME", type=_time, help="only those changed at this time or later"
     )
@@ -188,6 +195,9 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", help=f"whose memory it is (default: {DEFAULT_NAMESPACE})")
     parser.add_argument(
         "--tag", dest="tags", metavar="TAG", action="append", help="a tag; may be given more than once"
+    )
+    parser.add_argument(
+        "--expires-at", metavar="TIME", help="RFC 3339 with its zone; from then on there is no such memory"
     )
     parser.add_argument("--no-train", action="store_true", help="no trainer shall make an adapter")
     parser.add_argument("--embedder", help="the embedder, if it has moved (default: the bank's)")

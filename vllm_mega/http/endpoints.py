@@ -28,6 +28,7 @@ from vllm_mega.http.chat import MegaChat
 from vllm_mega.http.completions import MegaCompletion
 from vllm_mega.http.door import KeyCheck, keys_of
 from vllm_mega.http.entrance import Entrance
+from vllm_mega.http.expiring import keep_expiring
 from vllm_mega.http.handlers import SUFFIX, MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
@@ -114,6 +115,7 @@ def _open_routes(state: Any, service: Service) -> None:
         service.limits_of = lambda namespace: keys().limits_of(namespace)
     state.mega_memories = service
     state.mega_watch = Watch(service.gate.library)
+    state.mega_expiring = asyncio.create_task(keep_expiring(service.catalog))
 
 
 async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Service:

@@ -16,7 +16,7 @@ from vllm_mega.bank.layout import NewMemory
 
 
 def amend(catalog: Catalog, memories: Iterable[NewMemory], who: str) -> None:
-    """Give those that are there the tags of `memories` (with ids); links and `expires_at` where these have some.
+    """Give those that are there the tags of `memories` (with ids), and links and expiration where told.
 
     Nothing is trained; texts stay as they are.
 

@@ -13,6 +13,7 @@ from vllm.entrypoints.serve import create_error_response
 
 from vllm_mega.access.keyless import local
 from vllm_mega.access.principals import Principal
+from vllm_mega.bank.catalog.once import AlreadyDone, Once, require_new
 from vllm_mega.bank.catalog.records import MemoryName
 from vllm_mega.bank.catalog.rows import unknown
 from vllm_mega.config import check_name
@@ -21,13 +22,10 @@ from vllm_mega.http.entrance import principal
 from vllm_mega.http.memories.items import decode_body, decode_query
 from vllm_mega.http.memories.operations import Operation
 from vllm_mega.http.memories.refusing import Refusal, refusal_of
+from vllm_mega.http.memories.repeating import HEADER, once_of
 from vllm_mega.http.memories.service import Asked, Service, Told
 
 logger = logging.getLogger(__name__)
-_NO_IDEMPOTENCY = (
-    "the server keeps no keys of requests, so it cannot know one again: leave the header out. What says "
-    "nothing new changes nothing; give memories an id, and changes If-Match, to send them again"
-)
 _NO_STAMP = -1
 """That no memory has."""
 
@@ -95,9 +93,16 @@ def refuse(refusal: Refusal) -> JSONResponse:
 
 def _respond(operation: Operation, service: Service, raw: Raw) -> Response:
     asked = understand(operation, service, raw)
-    told = operation.act(service, asked)
-    _note(operation, service, raw, asked, told)
     headers = {"Cache-Control": "no-store"}
+    try:
+        if asked.once is not None:
+            require_new(service.catalog, asked.once)
+        told = operation.act(service, asked)
+        _note(operation, service, raw, asked, told)
+    except AlreadyDone as done:
+        assert operation.again is not None, "or it would not have heeded the key"
+        told = operation.again(service, asked, done.kept)
+        headers["Idempotency-Replayed"] = "true"
     if told.stamp is not None:
         headers["ETag"] = f'"{service.seals.seal(told.stamp, "stamp", asked.namespace)}"'
     content = msgspec.json.encode(told.value)
@@ -113,8 +118,6 @@ def understand(operation: Operation, service: Service, raw: Raw) -> Asked:
         ForbiddenError: it is for somebody else.
         MemoryNotFoundError: no memory can have such an id.
     """
-    if raw.idempotency_key is not None:
-        raise RequestError(_NO_IDEMPOTENCY, "Idempotency-Key")
     query = decode_query(raw.query, operation.query)
     body = None if operation.body is None else _body(raw, operation.body)
     named = getattr(query, "namespace", None) or getattr(body, "namespace", None)
@@ -123,7 +126,9 @@ def understand(operation: Operation, service: Service, raw: Raw) -> Asked:
     raw.who.check(operation.role, namespace)
     if "\0" in raw.id:
         raise unknown(MemoryName(namespace, raw.id))
-    return Asked(raw.who.name, namespace, raw.id, query, body, _stamp(operation, service, raw, namespace))
+    stamp = _stamp(operation, service, raw, namespace)
+    once = _once(operation, service, raw, namespace)
+    return Asked(raw.who.name, namespace, raw.id, query, body, stamp, once)
 
 
 def _body(raw: Raw, kind: type[Any]) -> Any:
@@ -140,6 +145,15 @@ def _stamp(operation: Operation, service: Service, raw: Raw, namespace: str) -> 
         raise RequestError(f"{operation.method} {operation.path} has no use for If-Match", "If-Match")
     stamp = service.seals.open(raw.if_match.strip().strip('"'), "stamp", namespace)
     return _NO_STAMP if stamp is None else stamp
+
+
+def _once(operation: Operation, service: Service, raw: Raw, namespace: str) -> Once | None:
+    if raw.idempotency_key is None:
+        return None
+    if operation.again is None:
+        raise RequestError(f"{operation.method} {operation.path} has no use for {HEADER}", HEADER)
+    said = (operation.method, operation.path, raw.id, sorted(raw.query), raw.if_match)
+    return once_of(service.seals, namespace, raw.idempotency_key, said, raw.body)
 
 
 def _note(operation: Operation, service: Service, raw: Raw, asked: Asked, told: Told) -> None:

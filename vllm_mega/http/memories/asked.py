@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from vllm_mega.bank.catalog.records import Source, State
-from vllm_mega.bank.layout import QA
+from vllm_mega.bank.layout import QA, Moment
 from vllm_mega.memories.documents.division import FEWEST_TOKENS, MOST_ASKED
 from vllm_mega.memories.updating import Update
 
@@ -47,6 +47,12 @@ class Listed(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     state: Annotated[State | None, Meta(description="only memories in this state")] = None
     source: Annotated[str | None, Meta(description="only memories that came from this source")] = None
     pinned: Annotated[bool | None, Meta(description="only memories that are pinned, or that are not")] = None
+    retired: Annotated[bool | None, Meta(description="only memories that are retired, or that are not")] = (
+        None
+    )
+    expired: Annotated[
+        bool, Meta(description="memories that have expired and still lie on the disk, in place of the others")
+    ] = False
     since: Annotated[float | None, Meta(description="changed at this time (seconds since 1970) or later")] = (
         None
     )
@@ -105,6 +111,10 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     paraphrases: Annotated[tuple[str, ...], Meta(description="the same in other words, for training")] = ()
     qa: Annotated[tuple[QA, ...], Meta(description="questions and answers, for training")] = ()
     source: Annotated[Source | None, Meta(description="where the text came from")] = None
+    expires_at: Annotated[
+        Moment | None,
+        Meta(description="from then on there is no such memory"),
+    ] = None
 
 
 class Remember(Item, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from vllm_mega.bank.catalog.records import MemoryName
+from collections.abc import Sequence
+
+from vllm_mega.bank.catalog.forgetting import Forgotten
+from vllm_mega.bank.catalog.records import Memory, MemoryName
 from vllm_mega.http.memories import told
 from vllm_mega.http.memories.items import items_of, memory_of, size_of, sources_of
+from vllm_mega.http.memories.repeating import catalog_for
 from vllm_mega.http.memories.service import Asked, Service, Told
 from vllm_mega.memories import forget, get_entry, remember, restore, update
 from vllm_mega.memories.documents.remembering import forget_source
@@ -27,8 +31,11 @@ def add(service: Service, asked: Asked) -> Told:
     for item in items:
         limits.check_size(size_of(item))
     service.take(asked.namespace, len(items))
+    catalog = catalog_for(
+        service, asked, lambda stored: [(memory.id, memory.state, memory.newest) for memory in stored]
+    )
     stored = remember(
-        service.catalog, memories, service.embedder, asked.who,
+        catalog, memories, service.embedder, asked.who,
         train=body.train, sources=sources_of(items), most=limits.memories,
     )  # fmt: skip
     ids = tuple(memory.id for memory in stored)
@@ -37,7 +44,7 @@ def add(service: Service, asked: Asked) -> Told:
 
 
 def change(service: Service, asked: Asked) -> Told:
-    """Give a memory a new version, other links, or a pin.
+    """Give a memory a new version, other links, a pin, a time to expire at, or retire it.
 
     Raises:
         MemoryNotFoundError: no such memory.
@@ -48,7 +55,7 @@ def change(service: Service, asked: Asked) -> Told:
     service.limits_of(asked.namespace).check_size(size_of(asked.body))
     service.take(asked.namespace, 1)
     update(
-        service.catalog, name, asked.body, service.embedder, asked.who,
+        catalog_for(service, asked, _newest), name, asked.body, service.embedder, asked.who,
         train=asked.body.train, stamp=asked.stamp,
     )  # fmt: skip
     return _now(service, name)
@@ -63,7 +70,8 @@ def bring_back(service: Service, asked: Asked) -> Told:
     """
     name, body = MemoryName(asked.namespace, asked.id), asked.body
     service.take(asked.namespace, 1)
-    restore(service.catalog, name, body.version, asked.who, train=body.train, stamp=asked.stamp)
+    catalog = catalog_for(service, asked, _newest)
+    restore(catalog, name, body.version, asked.who, train=body.train, stamp=asked.stamp)
     return _now(service, name)
 
 
@@ -77,7 +85,7 @@ def drop(service: Service, asked: Asked) -> Told:
     name = MemoryName(asked.namespace, asked.id)
     service.take(asked.namespace, 1)
     stamps = {} if asked.stamp is None else {name: asked.stamp}
-    receipt = forget(service.catalog, [name], asked.who, stamps=stamps)
+    receipt = forget(catalog_for(service, asked, _gone), [name], asked.who, stamps=stamps)
     (event,) = receipt.events
     token = service.seals.seal(event.number, "event", asked.namespace)
     return Told(told.Deleted(asked.id, token, receipt.erased), (asked.id,))
@@ -90,9 +98,17 @@ def drop_source(service: Service, asked: Asked) -> Told:
         MemoryNotFoundError: none came from it.
     """
     service.take(asked.namespace, 1)
-    receipt = forget_source(service.catalog, asked.id, asked.who, asked.namespace)
+    receipt = forget_source(catalog_for(service, asked, _gone), asked.id, asked.who, asked.namespace)
     ids = tuple(event.id for event in receipt.events)
     return Told(told.SourceDeleted(asked.id, ids, receipt.erased), ids)
+
+
+def _newest(memory: Memory) -> int:
+    return memory.newest
+
+
+def _gone(forgotten: Sequence[Forgotten]) -> list[tuple[str, int]]:
+    return [(memory.event.id, memory.event.number) for memory in forgotten]
 
 
 def _now(service: Service, name: MemoryName) -> Told:

@@ -27,12 +27,19 @@ _REFUSALS = {
     "404": "There is no such memory in this namespace, or never was.",
     "412": "Somebody has changed the memory since it was read.",
     "413": "The body is too large.",
+    "422": "Another request had this Idempotency-Key within a day.",
     "429": "The namespace changes too fast: come back after Retry-After seconds.",
     "503": "The server has as much to do as it takes on: ask again.",
 }
 _IF_MATCH = {
     "name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"},
     "description": "an ETag: do it only if nobody has changed the memory since it was read",
+}  # fmt: skip
+
+_ONCE = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "sent again within a day, the request is done once; `Idempotency-Replayed: true` tells so",
 }  # fmt: skip
 
 
@@ -77,8 +84,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
          "description": one.get("description", "")}
         for name, one in schema["properties"].items()
     ]  # fmt: skip
-    conditional = [_IF_MATCH] if operation.conditional else []
-    return [*(in_path if "{id" in operation.path else []), *in_query, *conditional]
+    headers = [*([_IF_MATCH] if operation.conditional else []), *([_ONCE] if operation.again else [])]
+    return [*(in_path if "{id" in operation.path else []), *in_query, *headers]
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
@@ -99,5 +106,6 @@ def _can_refuse(operation: Operation, status: str) -> bool:
         "404": "{id" in operation.path,
         "412": operation.conditional,
         "413": operation.body is not None,
+        "422": operation.again is not None,
         "429": operation.role == "write",
     }.get(status, True)

@@ -8,6 +8,7 @@ from vllm_mega.config import check_tags
 from vllm_mega.errors import RequestError
 from vllm_mega.http.memories import told
 from vllm_mega.http.memories.asked import Document
+from vllm_mega.http.memories.repeating import catalog_for
 from vllm_mega.http.memories.service import Asked, Service, Told
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.plan import Plan, Wish
@@ -31,10 +32,13 @@ def store(service: Service, asked: Asked) -> Told:
     (plan,) = make_plans(service.catalog, [read], Wish(asked.namespace, body.tags), service.count(), size)
     steps = _steps(plan)
     changed = () if body.dry_run else tuple(step.id for step in steps if step.change != "keep")
-    if changed:
+    if not body.dry_run:
         service.take(asked.namespace, len(changed))
         most = service.limits_of(asked.namespace).memories
-        carry_out(service.catalog, plan, service.embedder, asked.who, train=body.train, most=most)
+        catalog = catalog_for(
+            service, asked, lambda _: [(step.id, step.change, step.tokens) for step in steps]
+        )
+        carry_out(catalog, plan, service.embedder, asked.who, train=body.train, most=most)
     return Told(told.DocumentStored(body.source, asked.namespace, steps, body.dry_run), changed)
 
 

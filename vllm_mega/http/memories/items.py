@@ -13,7 +13,7 @@ from vllm_mega.errors import RequestError
 from vllm_mega.http.memories.asked import Change, Item, Message, Remember
 
 _SAID = ("text", "messages")
-_SAME = ("id", "title", "tags", "links", "paraphrases", "qa")
+_SAME = ("id", "title", "tags", "links", "paraphrases", "qa", "expires_at")
 
 
 def items_of(asked: Remember) -> Sequence[Item]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_mega.access.principals import Role
 from vllm_mega.http.entrance import ROOM
-from vllm_mega.http.memories import asked, changing, documents, finding, reading, told
+from vllm_mega.http.memories import asked, changing, documents, finding, reading, repeating, told
 from vllm_mega.http.memories.service import Asked, Service, Told
 
 MEMORY = ROOM + "memories/{id}"
@@ -33,6 +33,8 @@ class Operation:
     status: int = 200
     conditional: bool = False
     """It heeds If-Match."""
+    again: Callable[[Service, Asked, Any], Told] | None = None
+    """What is told when the request comes twice, of what was kept; None: it heeds no Idempotency-Key."""
     example: Any = None
     """A body."""
 
@@ -44,8 +46,8 @@ OPERATIONS = (
         "adapter once a trainer has made one. One that is there already gets a new version, if anything "
         "in it is new.",
         changing.add, (told.Remembered, told.RememberedList), query=asked.Nothing, body=asked.Remember,
-        status=202, example={"text": "The ferry to Sill is pulled by four oxen.", "title": "The ferry",
-                             "tags": ["travel"]},
+        status=202, again=repeating.stored_again,
+        example={"text": "The ferry to Sill is pulled by four oxen.", "title": "The ferry", "tags": ["travel"]},
     ),
     Operation(
         "list_memories", "GET", ROOM + "memories", "read",
@@ -60,15 +62,15 @@ OPERATIONS = (
     ),
     Operation(
         "update_memory", "PATCH", MEMORY, "write",
-        "Change a memory. What is left out, or null, stays. The version that answers goes on until the new "
-        "one has its adapter; tags, links and pins train nothing.",
-        changing.change, (told.FullMemory,), body=asked.Change, conditional=True,
+        "Change a memory. What is left out stays, and so does what is null, but for `expires_at`. The "
+        "version that answers goes on until the new one has its adapter; what is no text trains nothing.",
+        changing.change, (told.FullMemory,), body=asked.Change, conditional=True, again=repeating.shown_again,
         example={"text": "The ferry to Sill is pulled by six oxen."},
     ),
     Operation(
         "forget", "DELETE", MEMORY, "write",
         "Forget a memory: text, key, versions, adapter. An event without content stays.",
-        changing.drop, (told.Deleted,), conditional=True,
+        changing.drop, (told.Deleted,), conditional=True, again=repeating.deleted_again,
     ),
     Operation(
         "get_history", "GET", MEMORY + "/history", "read",
@@ -78,7 +80,8 @@ OPERATIONS = (
     Operation(
         "restore", "POST", MEMORY + "/restore", "write",
         "Make an earlier version the newest again, with its adapter, if it had one.",
-        changing.bring_back, (told.FullMemory,), body=asked.Restore, conditional=True, example={"version": 1},
+        changing.bring_back, (told.FullMemory,), body=asked.Restore, conditional=True,
+        again=repeating.shown_again, example={"version": 1},
     ),
     Operation(
         "search", "POST", ROOM + "search", "read",
@@ -91,12 +94,13 @@ OPERATIONS = (
         "Divide a document into memories. The same source again: what is still there goes on, what is gone "
         "is forgotten.",
         documents.store, (told.DocumentStored,), query=asked.Nothing, body=asked.Document, status=202,
+        again=repeating.document_again,
         example={"source": "ferry.md", "text": "# The ferry\n\nThe ferry to Sill is pulled by four oxen."},
     ),
     Operation(
         "forget_source", "DELETE", ROOM + "sources/{id:path}", "write",
         "Forget all memories that came from a source.",
-        changing.drop_source, (told.SourceDeleted,),
+        changing.drop_source, (told.SourceDeleted,), again=repeating.source_deleted_again,
     ),
     Operation(
         "list_jobs", "GET", ROOM + "jobs", "read",

@@ -26,6 +26,10 @@ class Seals:
         root = hashlib.blake2b(secret.encode(), person=b"mega seals").digest()
         self._mark, self._mask = root[:32], root[32:]
 
+    def digest(self, said: bytes) -> str:
+        """32 hex digits that tell nothing of `said` to whoever does not know the secret."""
+        return hashlib.blake2b(said, key=self._mark, digest_size=16, person=b"mega digest").hexdigest()
+
     def seal(self, number: int, purpose: Purpose, namespace: str) -> str:
         """A token of letters, digits, "-" and "_"; the same for the same number.
 

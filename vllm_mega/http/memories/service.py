@@ -11,6 +11,7 @@ from typing import Any
 from vllm_mega.access.audit import Audit
 from vllm_mega.access.limits import Limits, Rates
 from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.once import Once
 from vllm_mega.config import MegaSettings
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Gate
@@ -85,6 +86,8 @@ class Asked:
     """The struct that the operation names; None: it names none."""
     stamp: int | None = None
     """That the memory must still have (If-Match); None: whatever it has."""
+    once: Once | None = None
+    """By which it is known again (Idempotency-Key); None: it may be done as often as it comes."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What clients are told: the answers of all routes. Times are seconds since 1970."""
+"""What clients are told: the answers of all routes. Times are seconds since 1970, but for `expires_at`."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -10,7 +11,7 @@ from vllm_mega.bank.catalog.records import Event, EventKind, JobStatus, Source, 
 from vllm_mega.bank.catalog.records import JobState as KeptJobState
 from vllm_mega.bank.catalog.records import Memory as Kept
 from vllm_mega.bank.catalog.records import Version as KeptVersion
-from vllm_mega.bank.layout import QA
+from vllm_mega.bank.layout import QA, moment_of
 from vllm_mega.memories.reading import Entry
 
 
@@ -51,6 +52,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the adapter that answers; null: it answers as text."""
     reason: str
     """Why its last training failed; empty: it did not."""
+    retired: bool
+    """It is kept, and neither answers nor is trained."""
+    expires_at: datetime | None
+    """From then on there is no such memory; null: it stays."""
     created_at: float
     updated_at: float
     object: Literal["memory"] = "memory"
@@ -101,7 +106,7 @@ class Happened(msgspec.Struct, frozen=True):
     version: int
     """The memory's newest at that time."""
     who: str
-    """Name of the key, or "trainer"."""
+    """Name of the key, "trainer", or "clock" where the memory has expired."""
     at: float
 
 
@@ -270,6 +275,7 @@ def _fields(memory: Kept) -> dict[str, Any]:
         "id": memory.id, "namespace": memory.namespace, "state": memory.state, "version": memory.newest,
         "answers": memory.current, "title": memory.title, "tags": memory.tags, "source": memory.source,
         "pinned": memory.pinned, "adapter": memory.adapter, "reason": memory.reason,
+        "retired": memory.retired, "expires_at": moment_of(memory.expires),
         "created_at": memory.added, "updated_at": memory.changed,
     }  # fmt: skip
 
