@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from tests.bank.catalog.invented import WHO, draft, name
+from tests.bank.samples import BASE, EMBEDDER
 from vllm_mega.bank.catalog import database as database_module
-from vllm_mega.bank.catalog.catalog import Catalog
+from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.changes import add, pin
 from vllm_mega.bank.catalog.events import Change, events_after, last_event
+from vllm_mega.bank.catalog.records import BankSettings
 from vllm_mega.errors import BankError
 
 
@@ -29,6 +33,19 @@ def test_a_namespace_has_its_own_events(catalog: Catalog) -> None:
     (first,) = events_after(catalog, 0, 1, namespace="sea")
     assert [e.id for e in events_after(catalog, first.number, namespace="sea")] == ["c"]
     assert events_after(catalog, 0, namespace="air") == []
+
+
+def test_a_quiet_namespace_does_not_walk_over_the_events_of_others(tmp_path: Path) -> None:
+    with create_catalog(tmp_path / "bank", BankSettings(BASE, EMBEDDER)) as catalog:
+        asked: list[tuple[str, Any]] = []
+        sa.event.listen(
+            catalog.database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4])
+        )
+        events_after(catalog, 5, namespace="sea")
+        ((statement, values),) = [one for one in asked if one[0].startswith("SELECT")]
+        with catalog.database.engine.connect() as connection:
+            (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+    assert plan[3] == "SEARCH events USING INDEX events_namespace (namespace=? AND number>?)"
 
 
 def test_what_is_rolled_back_takes_its_number_with_it(catalog: Catalog) -> None:

@@ -54,7 +54,7 @@ def lease(
     def act(changing: Change) -> list[Job]:
         now = catalog.database.now(changing.connection)
         _end_leases(changing, jobs.c.expires < now)
-        answers = (living(now), sa.not_(memories.c.retired))
+        answers = (living(), sa.not_(memories.c.retired))
         waiting = _locked(namespace, names).where(jobs.c.state == "waiting", *answers).limit(limit)
         found = changing.connection.execute(waiting).all()
         return [_lease(changing, row, owner, now, seconds) for row in found]

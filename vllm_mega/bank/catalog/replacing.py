@@ -74,5 +74,5 @@ def _unlink(changing: Change, name: MemoryName, targets: set[str]) -> None:
 
 
 def _forget(changing: Change, names: Sequence[MemoryName]) -> Gone:
-    which = sa.or_(*(among(names[n : n + _AT_A_TIME]) for n in range(0, len(names), _AT_A_TIME)))
-    return delete(changing, which, "forgotten") if names else NOBODY
+    parts = (among(names[n : n + _AT_A_TIME]) for n in range(0, len(names), _AT_A_TIME))
+    return delete(changing, sa.or_(*parts), "forgotten") if names else NOBODY

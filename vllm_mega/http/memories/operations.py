@@ -47,7 +47,8 @@ OPERATIONS = (
         "in it is new.",
         changing.add, (told.Remembered, told.RememberedList), query=asked.Nothing, body=asked.Remember,
         status=202, again=repeating.stored_again,
-        example={"text": "The ferry to Sill is pulled by four oxen.", "title": "The ferry", "tags": ["travel"]},
+        example={"text": "The ferry to Sill is pulled by four oxen.", "title": "The ferry",
+                 "tags": ["travel"]},
     ),
     Operation(
         "list_memories", "GET", ROOM + "memories", "read",
