@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.bank.samples import BASE, SHAPES, key, write_adapter
 from tests.banks import WHO, Item, make_bank, problems
+from tests.clock import forward
 from vllm_mega.bank.adapter import adapter_digest
 from vllm_mega.bank.catalog import changes, jobs
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
@@ -74,6 +76,24 @@ def _told(catalog: Catalog, memory: Memory) -> Any:
         job is None,
         versions,
     )
+
+
+def test_what_expires_and_what_is_retired_comes_back_so(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = time.time() + 60
+    changes.edit(catalog, NAME, changes.Edit(expires=moment), WHO)
+    changes.retire(catalog, MemoryName("default", "bell"), WHO)
+    assert export_bank(catalog, tmp_path / "out") == 3
+    assert import_bank(tmp_path / "out", tmp_path / "again", SHAPES, WHO) == 3
+    with open_catalog(tmp_path / "again") as again:
+        found = {one.id: (one.expires, one.retired) for one in list_memories(again).memories}
+    assert found == {"lamp": (moment, False), "bell": (None, True), "ferry": (None, False)}
+    forward(monkeypatch)(61)
+    assert import_bank(tmp_path / "out", tmp_path / "later", SHAPES, WHO) == 2
+    with open_catalog(tmp_path / "later") as later:
+        assert {one.id for one in list_memories(later).memories} == {"bell", "ferry"}
+    assert export_bank(catalog, tmp_path / "without") == 2
 
 
 def test_the_whole_bank_comes_back(catalog: Catalog, tmp_path: Path) -> None:

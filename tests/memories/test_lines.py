@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,13 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
 def test_one_id_in_two_namespaces_is_fine(tmp_path: Path) -> None:
     lines = ('{"text": "a", "id": "x"}', '{"text": "a", "id": "x", "namespace": "ben"}')
     assert len(read_memories(write(tmp_path / "in.jsonl", *lines))) == 2
+
+
+def test_a_line_can_say_when_it_expires(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", '{"text": "a", "expires_at": "2199-01-01T02:00:00+02:00"}')
+    assert read_memories(path)[0].expires_at == datetime(2199, 1, 1, tzinfo=UTC)
+    with pytest.raises(ConfigError, match="Expected `datetime` with a timezone component"):
+        read_memories(write(path, '{"text": "a", "expires_at": "2199-01-01T02:00:00"}'))
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

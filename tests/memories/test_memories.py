@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.bank.samples import BASE, SHAPES, write_adapter
 from tests.banks import WHO, problems, row
+from tests.clock import in_seconds
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.check import check
 from vllm_mega.bank.catalog.drafts import key_bytes
@@ -31,6 +34,7 @@ from vllm_mega.errors import (
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.gate.gate import Query
 from vllm_mega.memories import (
+    expire,
     forget,
     get_entry,
     history,
@@ -39,6 +43,7 @@ from vllm_mega.memories import (
     remember,
     remember_adapter,
     restore,
+    retire,
     search,
     tag,
     update,
@@ -82,6 +87,19 @@ def test_memories_are_stored_with_keys_and_wait_for_a_trainer(catalog: Catalog) 
     assert [job.id for job in list_jobs(catalog)] == ["lamp", stored[1].id]
     again = remember(catalog, [LAMP], EMBEDDER, WHO, sources=[source])
     assert again[0].newest == 1
+
+
+def test_memories_expire_and_are_retired(catalog: Catalog) -> None:
+    moment = in_seconds(60)
+    (stored,) = remember(catalog, [replace(LAMP, expires_at=moment)], EMBEDDER, WHO)
+    assert stored.expires == moment.timestamp()
+    assert remember(catalog, [LAMP], EMBEDDER, WHO)[0].expires == stored.expires
+    retired = update(catalog, NAME, Update(retired=True, expires_at=None), EMBEDDER, WHO)
+    assert (retired.newest, retired.retired, retired.expires) == (1, True, None)
+    with pytest.raises(ConfigError, match="default/lamp: expires_at must name its zone"):
+        update(catalog, NAME, Update(expires_at=datetime(2199, 1, 1)), EMBEDDER, WHO)
+    assert not retire(catalog, NAME, WHO, retired=False).retired
+    assert expire(catalog) == []
 
 
 def test_without_training_there_is_no_job(catalog: Catalog) -> None:

@@ -12,7 +12,7 @@ from tests.banks import adapters, newest, problems
 from tests.training.sessions import ALL, QUICK, content, run
 from tests.training.tiny import BELL, KETTLE, LAMP
 from vllm_mega.bank.catalog.catalog import open_catalog
-from vllm_mega.bank.catalog.changes import put
+from vllm_mega.bank.catalog.changes import put, retire
 from vllm_mega.bank.catalog.drafts import draft_of
 from vllm_mega.bank.catalog.forgetting import forget as forget_memories
 from vllm_mega.bank.catalog.known import list_jobs
@@ -80,6 +80,26 @@ def test_a_memory_that_changes_under_the_trainer_is_trained_anew(
 
 def replaced(draft: Draft, memory: NewMemory) -> Draft:
     return msgspec.structs.replace(draft, memory=memory, text_digest=text_digest(memory))
+
+
+def test_a_retired_memory_is_not_trained_and_not_waited_for(tmp_path: Path, tiny: Path) -> None:
+    bank = tmp_path / "bank"
+    run(bank, tiny, (KETTLE,))
+    with open_catalog(bank) as catalog:
+        put(catalog, [Draft(one, text_digest(one)) for one in (LAMP, BELL)], "somebody")
+        retire(catalog, MemoryName("default", "bell"), "somebody")
+        meanwhile = list[str]()
+
+        def retires(done: int, _total: int, _last: Trained | None) -> None:
+            meanwhile.append(str(done))
+            retire(catalog, MemoryName("default", "lamp"), "somebody", retired=not done)
+
+        report = train_waiting(bank, str(tiny), QUICK, retires)
+        assert (report.trained, report.failed, meanwhile) == ([], [], ["0"])
+        retire(catalog, MemoryName("default", "lamp"), "somebody", retired=False)
+    report = run(bank, tiny, ALL)
+    assert [one.id for one in report.trained] == ["lamp"]
+    assert set(adapters(bank)) == {"kettle", "lamp"}
 
 
 def test_what_waits_is_trained_whoever_stored_it(tmp_path: Path, tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from tests.bank.command.running import Run
 from tests.bank.samples import BASE, EMBEDDER
 from tests.banks import last_event, row
+from tests.clock import forward, in_seconds
 from vllm_mega import cli
 from vllm_mega.bank.catalog.catalog import open_catalog
+from vllm_mega.errors import MemoryNotFoundError
 
 
 def test_forget(run: Run, bank: Path) -> None:
@@ -63,6 +66,32 @@ def test_tags_and_pins_train_nothing(run: Run, bank: Path) -> None:
     assert (after.state, after.adapter) == ("ready", before.adapter)
     assert run("unpin", "second") == (0, "unpinned default/second\n", "")
     assert run("list", "--pinned")[1].splitlines()[1:-1] == []
+
+
+def test_retire_and_unretire(run: Run, bank: Path) -> None:
+    assert run("retire", "second") == (0, "retired default/second\n", "")
+    with pytest.raises(MemoryNotFoundError):
+        row(bank, "second")
+    assert [memory.split()[1] for memory in run("list", "--retired")[1].splitlines()[1:-1]] == ["second"]
+    assert json.loads(run("show", "second")[1])["retired"]
+    assert run("unretire", "second") == (0, "unretired default/second\n", "")
+    assert row(bank, "second").state == "ready"
+    assert run("retire", "first")[0] == 1
+
+
+def test_expire(run: Run, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = in_seconds(60).isoformat()
+    words = ("add", "--text", "The tide is late.", "--id", "tide")
+    assert run(*words, "--expires-at", moment)[0] == 0
+    assert "zone" in run(*words, "--expires-at", "2199-01-01T00:00:00")[2]
+    assert run("expire") == (0, "expired: 0\n", "")
+    forward(monkeypatch)(61)
+    assert run("show", "tide")[0] == 1
+    assert "tide" not in run("list")[1]
+    assert [memory.split()[1] for memory in run("list", "--expired")[1].splitlines()[1:-1]] == ["tide"]
+    assert run("expire") == (0, "expired default/tide\nexpired: 1\n", "")
+    assert run("list", "--expired")[1].splitlines()[1:-1] == []
+    assert run("history", "tide")[1].splitlines()[-1].split()[-3:] == ["clock", "expired", "1"]
 
 
 def test_export_and_import(run: Run, bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

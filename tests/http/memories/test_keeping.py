@@ -91,7 +91,7 @@ async def test_retired_memories_are_kept_and_not_found(
 ) -> None:
     server.train(NewMemory(**FERRY), NewMemory(**LAMP))
     await client.patch(f"{MEMORIES}/lamp", json={"links": ["ferry"]})
-    body = {"query": LAMP["text"], "explain": True, "threshold": 0.9}
+    body = {"query": LAMP["text"], "explain": True, "threshold": 0.9, "link_share": 1.0}
     with_link = (await client.post("/v1/mega/search", json=body)).json()["explain"]["mixture"]
     assert {one["id"] for one in with_link} == {"lamp", "ferry"}
     assert (await client.patch(f"{MEMORIES}/ferry", json={"retired": True})).json()["retired"]

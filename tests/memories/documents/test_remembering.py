@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from tests.bank.samples import BASE
+from tests.clock import in_seconds
 from tests.memories.documents.made import HANDBOOK, words
-from vllm_mega.bank.catalog import changes
+from vllm_mega.bank.catalog import changes, replacing
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
 from vllm_mega.bank.catalog.events import events_after
 from vllm_mega.bank.catalog.known import list_jobs
@@ -18,7 +19,6 @@ from vllm_mega.bank.layout import NewMemory
 from vllm_mega.errors import BankError, DocumentError, MemoryNotFoundError
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.memories import get_entry
-from vllm_mega.memories.documents import remembering
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.plan import Plan, Wish
 from vllm_mega.memories.documents.reading import read_files
@@ -130,7 +130,7 @@ def test_the_last_part_links_to_nothing(catalog: Catalog, handbook: Path) -> Non
     assert remember(catalog, handbook) == ["keep"]
 
 
-def test_cut_off_before_forgetting_the_next_run_forgets(
+def test_what_is_cut_off_has_changed_nothing(
     catalog: Catalog, handbook: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(catalog, handbook)
@@ -139,11 +139,12 @@ def test_cut_off_before_forgetting_the_next_run_forgets(
     def broken(*_: object) -> None:
         raise BankError("the disk is full")
 
-    monkeypatch.setattr(remembering, "forget", broken)
+    before, told = entries(catalog, handbook), events(catalog)
+    monkeypatch.setattr(replacing, "delete", broken)
     with pytest.raises(BankError, match="the disk is full"):
         remember(catalog, handbook)
     monkeypatch.undo()
-    assert len(entries(catalog, handbook)) == 5
+    assert (entries(catalog, handbook), events(catalog)) == (before, told)
     remember(catalog, handbook)
     assert [entry.version.text for entry in entries(catalog, handbook)] == ["Nobody lives here."]
 
@@ -219,6 +220,13 @@ def test_lines_are_added_updated_and_never_forgotten(catalog: Catalog, tmp_path:
     assert get_entry(catalog, MemoryName("default", "bell")).links == ("lamp",)
     lines(path, changed, msgspec.structs.replace(BELL, links=("kettle",)))
     assert remember(catalog, path, wish=Wish("default", ("work",))) == ["keep", "link"]
+    moment = in_seconds(60)
+    lines(path, changed, msgspec.structs.replace(BELL, links=("kettle",), expires_at=moment))
+    for told in (["dated"], []):
+        written = len(events(catalog))
+        remember(catalog, path, wish=Wish("default", ("work",)))
+        assert events(catalog)[written:] == told
+    assert get_entry(catalog, MemoryName("default", "bell")).memory.expires == moment.timestamp()
     assert len(forget_source(catalog, str(path), WHO).events) == 2
 
 
