@@ -81,7 +81,7 @@ def _told(catalog: Catalog, memory: Memory) -> Any:
 def test_what_expires_and_what_is_retired_comes_back_so(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moment = time.time() + 60
+    moment = round(time.time()) + 60.0
     changes.edit(catalog, NAME, changes.Edit(expires=moment), WHO)
     changes.retire(catalog, MemoryName("default", "bell"), WHO)
     assert export_bank(catalog, tmp_path / "out") == 3

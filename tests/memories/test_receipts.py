@@ -183,7 +183,9 @@ def test_a_row_that_somebody_brings_back_is_told(catalog: Catalog) -> None:
 
     def act(connection: object) -> None:
         connection.exec_driver_sql(  # type: ignore[attr-defined]
-            "INSERT INTO memories VALUES (?, 'default', 'ghost', 'pending', 1, 1, 0, 0.0, 0.0)", (row,)
+            "INSERT INTO memories (row, namespace, id, state, newest, current, pinned, added, changed) "
+            "VALUES (?, 'default', 'ghost', 'pending', 1, 1, 0, 0.0, 0.0)",
+            (row,),
         )
 
     catalog.database.write(act)

@@ -23,6 +23,7 @@ from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.plan import Plan, Wish
 from vllm_mega.memories.documents.reading import read_files
 from vllm_mega.memories.documents.remembering import carry_out, forget_path, forget_source, make_plans
+from vllm_mega.memories.drafting import draft
 from vllm_mega.memories.reading import Entry
 
 EMBEDDER = FakeEmbedder()
@@ -186,7 +187,7 @@ def test_a_memory_of_somebody_else_is_never_overwritten(catalog: Catalog, handbo
     (plan,) = planned(None, handbook)
     name = plan.steps[0].memory.id
     mine = NewMemory("Mine.", id=name)
-    changes.put(catalog, [remembering.draft(mine, None)], WHO)
+    changes.put(catalog, [draft(mine, None)], WHO)
     remember(catalog, handbook)
     assert get_entry(catalog, MemoryName("default", name)).version.text == "Mine."
     assert f"{name}-2" in {entry.memory.id for entry in entries(catalog, handbook)}
