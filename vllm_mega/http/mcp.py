@@ -44,7 +44,7 @@ class _Message(Response):
     name="mcp",
     operation_id="mcp",
     summary="mcp",
-    description="The Model Context Protocol (streamable HTTP): tools for agents that do what these routes do. "
+    description="The Model Context Protocol (streamable HTTP): tools for agents, as these routes. "
     "`namespace` behind the question mark says whose memories, for all tools.",
     response_model=None,
 )
