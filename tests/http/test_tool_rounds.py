@@ -16,7 +16,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from tests.http.fakes import FakeGate
 from tests.http.memories.server import FERRY, MEMORIES, error
-from tests.http.rendering import handlers
+from tests.http.rendering import Handlers, handlers
 from tests.mcp.running import AgentServer
 from vllm_mega.config import MegaSettings
 from vllm_mega.mcp.tools import TOOLS
@@ -51,11 +51,11 @@ class Hook:
 class ToolServer(AgentServer):
     """Chats go through the real handler, to an engine that says what it is told to."""
 
-    def __init__(self, folder: Path, *, keys: bool = False, parser: bool = True) -> None:
+    def __init__(self, folder: Path, made: Handlers, *, keys: bool = False) -> None:
         super().__init__(folder, keys=keys)
-        options = {"enable_auto_tools": True, "tool_parser": "hermes"} if parser else {}
-        self.handler, _, self.engine, _ = handlers(Hook(), 1024, template=TEMPLATE, **options)
-        self.handler.control = control_tokens(self.handler.renderer.tokenizer)
+        self.handler, self.engine = made.chat, made.client
+        self.engine.asked.clear()
+        self.engine.says.clear()
 
     async def _chat(self, request: Request) -> Any:
         answer = await self.handler.create_chat_completion(
@@ -71,11 +71,18 @@ class ToolServer(AgentServer):
         return [tokenizer.decode(asked.prompt["prompt_token_ids"]) for asked in self.engine.asked]
 
 
+@pytest.fixture(scope="module")
+def made() -> Handlers:
+    made = handlers(Hook(), 1024, template=TEMPLATE, enable_auto_tools=True, tool_parser="hermes")
+    made.chat.control = control_tokens(made.chat.renderer.tokenizer)
+    return made
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ToolServer]:
-    made = ToolServer(tmp_path)
-    yield made
-    made.close()
+def server(tmp_path: Path, made: Handlers) -> Iterator[ToolServer]:
+    server = ToolServer(tmp_path, made)
+    yield server
+    server.close()
 
 
 def calling(name: str, **arguments: Any) -> str:
@@ -183,8 +190,8 @@ async def test_a_refusal_after_a_call_tells_what_was_done(server: ToolServer) ->
     assert message.endswith("Before that, the model has called remember (done), get_memory (done)")
 
 
-async def test_tools_do_what_the_key_may(tmp_path: Path) -> None:
-    server = ToolServer(tmp_path, keys=True)
+async def test_tools_do_what_the_key_may(tmp_path: Path, made: Handlers) -> None:
+    server = ToolServer(tmp_path, made, keys=True)
     writer, reader = server.key("alice", "write", "sea", "land"), server.key("rita", "read", "sea")
     server.engine.says = [calling("remember", text="Oxen pull."), "Noted."]
     await ask(server, headers=writer, mega={"namespace": "land"})
@@ -227,10 +234,11 @@ async def test_what_does_not_go_together_is_refused(
     assert server.prompts == []
 
 
-async def test_a_server_that_reads_no_calls_says_so(tmp_path: Path) -> None:
-    server = ToolServer(tmp_path, parser=False)
+async def test_a_server_that_reads_no_calls_says_so(
+    server: ToolServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.handler, "enable_auto_tools", False)
     assert "--enable-auto-tool-choice" in error(await ask(server), 400)["message"]
-    server.close()
 
 
 async def test_a_batch_has_no_server_that_executes(server: ToolServer) -> None:
