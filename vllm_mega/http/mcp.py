@@ -19,10 +19,9 @@ from vllm_mega.mcp.asking import Asker
 from vllm_mega.mcp.server import memory_server
 
 PATH = ROOM + "mcp"
-router = APIRouter(tags=["memories"])
 
 
-class _Message(Response):
+class _Message(Response):  # type: ignore[misc]  # FastAPI is untyped to mypy
     """The answer to one message. What its tools do, they ask of this server, as whoever has sent it."""
 
     def __init__(self, request: Request, namespace: str | None) -> None:
@@ -39,16 +38,7 @@ class _Message(Response):
                 await manager.handle_request(scope, receive, send)
 
 
-@router.post(
-    PATH,
-    name="mcp",
-    operation_id="mcp",
-    summary="mcp",
-    description="The Model Context Protocol (streamable HTTP): tools for agents, as these routes. "
-    "`namespace` behind the question mark says whose memories, for all tools.",
-    response_model=None,
-)
-async def mcp(request: Request) -> Response:
+async def _mcp(request: Request) -> Response:
     """One message of MCP, of somebody who may ask here and about this namespace.
 
     The same is asked where nobody needs a key as by the routes about memories: so no page of another site can
@@ -62,3 +52,17 @@ async def mcp(request: Request) -> Response:
     except MegaError as error:
         return refuse(refusal_of(error))
     return _Message(request, namespace)
+
+
+router = APIRouter(tags=["memories"])
+router.add_api_route(
+    PATH,
+    _mcp,
+    methods=["POST"],
+    name="mcp",
+    operation_id="mcp",
+    summary="mcp",
+    description="The Model Context Protocol (streamable HTTP): tools for agents, as these routes. `namespace` "
+    "behind the question mark says whose memories, for all tools.",
+    response_model=None,
+)
