@@ -62,7 +62,7 @@ router.add_api_route(
     name="mcp",
     operation_id="mcp",
     summary="mcp",
-    description="The Model Context Protocol (streamable HTTP): tools for agents, as these routes. `namespace` "
-    "behind the question mark says whose memories, for all tools.",
+    description="The Model Context Protocol (streamable HTTP): tools for agents, as these routes. "
+    "`namespace` behind the question mark says whose memories, for all tools.",
     response_model=None,
 )
