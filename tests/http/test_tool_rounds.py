@@ -199,8 +199,10 @@ async def test_tools_do_what_the_key_may(tmp_path: Path, made: Handlers) -> None
     assert (await stored(server, writer), len(await stored(server, writer, namespace="land"))) == ([], 1)
     server.engine.says = [calling("list_memories"), calling("remember", text="Bells ring.")]
     answer = (await ask(server, headers=reader)).json()
-    assert [one["name"] for one in answer["mega"]["tool_calls"]] == ["list_memories"]
-    assert json.loads(answer["mega"]["tool_calls"][0]["content"])["memories"] == []
+    listed, refused = answer["mega"]["tool_calls"]
+    assert json.loads(listed["content"])["memories"] == []
+    assert (refused["ok"], "needs the role write" in refused["content"]) == (False, True)
+    assert json.loads(server.audit.read_text().splitlines()[-1])["status"] == 403
     assert "[remember]" not in server.prompts[2]
     assert await stored(server, reader) == []
     error(await ask(server, headers=reader, mega={"namespace": "land"}), 403)

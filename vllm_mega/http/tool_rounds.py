@@ -20,7 +20,7 @@ from vllm_mega.errors import RequestError
 from vllm_mega.http.entrance import principal
 from vllm_mega.http.inside import inside
 from vllm_mega.mcp.asking import Asker
-from vllm_mega.mcp.tools import TOOLS, Outcome, Tool, call
+from vllm_mega.mcp.tools import BY_NAME, TOOLS, Outcome, Tool, call
 from vllm_mega.models.control_tokens import plain_text
 from vllm_mega.requests.schemas import FIELD, Plan, Tools
 from vllm_mega.requests.usage import total
@@ -87,7 +87,8 @@ async def answered(chat: Any, plan: Plan, request: Any, raw_request: Any) -> Any
     """The answer to a request whose tools the server executes.
 
     A turn without a call of ours is the answer, also where it calls the client's own tools. After the last
-    round the model is asked once more, and may call nothing.
+    round the model is asked once more, and may call nothing. It is not offered what its key may not do; if it
+    calls that all the same, the route refuses.
 
     Args:
         chat: vLLM's handler of chats, with memory.
@@ -102,7 +103,6 @@ async def answered(chat: Any, plan: Plan, request: Any, raw_request: Any) -> Any
     assert wanted is not None
     offered = [tool for tool in TOOLS if principal().may(tool.role, plan.namespace)]
     _check(chat, wanted, offered, request, raw_request)
-    names = {tool.name for tool in offered}
     rounds = Rounds(usual_messages(request.messages))
     async with inside(raw_request) as client:
         asker = Asker(client, plan.namespace)
@@ -114,7 +114,7 @@ async def answered(chat: Any, plan: Plan, request: Any, raw_request: Any) -> Any
             except VLLMValidationError as error:
                 raise rounds.explained(error) from error
             said = [] if isinstance(answer, ErrorResponse) else answer.choices[0].message.tool_calls
-            calls = [one for one in said if one.function.name in names]
+            calls = [one for one in said if one.function.name in BY_NAME]
             if not calls or choice == "none":
                 break
             outcomes = [await call(asker, one.function.name, one.function.arguments) for one in calls]
@@ -174,7 +174,7 @@ def _check(chat: Any, wanted: Tools, offered: Sequence[Tool], request: Any, raw_
 def _check_names(wanted: Tools, offered: Sequence[Tool], request: Any) -> None:
     names = {tool.name for tool in offered}
     own = {tool.function.name for tool in request.tools or ()}
-    if twice := sorted(own & {tool.name for tool in TOOLS}):
+    if twice := sorted(own & set(BY_NAME)):
         raise RequestError(
             f"tools has {twice[0]}, and so has {PARAM}: give your own function another name", "tools"
         )
