@@ -39,17 +39,22 @@ async def test_an_agent_remembers_recalls_and_forgets(url: str, client: openai.O
 
 
 def test_a_model_calls_a_tool_that_the_server_executes(url: str, client: openai.OpenAI) -> None:
-    """The call is forced, so that even a small model makes it; what it then says is its own."""
-    mega = {"mode": "off", "tools": {"rounds": 1, "choice": "list_memories"}}
-    answer = ask(client, "What do you know?", mega=mega, max_tokens=24)
-    (call,) = answer.mega["tool_calls"]
-    assert call["name"] == "list_memories"
-    assert call["ok"], call
-    assert json.loads(call["content"])["memories"] is not None
-    alone = ask(client, "What do you know?", mega={"mode": "off"}, max_tokens=24)
+    """The call is forced, so that even a small model makes it; with which arguments, and what it says of the
+    result, is its own."""
+    question = "What do you know?"
+    off = {"mode": "off", "namespace": "orsk"}
+    with httpx.Client(base_url=f"{url}/v1/mega", timeout=60) as http:
+        mill = http.post("/memories", json={"text": MILL, "namespace": "orsk"}).json()["id"]
+        executed = {**off, "tools": {"rounds": 1, "choice": "list_memories"}}
+        answer = ask(client, question, mega=executed, max_tokens=64)
+        (call,) = answer.mega["tool_calls"]
+        assert (call["name"], call["ok"]) == ("list_memories", True), call
+        asked = {**json.loads(call["arguments"]), "namespace": "orsk"}
+        listed = [one["id"] for one in http.get("/memories", params=asked).json()["data"]]
+        assert [one["id"] for one in json.loads(call["content"])["memories"]] == listed
+        assert http.delete(f"/memories/{mill}", params={"namespace": "orsk"}).json()["deleted"]
+    alone = ask(client, question, mega=off, max_tokens=64)
     assert answer.usage.prompt_tokens > 2 * alone.usage.prompt_tokens
     assert answer.choices[0].message.tool_calls in (None, [])
-    with httpx.Client(base_url=url) as http:
-        assert "/v1/mega/mcp" in http.get("/openapi.json").json()["paths"]
     error = refused(lambda: ask(client, "Hello.", mega={"tools": True}, stream=True), 400)
     assert error["param"] == "stream"
