@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm_mega.contract.use import Use
 from vllm_mega.engine.upstream.of_releases import KEYS
+from vllm_mega.engine.upstream.of_tool_calls import TOOL_CALLS
 
 _HANDLERS = "vLLM lets a plugin stand before its handlers"
 _ENDPOINT = "plugins are given the ready handlers"
@@ -202,36 +203,7 @@ SERVER = (
         why="What a recital says; usage is added up over passes.",
         reads="choices usage",
     ),
-    Use(
-        "vllm.entrypoints.openai.chat_completion.protocol",
-        by="http.tool_rounds",
-        why="Requests get tools of ours.",
-        reads="ChatCompletionNamedToolChoiceParam ChatCompletionToolsParam",
-    ),
-    Use(
-        "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionToolsParam",
-        by="http.tool_rounds",
-        why="Which tools the client has.",
-        reads="function",
-    ),
-    Use(
-        "vllm.entrypoints.openai.chat_completion.protocol:ChatMessage",
-        by="http.chat http.tool_rounds",
-        why="What a model says and calls.",
-        reads="content tool_calls",
-    ),
-    Use(
-        "vllm.entrypoints.generate.base.protocol:ToolCall",
-        by="http.tool_rounds",
-        why="What a model calls.",
-        reads="function id",
-    ),
-    Use(
-        "vllm.entrypoints.generate.base.protocol:FunctionCall",
-        by="http.tool_rounds",
-        why="What a model calls.",
-        reads="arguments name",
-    ),
+    *TOOL_CALLS,
     Use(
         "vllm.entrypoints.openai.completion.protocol:CompletionResponse",
         by="http.handlers",
