@@ -12,6 +12,7 @@ import pytest
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from tests.http.fakes import FakeGate
@@ -19,8 +20,10 @@ from tests.http.memories.server import FERRY, MEMORIES, error
 from tests.http.rendering import Handlers, handlers
 from tests.mcp.running import AgentServer
 from vllm_mega.config import MegaSettings
+from vllm_mega.errors import RequestError
 from vllm_mega.mcp.tools import TOOLS
 from vllm_mega.models.control_tokens import control_tokens
+from vllm_mega.offline import MegaLLM
 from vllm_mega.requests.deciding import decide
 from vllm_mega.requests.schemas import make_plan
 
@@ -250,6 +253,17 @@ async def test_a_batch_has_no_server_that_executes(server: ToolServer) -> None:
     )
     answer = await server.handler.create_chat_completion(request, None)
     assert (answer.error.code, answer.error.param) == (400, "mega.tools")
+
+
+async def test_completions_and_the_offline_class_execute_none(made: Handlers) -> None:
+    request = CompletionRequest(model="base-mega", prompt="Hello.", mega={"tools": True})
+    answer = await made.completion.create_completion(request)
+    assert (answer.error.code, answer.error.param) == (400, "mega.tools")
+    offline = MegaLLM.__new__(MegaLLM)
+    offline.settings, offline._slots = MegaSettings(bank="bank"), 4
+    assert offline._plans(1, None, {"tools": False})[0].tools is None
+    with pytest.raises(RequestError, match=r"mega\.tools"):
+        offline._plans(1, None, {"tools": True})
 
 
 def test_the_field_in_its_forms() -> None:
