@@ -88,6 +88,8 @@ async def test_an_agent_uses_every_tool(carrier: Carrier, url: str, server: Agen
         new = await done(client, "update_memory", id=bees, text="Orla keeps ten bees.", etag=read["etag"])
         assert (new["text"], new["title"], new["version"]) == ("Orla keeps ten bees.", "Bees", 2)
         assert (await done(client, "get_memory", id=bees, version=1))["text"] == text
+        until = await done(client, "update_memory", id=bees, expires_at="2199-01-01T00:00:00Z")
+        assert until["expires_at"] == "2199-01-01T00:00:00Z"
         assert "changed" in await failed(client, "update_memory", id=bees, title="x", etag=read["etag"])
         assert (await done(client, "link_memories", id=bees, to=[lamp]))["links"] == [lamp]
         third = (await done(client, "remember", text="The tower leans.", links=[lamp]))["id"]

@@ -46,3 +46,13 @@ def test_what_cannot_be_is_refused(
     assert cli.main(["mcp", *words]) == 1
     assert why in capsys.readouterr().err
     assert served == []
+
+
+@pytest.mark.parametrize("key", ["mega x", "mega-\u00e4", "mega-x\n"])
+def test_a_key_that_can_be_none_is_refused(
+    served: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    monkeypatch.setenv("VLLM_MEGA_API_KEY", key)
+    assert cli.main(["mcp"]) == 1
+    assert "VLLM_MEGA_API_KEY has white space" in capsys.readouterr().err
+    assert served == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 HELP = "give an agent the memory of a server as tools (MCP over stdin and stdout)"
 VARIABLE = "VLLM_MEGA_API_KEY"
@@ -32,11 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer until stdin ends; the key is read from the environment, for arguments can be seen by others."""
     from vllm_mega.config import check_name
+    from vllm_mega.errors import ConfigError
     from vllm_mega.mcp.stdio import run as serve
 
     if args.namespace is not None:
         check_name(args.namespace, "--namespace")
-    serve(_root(args.url), os.environ.get(VARIABLE) or None, args.namespace)
+    key = os.environ.get(VARIABLE) or None
+    if key is not None and not re.fullmatch("[!-~]+", key):
+        raise ConfigError(f"{VARIABLE} has white space or characters that no key has: give the key alone")
+    serve(_root(args.url), key, args.namespace)
     return 0
 
 

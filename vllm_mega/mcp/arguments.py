@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,6 +14,10 @@ Id = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
 Tag = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(min_length=1)]
 Title = Annotated[str, Meta(description="a few words")]
+Moment = Annotated[
+    datetime,
+    Meta(tz=True, description="a time (RFC 3339, with its zone) from which on it is forgotten"),
+]
 Etag = Annotated[
     str,
     Meta(description="`etag` of get_memory: do it only if nobody has changed the memory since"),
@@ -29,6 +34,7 @@ class Remember(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Annotated[tuple[Id, ...], Meta(description="ids of memories that shall come to mind with this one")]
         | UnsetType
     ) = UNSET
+    expires_at: Moment | UnsetType = UNSET
 
 
 class SearchMemories(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +83,7 @@ class UpdateMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     title: Title | UnsetType = UNSET
     tags: Annotated[tuple[Tag, ...], Meta(description="all that it has from now on")] | UnsetType = UNSET
     pinned: bool | UnsetType = UNSET
+    expires_at: Moment | UnsetType = UNSET
     etag: Etag | UnsetType = UNSET
 
 

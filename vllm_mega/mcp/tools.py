@@ -15,7 +15,7 @@ from vllm_mega.mcp import arguments as given
 from vllm_mega.mcp.asking import ROOM, Asker, path_of
 
 Act = Callable[[Asker, Any], Awaitable[dict[str, Any]]]
-_MEMORY = ("id", "title", "text", "tags", "links", "pinned", "version", "shown", "state")
+_MEMORY = ("id", "title", "text", "tags", "links", "pinned", "expires_at", "version", "shown", "state")
 _LISTED = ("id", "title", "tags", "pinned", "version", "state")
 _FOUND = ("id", "title", "text", "tags", "state", "score")
 _USED = ("id", "title", "version", "state", "as", "weight", "score")
