@@ -16,6 +16,8 @@ from vllm_mega.errors import ConfigError
 Mode = Literal["adapter", "recall", "irag", "text", "both", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+SUFFIX = "-mega"
+"""NAME is the base model, NAME-mega the same with memory."""
 DEFAULT_NAMESPACE = "default"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _NAME = re.compile(NAME_PATTERN)

@@ -22,6 +22,7 @@
     |   |-- MemoryNotFoundError  no such memory in this namespace (also a LookupError)
     |   |-- MemoryChangedError   somebody has changed it meanwhile: HTTP 412
     |   `-- MemoryNotReadyError  it has no adapter (yet), and one is needed
+    |-- ToolError          a tool of an agent that could not do what it was called for
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
@@ -123,6 +124,10 @@ class MemoryChangedError(BankError):
 
 class MemoryNotReadyError(BankError):
     """The memory has no adapter: it waits for one, is being trained, or its training was given up."""
+
+
+class ToolError(MegaError):
+    """A tool that could not do what an agent called it for; the message is for the agent."""
 
 
 class DocumentError(MegaError):

@@ -30,7 +30,7 @@ from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask, decide
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import Recital, first_passes, last_pass, recalled
-from vllm_mega.requests.schemas import Plan, Start, make_plan
+from vllm_mega.requests.schemas import Plan, Start, make_plan, refuse_tools
 from vllm_mega.requests.start import check_chat, check_texts
 from vllm_mega.requests.wellformed import usual_messages
 
@@ -257,6 +257,7 @@ class MegaLLM:
             try:
                 plans.append(make_plan({**default, **(request or {})}, self.settings, self._slots))
                 check_chat(plans[-1])
+                refuse_tools(plans[-1])
             except MegaError as error:
                 error.add_note(f"in conversation {i}")
                 raise

@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 class Client:
-    """An engine that answers everything with one word."""
+    """An engine that answers with one word, or with what it is given to say."""
 
     errored = False
     dead_error = None
@@ -44,6 +44,8 @@ class Client:
         self.input_processor = InputProcessor(config)
         self.renderer = self.input_processor.renderer
         self.asked: list[Asked] = []
+        self.says: list[str] = []
+        """Its next answers."""
 
     def check_admission(self, n: int) -> None:
         pass
@@ -58,7 +60,9 @@ class Client:
         return self._answer(prompt["prompt_token_ids"], request_id)
 
     async def _answer(self, ids: list[int], request_id: str) -> AsyncGenerator[RequestOutput, None]:
-        said = CompletionOutput(0, "Yes.", [9], None, None, finish_reason="stop")
+        said = CompletionOutput(
+            0, self.says.pop(0) if self.says else "Yes.", [9], None, None, finish_reason="stop"
+        )
         yield RequestOutput(request_id, None, ids, None, [said], finished=True)
 
 
@@ -72,7 +76,9 @@ class Handlers(NamedTuple):
     """What was rendered: the models that were asked for."""
 
 
-def handlers(hook: Any, context: int, model: Path | None = None, template: str | None = None) -> Handlers:
+def handlers(
+    hook: Any, context: int, model: Path | None = None, template: str | None = None, **more: Any
+) -> Handlers:
     """Both handlers, with vLLM's own ways to the engine.
 
     Args:
@@ -80,6 +86,7 @@ def handlers(hook: Any, context: int, model: Path | None = None, template: str |
         context: tokens that the model holds.
         model: its folder; None: the default model.
         template: Jinja, in place of the model's own; clients may send their own, too.
+        more: options of vLLM's renderer and of its handler of chats.
     """
     path = str(model or resolve_model())
     client = Client(
@@ -94,7 +101,9 @@ def handlers(hook: Any, context: int, model: Path | None = None, template: str |
         "chat_template_content_format": "auto",
         "trust_request_chat_template": True,
     }
-    renderer: Any = OnlineRenderer(client.model_config, client.renderer, request_logger=None, **options)
+    renderer: Any = OnlineRenderer(
+        client.model_config, client.renderer, request_logger=None, **options, **more
+    )
     renders: list[str] = []
     render = renderer.render_chat
 
@@ -105,7 +114,7 @@ def handlers(hook: Any, context: int, model: Path | None = None, template: str |
     renderer.render_chat = counted
     both: dict[str, Any] = {"online_renderer": renderer, "request_logger": None}
     made = [
-        OpenAIServingChat(client, models, "assistant", **both, **options),
+        OpenAIServingChat(client, models, "assistant", **both, **options, **more),
         OpenAIServingCompletion(client, models, **both),
     ]
     for handler, ours in zip(made, (MegaChat, MegaCompletion), strict=True):

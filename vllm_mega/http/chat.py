@@ -14,6 +14,7 @@ from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import MegaError
 from vllm_mega.gate.gate import Decision
 from vllm_mega.hook.starting import chat_start
+from vllm_mega.http import tool_rounds
 from vllm_mega.http.beforehand import chat_tokens
 from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling
 from vllm_mega.http.recital import recital_request, unpenalised
@@ -39,6 +40,8 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
             check_chat(plan)
+            if plan.tools is not None:
+                return await tool_rounds.answered(self, plan, request, raw_request)
             request = _with_messages(request, usual_messages(request.messages))
             ask = Ask.about(plan, request.messages, self.mega.settings)
             room = self.model_config.max_model_len

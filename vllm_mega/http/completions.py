@@ -21,7 +21,7 @@ from vllm_mega.requests import conversation
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import answering, recalled
-from vllm_mega.requests.schemas import Plan
+from vllm_mega.requests.schemas import Plan, refuse_tools
 
 MODES: tuple[Mode, ...] = ("adapter", "text", "both", "off")
 """There is no question in a bare prompt that a recital could be asked for instead."""
@@ -39,6 +39,7 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
             plan = self._plan(request, MODES)
             if plan is None:
                 return await super().create_completion(request, raw_request)
+            refuse_tools(plan)
             texts = await self._texts(request) if _decides_for_each(plan) else [None]
             asks = [Ask(plan, text) for text in texts]
             if any(ask.is_long for ask in asks):

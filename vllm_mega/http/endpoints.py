@@ -14,7 +14,7 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 
 from vllm_mega.access.audit import Audit
-from vllm_mega.config import MegaSettings
+from vllm_mega.config import SUFFIX, MegaSettings
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
@@ -29,9 +29,10 @@ from vllm_mega.http.completions import MegaCompletion
 from vllm_mega.http.door import KeyCheck, keys_of
 from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.expiring import keep_expiring
-from vllm_mega.http.handlers import SUFFIX, MegaModels
+from vllm_mega.http.handlers import MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
+from vllm_mega.http.mcp import router as mcp
 from vllm_mega.http.measures import MeasuredHook
 from vllm_mega.http.memories.routes import router as memories
 from vllm_mega.http.memories.service import Service
@@ -71,6 +72,7 @@ class MegaEndpoints:
         app.include_router(router)
         app.include_router(ready)
         app.include_router(memories)
+        app.include_router(mcp)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""

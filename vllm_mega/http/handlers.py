@@ -26,7 +26,7 @@ from vllm.entrypoints.serve.engine.protocol import (
 from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
-from vllm_mega.config import MODES, MegaSettings, Mode
+from vllm_mega.config import MODES, SUFFIX, MegaSettings, Mode
 from vllm_mega.errors import (
     BankChangedError,
     BankError,
@@ -49,9 +49,6 @@ from vllm_mega.requests.usage import total
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-SUFFIX = "-mega"
-"""NAME is the base model, NAME-mega the same with memory."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,7 @@ class WithMemory:
         if self.models._has_memory(request.model):
             check_arguments(request.vllm_xargs, "vllm_xargs")
             return plan
-        if value is not None and plan.mode != "off" and self._serves(request.model):
+        if value is not None and (plan.mode != "off" or plan.tools) and self._serves(request.model):
             raise RequestError(
                 f"{request.model or 'the base model'} has no memory: "
                 f"ask for {request.model or 'its name'}{SUFFIX}, or leave the field {FIELD} out",

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.entrypoints.serve import create_error_response
 
 from vllm_mega.http.door import is_open
+from vllm_mega.http.inside import is_inside
 from vllm_mega.http.measures import INSIDE, REFUSED
 
 WAITING = 3
@@ -32,7 +33,8 @@ def default_limit(vllm_config: Any) -> int:
 class RequestLimit:
     """Lets at most so many POST requests in at a time, from the first byte to the last; the others get 503.
 
-    Nothing of a refused request is read. Every answer that asks a client to come back says when.
+    Nothing of a refused request is read. What a request asks of the server itself counts as that request.
+    Every answer that asks a client to come back says when.
 
     Args:
         app: what answers.
@@ -46,7 +48,7 @@ class RequestLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request in, or answer 503."""
-        if scope["type"] != "http" or scope["method"] != "POST" or is_open(scope):
+        if scope["type"] != "http" or scope["method"] != "POST" or is_open(scope) or is_inside(scope):
             await self._app(scope, receive, send)
             return
         if self._limit is None:

@@ -45,6 +45,15 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("start is a number of tokens, or an object with either token or character")
 
 
+class Tools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That the model may call the tools of memory, and the server executes them."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    """Turns in which it may call something, at most."""
+    choice: str | None = None
+    """What it must call in the first: the name of a tool, or "required" (any); None: it decides."""
+
+
 class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The field as it is sent; None means: as the server is configured."""
 
@@ -59,6 +68,7 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memories: tuple[MemoryWeight, ...] | None = None
     start: Position | Start | None = None
     explain: bool = False
+    tools: bool | Tools = False
 
     def __post_init__(self) -> None:
         if self.namespace is not None:
@@ -76,6 +86,11 @@ class MegaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What it asks of the gate, by the names of `GateSettings`."""
         asked = {name: getattr(self, name) for name in GateSettings.__struct_fields__}
         return {name: value for name, value in asked.items() if value is not None}
+
+    @property
+    def executed(self) -> Tools | None:
+        """The tools in their one form; None: none is executed."""
+        return self.tools if isinstance(self.tools, Tools) else Tools() if self.tools else None
 
     @property
     def position(self) -> Start | None:
@@ -99,6 +114,8 @@ class Plan:
     """The client's own; None: where the endpoint has it."""
     explain: bool = False
     """Whether the answer shall say why the gate has decided so."""
+    tools: Tools | None = None
+    """That the server executes; None: none."""
 
     @property
     def asks_gate(self) -> bool:
@@ -173,4 +190,16 @@ def make_plan(
         memories=request.memories,
         start=request.position,
         explain=request.explain,
+        tools=request.executed,
     )
+
+
+def refuse_tools(plan: Plan) -> None:
+    """Refuse tools where none can be executed.
+
+    Raises:
+        RequestError: there are some.
+    """
+    if plan.tools is not None:
+        name = f"{FIELD}.tools"
+        raise RequestError(f"{name}: only /v1/chat/completions of a server has them: leave it out", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm_mega.contract.use import Use
 from vllm_mega.engine.upstream.of_releases import KEYS
+from vllm_mega.engine.upstream.of_tool_calls import TOOL_CALLS
 
 _HANDLERS = "vLLM lets a plugin stand before its handlers"
 _ENDPOINT = "plugins are given the ready handlers"
@@ -72,7 +73,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat",
-        by="http.beforehand http.chat http.endpoints http.handlers hook.starting",
+        by="http.beforehand http.chat http.endpoints http.handlers http.tool_rounds hook.starting",
         why="MegaChat answers in the passes of each mode.",
         until=_HANDLERS,
         swapped=True,
@@ -88,8 +89,8 @@ SERVER = (
             "_preflight": "n",
             "create_error_response": "message err_type status_code param",
         },
-        reads="default_sampling_params engine_client input_processor model_config models online_renderer "
-        "override_max_tokens renderer",
+        reads="default_sampling_params enable_auto_tools engine_client input_processor model_config models "
+        "online_renderer override_max_tokens parser_cls renderer",
         adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _start _told "
         "control mega routes wanted",
     ),
@@ -177,7 +178,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
-        by="batch.engine http.beforehand http.chat http.handlers http.recital hook.starting",
+        by="batch.engine http.beforehand http.chat http.handlers http.recital http.tool_rounds hook.starting",
         why="A recital is a request of its own, made of the client's.",
         calls={
             "to_beam_search_params": "max_tokens default_sampling_params",
@@ -185,7 +186,8 @@ SERVER = (
         },
         reads="cache_salt chat_template chat_template_kwargs echo frequency_penalty kv_transfer_params "
         "max_completion_tokens max_tokens messages min_p model n presence_penalty priority "
-        "repetition_penalty request_id return_token_offsets session_id temperature top_k top_p "
+        "repetition_penalty request_id return_token_offsets session_id stream temperature tool_choice tools "
+        "top_k top_p "
         "truncate_prompt_tokens truncation_side use_beam_search vllm_xargs",
     ),
     Use(
@@ -197,10 +199,11 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionResponse",
-        by="http.chat http.handlers requests.usage",
+        by="http.chat http.handlers http.tool_rounds requests.usage",
         why="What a recital says; usage is added up over passes.",
         reads="choices usage",
     ),
+    *TOOL_CALLS,
     Use(
         "vllm.entrypoints.openai.completion.protocol:CompletionResponse",
         by="http.handlers",
@@ -211,13 +214,13 @@ SERVER = (
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorResponse",
         by="batch.engine http.beforehand http.bodies http.chat http.completions "
-        "http.handlers http.limit http.metrics hook.inserting hook.starting",
+        "http.handlers http.limit http.metrics http.tool_rounds hook.inserting hook.starting",
         why="Handlers return their refusals.",
         reads="error",
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol:ErrorInfo",
-        by="batch.engine http.bodies http.metrics http.sse",
+        by="batch.engine http.bodies http.metrics http.sse http.tool_rounds",
         why="Handlers return their refusals.",
         reads="code message",
     ),
@@ -235,7 +238,7 @@ SERVER = (
     ),
     Use(
         "vllm.entrypoints.serve.engine.protocol",
-        by="http.handlers",
+        by="http.handlers http.tool_rounds",
         why="Names with memory are listed beside the others; usage is added up over passes.",
         reads="ModelPermission UsageInfo",
     ),
@@ -266,7 +269,7 @@ SERVER = (
     ),
     Use(
         "vllm.exceptions",
-        by="http.chat http.handlers offline_chat hook.starting",
+        by="http.chat http.handlers http.tool_rounds offline_chat hook.starting",
         why="What vLLM refuses, and what an engine ends.",
         reads="GenerationError VLLMValidationError",
     ),
