@@ -34,7 +34,7 @@ KNOWN: tuple[object, ...] = (
 OTHERS = frozenset({
     "BAD_REQUEST", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
     "PRECONDITION_FAILED", "REQUEST_ENTITY_TOO_LARGE", "SERVICE_UNAVAILABLE", "TOO_MANY_REQUESTS",
-    "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit",
+    "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit", "mega_expiring",
     "mega_guarded", "mega_keys", "mega_memories", "mega_used", "multi_items", "path_params", "query_params",
     "strerror", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
