@@ -8,7 +8,7 @@ BESIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu recitals loadtest churn kills clean
+.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu recitals loadtest churn kills story clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +93,9 @@ churn: $(READY)  ## 1,000 requests during 1,000 updates and forgets, the worker 
 
 kills: $(READY)  ## 20 kills of each process of a server: nothing is left after 10 s; out/kills.json
 	$(BIN)/python -m loadtests.kills --output out/kills.json
+
+story: $(READY)  ## a memory told, trained, asked, changed, forgotten on the real server; out/story.json
+	$(BIN)/python -m loadtests.story --output out/story.json
 
 clean:  ## remove the virtual environment, the demo's output and every cache
 	rm -rf .venv .sources out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
