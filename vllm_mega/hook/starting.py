@@ -14,6 +14,7 @@ from typing import Any
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
+from vllm_mega.engine.private import PRIVATE
 from vllm_mega.engine.start import START
 from vllm_mega.errors import RequestError
 from vllm_mega.models.start import start_of
@@ -35,6 +36,9 @@ def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
     if START in (arguments or {}):
         place = f"{name}.{START}"
         raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
+    if PRIVATE in (arguments or {}):
+        place = f"{name}.{PRIVATE}"
+        raise RequestError(f"{place} is how the server tells the engine: give cache_salt instead", place)
 
 
 async def chat_start(chat: Any, request: Any, prompt: Any, context: str | None = None) -> int:
