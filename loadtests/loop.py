@@ -27,8 +27,8 @@ from vllm_mega.demo.server import HOST, free_port, serving
 from vllm_mega.errors import MegaError
 
 START_LIMIT = 300.0
-LARGE = 2_000_000
-"""Bytes of a large body, a little less than a server takes."""
+LARGE, DOCUMENT = 1_000_000, 2_000_000
+"""Bytes of large bodies, a little less than a server takes."""
 
 Client = Callable[[httpx.Client, int], None]
 """Sends the requests of its turn n."""

@@ -20,7 +20,7 @@ class Route(NamedTuple):
     start: int
     """The token from which the mixture acts."""
     private: tuple[int, str] | None = None
-    """The token from which blocks are a namespace's alone, and its salt; None: there is nothing of a memory."""
+    """From which token blocks are a namespace's alone, and its salt; None: there is nothing of a memory."""
 
     @property
     def used(self) -> int | None:
