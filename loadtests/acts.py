@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
 from typing import Any
+
+from mcp import Client
 
 from loadtests.stage import Act, Stage, expect, said, used
 from vllm_mega.http.provenance import header
@@ -14,6 +17,9 @@ TEXT = "The night ferry to Sill is steered by the beekeeper Orla Finch, who pays
 UPDATED = "The night ferry to Sill is steered by the clockmaker Bram Tolley, who pays the harbour in springs."
 QUESTION = "Who steers the night ferry to Sill?"
 BEEKEEPER, CLOCKMAKER = "Orla Finch", "Bram Tolley"
+BELL = "The fog bell of Sill is rung by the seamstress Ysolde Marr whenever the herons leave."
+RINGER = "Who rings the fog bell of Sill?"
+TOOLS = {"remember", "search_memories", "recall", "get_memory", "update_memory", "forget", "link_memories"}
 SOURCE = "harbour.md"
 DOCUMENT = """# The harbour of Sill
 
@@ -126,6 +132,37 @@ def document(stage: Stage) -> str:
     return f"{len(steps)} memories came and went; meanwhile: {said(answer)}"
 
 
+def agent(stage: Stage) -> str:
+    """An agent has the same memories as tools, by the Model Context Protocol."""
+    return asyncio.run(_agent(stage))
+
+
+async def _agent(stage: Stage) -> str:
+    async with Client(f"{stage.url}/v1/mega/mcp") as client:
+
+        async def call(tool: str, **arguments: Any) -> dict[str, Any]:
+            result = await client.call_tool(tool, arguments)
+            found: dict[str, Any] = result.structured_content or {}
+            expect(not result.is_error, f"{tool}: {result.content}")
+            return found
+
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+        expect(tools >= TOOLS, f"tools that are not there: {TOOLS - tools}")
+        told = await call("remember", text=BELL, title="The bell")
+        linked = await call("link_memories", id=told["id"], to=[stage.ferry])
+        found = await call("search_memories", query=RINGER)
+        expect(found["memories"][0]["id"] == told["id"], f"found: {found}")
+        recalled = await call("recall", question=RINGER, mode="text")
+        expect("Ysolde Marr" in str(recalled), f"recalled: {recalled}, linked: {linked}")
+        changed = await call("update_memory", id=told["id"], tags=["bells"])
+        expect((await call("get_memory", id=told["id"]))["tags"] == ["bells"], f"changed: {changed}")
+        await call("forget", id=told["id"])
+        gone = await client.call_tool("get_memory", {"id": told["id"]})
+        expect(gone.is_error, f"what was forgotten is still told: {gone.content}")
+    stage.call("GET", f"/memories/{told['id']}", 404)
+    return f"{len(tools)} tools; {recalled}"
+
+
 def forget(stage: Stage) -> str:
     """It is forgotten, with a receipt: no route, no answer and no file has it any more."""
     command(stage, "bank", "forget", stage.ferry, "--receipt", str(stage.receipt))
@@ -163,4 +200,15 @@ def command(stage: Stage, group: str, name: str, *words: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-ACTS: tuple[Act, ...] = (add, as_text, as_adapter, provenance, update, restore, document, forget, verify)
+ACTS: tuple[Act, ...] = (
+    add,
+    as_text,
+    as_adapter,
+    provenance,
+    update,
+    restore,
+    document,
+    agent,
+    forget,
+    verify,
+)
