@@ -8,7 +8,7 @@ BESIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu recitals loadtest churn kills story clean
+.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu bench-hook bench-loop recitals loadtest churn kills story clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,12 @@ bench-large: $(READY)  ## seconds and memory of 8B models, from slices of their 
 
 bench-gpu: $(READY)  ## on a GPU: kernels, engine, trainer, a verdict a line; out/bench-gpu.json
 	$(BIN)/python -m loadtests.gpu --output out/bench-gpu.json
+
+bench-hook: $(READY)  ## gate and hook before the first token, 16 requests at a time; out/ttft.json
+	$(BIN)/python -m loadtests.ttft --output out/ttft.json
+
+bench-loop: $(READY)  ## how long the server's event loop is held, under adds and forgets; out/loop.json
+	$(BIN)/python -m loadtests.loop --output out/loop.json
 
 recitals: $(READY)  ## does vLLM recite what the trainer calls recalled, does it answer; out/recitals.json
 	$(BIN)/python -m loadtests.recitals --output out/recitals.json --bank out/bank \

@@ -99,7 +99,7 @@ def test_nobody_finds_a_memory_in_the_cache_by_guessing_it(url: str, bank: LiveB
     bank.store(twin) if mode == "text" else bank.add([twin])
     chat, before = load_chat_format(resolve_model()), "Say it in one sentence, and say it politely. " * 8
     system = {"role": "system", "content": before}
-    question = f"{ASKED['comet']} Be brief, and do not guess. ({mode})"
+    question = f"{ASKED['comet']} ({mode})" + " Take the time that you need, and then say the name alone." * 5
 
     def asked(model: str, content: str, mega: dict[str, Any] | None) -> tuple[int, int, Any]:
         """Tokens of the prompt, those that were cached, and what is said of memory."""
