@@ -71,6 +71,10 @@ EVERY: dict[tuple[str, str], list[Asked]] = {
     ],
     ("GET", MEMORY + "/history"): about(MEMORY + "/history"),
     ("GET", "/v1/mega/jobs/{id}"): about("/v1/mega/jobs/{id}"),
+    ("GET", "/v1/mega/jobs"): [
+        Asked("GET", f"/v1/mega/jobs?{query}")
+        for query in ("", "state=waiting", "limit=1", "namespace=sea", f"cursor={TOKEN}")
+    ],
     ("GET", "/v1/mega/events"): [
         Asked("GET", f"/v1/mega/events{query}", None, headers)
         for query in ("", "?limit=1", f"?after={TOKEN}", "?namespace=sea")
@@ -182,7 +186,8 @@ async def test_no_route_tells_a_key_of_anothers_memories(
     differ = {(one.asked.method, one.asked.path.partition("?")[0]) for one, other in pairs if one != other}
     assert differ >= {
         ("GET", MEMORIES), ("GET", f"{MEMORIES}/ferry"), ("GET", f"{MEMORIES}/ferry/history"),
-        ("GET", "/v1/mega/jobs/oar"), ("GET", "/v1/mega/events"), ("POST", ROOM + "search"),
+        ("GET", "/v1/mega/jobs/oar"), ("GET", "/v1/mega/jobs"), ("GET", "/v1/mega/events"),
+        ("POST", ROOM + "search"),
         ("POST", CHAT), ("POST", "/v1/completions"), ("POST", "/invocations"),
         ("DELETE", f"{MEMORIES}/ferry"), ("DELETE", ROOM + "sources/harbour.md"),
     }, "whoever may know, is told: the comparison sees it"  # fmt: skip
