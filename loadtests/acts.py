@@ -69,7 +69,7 @@ def provenance(stage: Stage) -> str:
         model=stage.model, messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=8,
         extra_body={"mega": {"explain": True}},
     )  # fmt: skip
-    mega: dict[str, Any] = raw.parse().mega  # type: ignore[attr-defined]  # a field of ours
+    mega: dict[str, Any] = raw.parse().mega
     (memory,) = mega["memories"]
     expect((memory["id"], memory["weight"]) == (stage.ferry, 1.0), f"the body says {memory}")
     expect(raw.headers["mega-memories"] == header([mega]), f"header: {raw.headers['mega-memories']}")

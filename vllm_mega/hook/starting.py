@@ -1,9 +1,9 @@
 """From which token of a prompt its mixture acts: where the client says, or where the question begins.
 
-A question is the content of the last user message, without the texts that were put before it: these are the
-same whoever asks, so the base model computes them, and the prefix cache has them for everybody. A template is
-a program, so the prompt is rendered once more with another question, by vLLM's own renderer: where the two
-part, the question begins.
+A question is the content of the last user message, without the texts that were put before it: these are
+the same whoever asks, so the base model computes them, and the prefix cache has them for all of their
+namespace. A template is a program, so the prompt is rendered once more with another question, by vLLM's own
+renderer: where the two part, the question begins.
 """
 
 from __future__ import annotations
