@@ -33,12 +33,10 @@ def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
     Raises:
         RequestError: they hold our name.
     """
-    if START in (arguments or {}):
-        place = f"{name}.{START}"
-        raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
-    if PRIVATE in (arguments or {}):
-        place = f"{name}.{PRIVATE}"
-        raise RequestError(f"{place} is how the server tells the engine: give cache_salt instead", place)
+    for ours, instead in ((START, f"give {PARAM} instead"), (PRIVATE, "give cache_salt instead")):
+        if ours in (arguments or {}):
+            place = f"{name}.{ours}"
+            raise RequestError(f"{place} is how the server tells the engine: {instead}", place)
 
 
 async def chat_start(chat: Any, request: Any, prompt: Any, context: str | None = None) -> int:

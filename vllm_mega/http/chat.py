@@ -17,7 +17,6 @@ from vllm_mega.hook.starting import chat_start
 from vllm_mega.http.beforehand import chat_tokens
 from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling
 from vllm_mega.http.recital import recital_request, unpenalised
-from vllm_mega.mixture import Mixture
 from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.describing import describe
@@ -67,21 +66,17 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         if last.recites:
             request = unpenalised(request)
         try:
-            answer, start = await self._pass(plan, last.mixture, last.context, request, raw_request)
+            lora_request = to_lora_request(last.mixture)
+            wanted = Wanted([lora_request], plan.start, plan.namespace, [last.context])
+            answer, start = await self._pass(wanted, request, raw_request)
         except VLLMValidationError as error:
             raise unfit(decision, error) from error
         value = describe(plan, decision, start, context)
         return self._annotated(answer, value, raw_request, usage_of(replies))
 
-    async def _pass(
-        self, plan: Plan, mixture: Mixture, read: str | None, request: Any, raw_request: Any
-    ) -> tuple[Any, int | None]:
-        """The stock answer, and the token from which this mixture acted; None: it is empty.
-
-        `read` stands before the question.
-        """
-        lora_request = to_lora_request(mixture)
-        handler = self._for(Wanted([lora_request], plan.start, [read], plan.namespace))
+    async def _pass(self, wanted: Wanted, request: Any, raw_request: Any) -> tuple[Any, int | None]:
+        """The stock answer, and the token from which the mixture acted; None: it is empty."""
+        handler, (lora_request,) = self._for(wanted), wanted.mixtures
         with calling(Call(request.model, lora_request)):
             answer = await super(MegaChat, handler).create_chat_completion(request, raw_request)
         return answer, handler.routes[0].used if handler.routes else None
@@ -114,7 +109,8 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
 
         async def recite(number: int, recital: Recital) -> Any:
             passed = recital_request(request, raw_request, number, recital)
-            return (await self._pass(plan, recital.mixture, None, *passed))[0]
+            mixtures = [to_lora_request(recital.mixture)]
+            return (await self._pass(Wanted(mixtures, plan.start, plan.namespace), *passed))[0]
 
         tasks = [asyncio.create_task(recite(n, recital)) for n, recital in enumerate(recitals)]
         try:

@@ -59,7 +59,7 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
         if any(contexts):
             check_known(request)
         mixtures = [to_lora_request(answering(plan, decision)) for decision in decisions]
-        handler = self._for(Wanted(mixtures, plan.start, contexts, plan.namespace))
+        handler = self._for(Wanted(mixtures, plan.start, plan.namespace, contexts))
         with calling(Call(request.model, mixtures[0])):
             answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
         if isinstance(answer, ErrorResponse):

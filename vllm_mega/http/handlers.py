@@ -71,11 +71,11 @@ class Wanted:
     """One each, or one for all."""
     start: Start | None
     """The client's; None: where the endpoint has it."""
-    texts: Sequence[str | None]
+    namespace: str
+    """Whose memories."""
+    texts: Sequence[str | None] = (None,)
     """What is read in each prompt: of a completion at its start, of a chat just before it. One each, or one
     for all; None: nothing."""
-    namespace: str
-    """Whose these memories are."""
 
 
 _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
