@@ -8,7 +8,7 @@ BESIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu recitals loadtest churn kills clean
+.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu bench-hook bench-loop recitals loadtest churn kills story clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +81,12 @@ bench-large: $(READY)  ## seconds and memory of 8B models, from slices of their 
 bench-gpu: $(READY)  ## on a GPU: kernels, engine, trainer, a verdict a line; out/bench-gpu.json
 	$(BIN)/python -m loadtests.gpu --output out/bench-gpu.json
 
+bench-hook: $(READY)  ## gate and hook before the first token, 16 requests at a time; out/ttft.json
+	$(BIN)/python -m loadtests.ttft --output out/ttft.json
+
+bench-loop: $(READY)  ## how long the server's event loop is held, under adds and forgets; out/loop.json
+	$(BIN)/python -m loadtests.loop --output out/loop.json
+
 recitals: $(READY)  ## does vLLM recite what the trainer calls recalled, does it answer; out/recitals.json
 	$(BIN)/python -m loadtests.recitals --output out/recitals.json --bank out/bank \
 	  --questions vllm_mega/examples/questions.jsonl
@@ -93,6 +99,9 @@ churn: $(READY)  ## 1,000 requests during 1,000 updates and forgets, the worker 
 
 kills: $(READY)  ## 20 kills of each process of a server: nothing is left after 10 s; out/kills.json
 	$(BIN)/python -m loadtests.kills --output out/kills.json
+
+story: $(READY)  ## a memory told, trained, asked, changed, forgotten on the real server; out/story.json
+	$(BIN)/python -m loadtests.story --output out/story.json
 
 clean:  ## remove the virtual environment, the demo's output and every cache
 	rm -rf .venv .sources out build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -97,7 +97,7 @@ def talk(
         messages.append({"role": "user", "content": question})
         lora = None if way == "base" else to_lora_request(mixture)
         first = Start(token=0) if way == "everywhere" else None
-        ((output, start),) = answered(llm, [Chat(messages, greedy, lora, first)], use_tqdm=False)
+        ((output, start),) = answered(llm, [Chat(messages, greedy, lora, first, None)], use_tqdm=False)
         tokens = len(output.prompt_token_ids)
         turns.append(Turn(way, n + 1, tokens, start, tokens - output.num_cached_tokens))
         if n == len(said):

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.text import ends_sentence, heading, prose, sentences
+from vllm_mega.memories.documents.blocks import _NEWLINE
+from vllm_mega.text import _SENTENCE_END, ends_sentence, heading, parted, prose, sentences
 from vllm_mega.training.recipe.recipe import Recipe
 from vllm_mega.training.recipe.texts import examples, subject
 
@@ -87,3 +90,9 @@ def test_headings() -> None:
     assert heading("## Hollin pool ##\nIt is warm.") == "Hollin pool"
     assert heading("Hollin pool\n===========\nIt is warm.") == "Hollin pool"
     assert prose("Hollin pool\n===========\nIt is warm.").strip() == "It is warm."
+
+
+@given(st.text(alphabet="aA .!?\"')\n\r。」あ", max_size=40))
+def test_a_text_is_parted_as_it_is_split(some: str) -> None:
+    for pattern in (_SENTENCE_END, _NEWLINE):
+        assert parted(pattern, some) == pattern.split(some)

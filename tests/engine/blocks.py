@@ -1,6 +1,7 @@
 """vLLM's real block manager and requests, our keys and our routing; no model.
 
-In its place every token's KV is named by what decides it: the tokens up to here, and what computed each.
+In its place every token's KV is named by what decides it: the tokens up to here, what computed each, and
+whose alone it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vllm.v1.request import Request
 
 from vllm_mega.engine import runners
 from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.private import PRIVATE, private_from
 from vllm_mega.engine.start import START, acting_start, starting_at
 from vllm_mega.mixture import Mixture
 
@@ -54,6 +56,8 @@ class Asked:
     answer: int
     chunks: list[int]
     """Tokens of its steps, again and again."""
+    salt: str = ""
+    """Whose its blocks are from start on; empty: everybody's."""
 
 
 @dataclass
@@ -76,6 +80,7 @@ asked = st.builds(
     own=st.integers(1, 5),
     answer=st.integers(0, 9),
     chunks=chunks,
+    salt=st.sampled_from(("", "", "sea", "land")),
 )
 scenarios = st.builds(
     Scenario,
@@ -87,7 +92,8 @@ scenarios = st.builds(
 
 
 def request_of(asked: Asked, n: int, size: int) -> Request:
-    params = SamplingParams(max_tokens=asked.answer + 1, extra_args=starting_at(asked.start))
+    told = starting_at(asked.start) | (private_from(asked.start, asked.salt) if asked.salt else {})
+    params = SamplingParams(max_tokens=asked.answer + 1, extra_args=told)
     return Request(
         request_id=str(n),
         prompt_token_ids=[*PREFIX[: asked.shared], *range(100, 100 + asked.own)],
@@ -98,17 +104,23 @@ def request_of(asked: Asked, n: int, size: int) -> Request:
     )
 
 
-def name(before: int, token: int, adapter: int) -> int:
-    return hash((before, token, adapter))
+def name(before: int, token: int, adapter: int, owner: str) -> int:
+    return hash((before, token, adapter, owner))
 
 
-def should_be(request: Request) -> list[int]:
+def owner(request: Request, position: int, size: int) -> str:
+    """The salt of whom a token's block belongs to: from the block on in which the private ones begin."""
+    begin, _, salt = request.sampling_params.extra_args.get(PRIVATE, "0:").partition(":")
+    return salt if position // size >= int(begin) // size else ""
+
+
+def should_be(request: Request, size: int) -> list[int]:
     """By the definition: the mixture computes the tokens from start on, the base model those before."""
     kind, names, last = LORAS.index(request.lora_request), [], 0
     start = request.sampling_params.extra_args[START] if kind >= 2 else 0
     for position, token in enumerate(request.all_token_ids):
         acts = position >= min(start, request.num_prompt_tokens)
-        last = name(last, token, kind if acts else 0)
+        last = name(last, token, kind if acts else 0, owner(request, position, size))
         names.append(last)
     return names
 
@@ -195,7 +207,9 @@ class World:
         columns = (np.array([n]) for n in (LORAS.index(request.lora_request), begin, tokens, start))
         for position, adapter in enumerate(runners.token_ids(*columns).tolist(), begin):
             before = self.held(request, position - 1) if position else 0
-            self.kv[self.place(request, position)] = name(before, request.all_token_ids[position], adapter)
+            whose = owner(request, position, self.size)
+            token = request.all_token_ids[position]
+            self.kv[self.place(request, position)] = name(before, token, adapter, whose)
 
     def place(self, request: Request, position: int) -> tuple[int, int]:
         blocks = self.manager.get_block_ids(request.request_id)[0]
@@ -205,7 +219,7 @@ class World:
         return self.kv[self.place(request, position)]
 
     def check_hit(self, request: Request, blocks: Any, cached: int) -> None:
-        wanted = should_be(request)
+        wanted = should_be(request, self.size)
         held = [self.kv[block.block_id, n] for block in blocks for n in range(self.size)]
         if held != wanted[: len(held)]:
             raise WrongBlockError(request.request_id)

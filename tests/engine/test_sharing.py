@@ -31,7 +31,7 @@ def test_a_layer_whose_blocks_are_larger_than_what_is_hashed_shares_the_same(
 ):
     first, second = request_of(one, 1, 4), request_of(two, 2, 4)
     hashes = (resolve_block_hashes(request.block_hashes, 4, 4 * times) for request in (first, second))
-    ends = (should_be(request)[4 * times - 1 :: 4 * times] for request in (first, second))
+    ends = (should_be(request, 4)[4 * times - 1 :: 4 * times] for request in (first, second))
     for a, b, end_a, end_b in zip(*hashes, *ends, strict=False):
         assert (a == b) == (end_a == end_b)
 

@@ -12,6 +12,7 @@ from vllm.v1.core.kv_cache_utils import init_none_hash
 
 from tests.engine.blocks import LostBlockError, Scenario, World, WrongBlockError, quick, scenarios
 from vllm_mega.engine import runners
+from vllm_mega.engine.private import PRIVATE, private_keys
 from vllm_mega.engine.routing import token_ids
 from vllm_mega.engine.start import START, block_keys
 from vllm_mega.engine.upstream import applying, replacements
@@ -49,6 +50,21 @@ def as_before(keys, request, begin, end):
 def offset_for_all(keys, request, begin, end):
     made = block_keys(keys, request, begin, end)
     return made and (*made, (START, request.sampling_params.extra_args[START]))
+
+
+def everybodys(keys, request, begin, end):
+    return keys
+
+
+def private_behind_the_block(keys, request, begin, end):
+    made = private_keys(keys, request, begin, end)
+    begins = int(request.sampling_params.extra_args.get(PRIVATE, "0:").partition(":")[0])
+    return made if begin == begins else keys
+
+
+def private_from_the_first_token(keys, request, begin, end):
+    salt = request.sampling_params.extra_args.get(PRIVATE)
+    return (*(keys or ()), (PRIVATE, salt)) if salt else keys
 
 
 def ever_since_start(ids, computed, scheduled, starts):
@@ -95,6 +111,19 @@ def test_a_broken_key_is_caught(monkeypatch: pytest.MonkeyPatch, keys):
 def test_a_key_that_shares_too_little_is_caught(monkeypatch: pytest.MonkeyPatch, keys):
     monkeypatch.setattr(replacements, "block_keys", keys)
     caught(LostBlockError)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        (everybodys, WrongBlockError),
+        (private_behind_the_block, WrongBlockError),
+        (private_from_the_first_token, LostBlockError),
+    ],
+)
+def test_a_broken_salt_is_caught(monkeypatch: pytest.MonkeyPatch, keys, error):
+    monkeypatch.setattr(replacements, "private_keys", keys)
+    caught(error)
 
 
 @pytest.mark.parametrize("routing", [ever_since_start, one_early, chunk_by_chunk])

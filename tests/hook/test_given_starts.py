@@ -12,6 +12,7 @@ from tests.hook.starts import chat, complete, parts, user
 from tests.http.rendering import Handlers
 from tests.requests.decisions import decision_of
 from vllm_mega.engine.adapters import to_lora_request
+from vllm_mega.engine.private import PRIVATE
 from vllm_mega.hook.routed import Route, started
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
@@ -56,7 +57,8 @@ async def test_nobody_tells_the_engine_himself(served: Handlers) -> None:
         assert (answer.error.code, answer.error.param, asked) == (400, "vllm_xargs.mega_start", [])
         assert "mega.start" in answer.error.message
     _, (asked,) = await chat(served, [user("Who?")], vllm_xargs={"other": 1})
-    assert asked.sampling_params.extra_args == {"other": 1, "mega_start": asked.start}
+    said = {name: value for name, value in asked.sampling_params.extra_args.items() if name != PRIVATE}
+    assert said == {"other": 1, "mega_start": asked.start}
 
 
 PROMPT = "The ferry of Tarn carries goats."
@@ -132,3 +134,6 @@ def test_what_the_server_says_is_the_last_word() -> None:
     assert started(given, Route(mixture, 4)).extra_args == {"mega_start": 4, "other": 1}
     assert given.extra_args == {"mega_start": 9, "other": 1}
     assert started(given, Route(None, 4)) is given
+    told = started(given, Route(mixture, 4, (2, "abc"))).extra_args
+    assert told == {"mega_start": 4, PRIVATE: "2:abc", "other": 1}
+    assert started(SamplingParams(), Route(None, 4, (2, "abc"))).extra_args == {PRIVATE: "2:abc"}

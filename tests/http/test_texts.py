@@ -11,6 +11,7 @@ import pytest
 
 from tests.http.asking import BASE, MEGA, ask, serve_command, stream, text, used
 from tests.http.live_bank import ASKED, BAKERY, CLOCK, COMET, LIGHTHOUSE, TORTOISE, LiveBank
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.demo.server import free_port, serving
 from vllm_mega.gate.embedder import load_embedder
 from vllm_mega.models import resolve_model
@@ -88,6 +89,37 @@ def test_a_text_that_is_asked_again_costs_no_prefill(url: str, mode: str) -> Non
         shared = start_of(first, prompt)
         assert chat.tokenizer.decode(prompt[:shared]).rstrip().endswith(TORTOISE.text)
         assert cached == shared // BLOCK * BLOCK > BLOCK
+
+
+@pytest.mark.parametrize("mode", ["adapter", "text", "both"])
+def test_nobody_finds_a_memory_in_the_cache_by_guessing_it(url: str, bank: LiveBank, mode: str) -> None:
+    """A prompt that says word for word what another's did is computed anew from the memory on; and the same
+    memory in another namespace shares nothing with it."""
+    twin = NewMemory(COMET.text, id="comet", title=COMET.title, namespace="strangers")
+    bank.store(twin) if mode == "text" else bank.add([twin])
+    chat, before = load_chat_format(resolve_model()), "Say it in one sentence, and say it politely. " * 8
+    system = {"role": "system", "content": before}
+    question = f"{ASKED['comet']} ({mode})" + " Take the time that you need, and then say the name alone." * 5
+
+    def asked(model: str, content: str, mega: dict[str, Any] | None) -> tuple[int, int, Any]:
+        """Tokens of the prompt, those that were cached, and what is said of memory."""
+        messages = [system, {"role": "user", "content": content}]
+        body = {"model": model, "max_tokens": 2, "messages": messages, "mega": mega}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).json()
+        usage = answer["usage"]
+        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], answer.get("mega")
+
+    named = {"mode": mode, "memories": [{"id": "comet"}]}
+    tokens, _, mega = asked(MEGA, question, named)
+    prompt = irag_messages(question, mega["recalled"])[0]["content"] if "recalled" in mega else question
+    shared = chat.tokenizer.encode(before, add_special_tokens=False)
+    guess, found, _ = asked(BASE, prompt, None)
+    assert guess == tokens, "the guess is right, word for word"
+    assert len(shared) - BLOCK < found < len(shared) + BLOCK, "what stands before the memory is everybody's"
+    assert asked(MEGA, question, {**named, "namespace": "strangers"})[1] == found
+    again = asked(MEGA, question, named)[1]
+    assert again == (tokens - 1) // BLOCK * BLOCK > found, "but its own namespace finds it"
+    bank.forget(twin)
 
 
 def test_the_modes_text_and_both(client: openai.OpenAI) -> None:

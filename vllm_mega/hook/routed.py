@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.engine.private import private_from
 from vllm_mega.engine.start import starting_at
 
 
@@ -18,6 +19,8 @@ class Route(NamedTuple):
     """None: the base model."""
     start: int
     """The token from which the mixture acts."""
+    private: tuple[int, str] | None = None
+    """From which token blocks are a namespace's alone, and its salt; None: there is nothing of a memory."""
 
     @property
     def used(self) -> int | None:
@@ -51,9 +54,12 @@ class Routed:
 
 
 def started(sampling_params: Any, route: Route) -> Any:
-    """`sampling_params` that tell the engine where the mixture starts."""
-    if route.mixture is None:
+    """`sampling_params` that tell the engine where the mixture starts, and from where blocks are private."""
+    said = {} if route.mixture is None else dict[str, Any](starting_at(route.start))
+    if route.private is not None:
+        said |= private_from(*route.private)
+    if not said:
         return sampling_params
     told = copy(sampling_params)
-    told.extra_args = {**(told.extra_args or {}), **starting_at(route.start)}
+    told.extra_args = {**(told.extra_args or {}), **said}
     return told

@@ -1,9 +1,9 @@
 """From which token of a prompt its mixture acts: where the client says, or where the question begins.
 
-A question is the content of the last user message, without the texts that were put before it: these are the
-same whoever asks, so the base model computes them, and the prefix cache has them for everybody. A template is
-a program, so the prompt is rendered once more with another question, by vLLM's own renderer: where the two
-part, the question begins.
+A question is the content of the last user message, without the texts that were put before it: these are
+the same whoever asks, so the base model computes them, and the prefix cache has them for all of their
+namespace. A template is a program, so the prompt is rendered once more with another question, by vLLM's own
+renderer: where the two part, the question begins.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
+from vllm_mega.engine.private import PRIVATE
 from vllm_mega.engine.start import START
 from vllm_mega.errors import RequestError
 from vllm_mega.models.start import start_of
@@ -32,9 +33,10 @@ def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
     Raises:
         RequestError: they hold our name.
     """
-    if START in (arguments or {}):
-        place = f"{name}.{START}"
-        raise RequestError(f"{place} is how the server tells the engine: give {PARAM} instead", place)
+    for ours, instead in ((START, f"give {PARAM} instead"), (PRIVATE, "give cache_salt instead")):
+        if ours in (arguments or {}):
+            place = f"{name}.{ours}"
+            raise RequestError(f"{place} is how the server tells the engine: {instead}", place)
 
 
 async def chat_start(chat: Any, request: Any, prompt: Any, context: str | None = None) -> int:

@@ -18,13 +18,12 @@ from vllm_mega.http import tool_rounds
 from vllm_mega.http.beforehand import chat_tokens
 from vllm_mega.http.handlers import Call, Wanted, WithMemory, calling
 from vllm_mega.http.recital import recital_request, unpenalised
-from vllm_mega.mixture import Mixture
 from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import Recital, first_passes, last_pass, recalled
 from vllm_mega.requests.reading import unfit
-from vllm_mega.requests.schemas import Plan, Start
+from vllm_mega.requests.schemas import Plan
 from vllm_mega.requests.start import check_chat, check_texts, token_of
 from vllm_mega.requests.usage import usage_of
 from vllm_mega.requests.wellformed import usual_messages
@@ -70,21 +69,17 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         if last.recites:
             request = unpenalised(request)
         try:
-            answer, start = await self._pass(last.mixture, plan.start, request, raw_request, last.context)
+            lora_request = to_lora_request(last.mixture)
+            wanted = Wanted([lora_request], plan.start, plan.namespace, [last.context])
+            answer, start = await self._pass(wanted, request, raw_request)
         except VLLMValidationError as error:
             raise unfit(decision, error) from error
         value = describe(plan, decision, start, context)
         return self._annotated(answer, value, raw_request, usage_of(replies))
 
-    async def _pass(
-        self, mixture: Mixture, start: Start | None, request: Any, raw_request: Any, read: str | None = None
-    ) -> tuple[Any, int | None]:
-        """The stock answer, and the token from which this mixture acted; None: it is empty.
-
-        `read` stands before the question.
-        """
-        lora_request = to_lora_request(mixture)
-        handler = self._for(Wanted([lora_request], start, [read]))
+    async def _pass(self, wanted: Wanted, request: Any, raw_request: Any) -> tuple[Any, int | None]:
+        """The stock answer, and the token from which the mixture acted; None: it is empty."""
+        handler, (lora_request,) = self._for(wanted), wanted.mixtures
         with calling(Call(request.model, lora_request)):
             answer = await super(MegaChat, handler).create_chat_completion(request, raw_request)
         return answer, handler.routes[0].used if handler.routes else None
@@ -93,16 +88,22 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         """The conversation and the input of the engine; from here on it has its mixture and start."""
         rendered = await super().render_chat_request(request)
         if self.wanted is not None and not isinstance(rendered, ErrorResponse):
-            self._route(rendered[1], [await self._start(request, *rendered[1])])
+            start, begin = await self._starts(request, *rendered[1])
+            self._route(rendered[1], [start], [begin])
         return rendered
 
-    async def _start(self, request: Any, prompt: Any) -> int:
+    async def _starts(self, request: Any, prompt: Any) -> tuple[int, int]:
+        """The tokens from which the mixture acts, and from which the prompt has anything of a memory."""
         assert self.wanted is not None
         if self.wanted.start is not None:
-            return token_of(self.wanted.start, self._extract_prompt_len(prompt))
-        if self.wanted.mixtures[0] is None:
-            return 0
-        return await chat_start(self, request, prompt, self.wanted.texts[0])
+            start = token_of(self.wanted.start, self._extract_prompt_len(prompt))
+            return start, start
+        mixture, read = self.wanted.mixtures[0], self.wanted.texts[0]
+        if mixture is None and read is None:
+            return 0, 0
+        begin = await chat_start(self, request, prompt)
+        both = mixture is not None and read is not None
+        return await chat_start(self, request, prompt, read) if both else begin, begin
 
     async def _recite(
         self, plan: Plan, recitals: Sequence[Recital], request: Any, raw_request: Any
@@ -111,7 +112,8 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
 
         async def recite(number: int, recital: Recital) -> Any:
             passed = recital_request(request, raw_request, number, recital)
-            return (await self._pass(recital.mixture, plan.start, *passed))[0]
+            mixtures = [to_lora_request(recital.mixture)]
+            return (await self._pass(Wanted(mixtures, plan.start, plan.namespace), *passed))[0]
 
         tasks = [asyncio.create_task(recite(n, recital)) for n, recital in enumerate(recitals)]
         try:

@@ -60,7 +60,7 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
         if any(contexts):
             check_known(request)
         mixtures = [to_lora_request(answering(plan, decision)) for decision in decisions]
-        handler = self._for(Wanted(mixtures, plan.start, contexts))
+        handler = self._for(Wanted(mixtures, plan.start, plan.namespace, contexts))
         with calling(Call(request.model, mixtures[0])):
             answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
         if isinstance(answer, ErrorResponse):
@@ -76,7 +76,7 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
             starts = await completion_starts(self, request, inputs, self.wanted.start)
             texts = for_each(self.wanted.texts, len(inputs))
             inputs = await with_texts(self, request, inputs, starts, texts)
-            self._route(inputs, starts)
+            self._route(inputs, starts, starts)
         return inputs
 
     async def _texts(self, request: Any) -> list[str]:

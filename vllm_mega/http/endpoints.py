@@ -17,6 +17,7 @@ from vllm_mega.access.audit import Audit
 from vllm_mega.config import SUFFIX, MegaSettings
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.private import Salts
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.upstream.applying import apply_to_server
 from vllm_mega.engine.upstream.of_server import SERVER
@@ -153,12 +154,13 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Serv
     hook = MeasuredHook(service.gate, settings, slots, checks.begin)
     become(models, OpenAIServingModels, MegaModels)
     models.bank = bank
+    salts = Salts(service.catalog.secret)
     for handler, stock, ours in (
         (state.openai_serving_chat, OpenAIServingChat, MegaChat),
         (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),
     ):
         become(handler, stock, ours)
-        handler.mega = hook
+        handler.mega, handler.salts = hook, salts
         handler.control = control_tokens(handler.renderer.tokenizer)
     return service
 

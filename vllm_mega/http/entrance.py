@@ -132,11 +132,15 @@ def _bearer(scope: Scope) -> str:
 
 
 def _for_everybody(scope: Scope) -> bool:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return in_room(scope) or (scope.get("method", ""), path) in FOR_EVERYBODY
+    return in_room(scope) or (scope.get("method", ""), inner_path(scope)) in FOR_EVERYBODY
 
 
 def in_room(scope: Scope) -> bool:
     """Whether a request is about memories, spelled exactly so."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.startswith(ROOM)
+    return inner_path(scope).startswith(ROOM)
+
+
+def inner_path(scope: Scope) -> str:
+    """The path as routes have it, without what --root-path puts before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))

@@ -27,6 +27,7 @@ from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.config import MODES, SUFFIX, MegaSettings, Mode
+from vllm_mega.engine.private import Salts
 from vllm_mega.errors import (
     BankChangedError,
     BankError,
@@ -67,6 +68,8 @@ class Wanted:
     """One each, or one for all."""
     start: Start | None
     """The client's; None: where the endpoint has it."""
+    namespace: str
+    """Whose memories."""
     texts: Sequence[str | None] = (None,)
     """What is read in each prompt: of a completion at its start, of a chat just before it. One each, or one
     for all; None: nothing."""
@@ -153,6 +156,8 @@ class WithMemory:
     engine_client: Any
     control: frozenset[str] = frozenset()
     """How the control tokens of the model are spelled: what is recalled or read must not become one."""
+    salts: Salts = Salts()
+    """Of namespaces."""
     wanted: Wanted | None = None
     """Of the one pass that a copy of the handler is for."""
     routes: Sequence[Route] = ()
@@ -164,11 +169,22 @@ class WithMemory:
         handler.wanted = wanted
         return handler
 
-    def _route(self, inputs: Sequence[Any], starts: Sequence[int]) -> None:
-        """Let the prompts, inputs of the engine, run with what is wanted, from these tokens on."""
+    def _route(self, inputs: Sequence[Any], starts: Sequence[int], begins: Sequence[int]) -> None:
+        """Let the prompts, inputs of the engine, run with what is wanted.
+
+        Args:
+            inputs: of the engine.
+            starts: the tokens from which mixtures act.
+            begins: the tokens from which there is anything of a memory: a mixture, or a text before it.
+        """
         assert self.wanted is not None
-        each = for_each(self.wanted.mixtures, len(inputs))
-        self.routes = [Route(mixture, start) for mixture, start in zip(each, starts, strict=True)]
+        mixtures = for_each(self.wanted.mixtures, len(inputs))
+        texts = for_each(self.wanted.texts, len(inputs))
+        salt = self.salts.of(self.wanted.namespace)
+        self.routes = [
+            Route(mixture, start, (begin, salt) if mixture is not None or text is not None else None)
+            for mixture, start, begin, text in zip(mixtures, starts, begins, texts, strict=True)
+        ]
         self.engine_client = Routed(self.engine_client, inputs, self.routes)
 
     def _maybe_get_adapters(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.http.memories.server import FERRY, LAMP, MEMORIES, MemoryServer, error
 from vllm_mega.bank.layout import NewMemory
-from vllm_mega.http.bodies import LARGEST
+from vllm_mega.http.bodies import LARGEST, LARGEST_DOCUMENT
 from vllm_mega.memories import list_jobs
 
 
@@ -88,7 +88,11 @@ async def test_bodies_are_json_and_not_too_large(client: httpx.AsyncClient) -> N
     assert error(await client.post(MEMORIES, content=b'{"text": "a"}'), 400)["param"] == "Content-Type"
     for method in ("POST", "PATCH", "DELETE"):
         large = await client.request(method, f"{MEMORIES}/x", content=b" " * (LARGEST + 1))
-        assert "larger" in error(large, 413)["message"]
+        assert f"larger than {LARGEST} bytes" in error(large, 413)["message"]
+    documents = "/v1/mega/documents"
+    assert error(await client.post(documents, content=b" " * (LARGEST + 1)), 400)["param"] == "Content-Type"
+    large = await client.post(documents, content=b" " * (LARGEST_DOCUMENT + 1))
+    assert f"larger than {LARGEST_DOCUMENT} bytes" in error(large, 413)["message"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.configuration import NO_EXPERTS, configure
+from vllm_mega.engine.private import private_keys
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.start import block_keys, carries_mixture
 from vllm_mega.engine.upstream.of_worker import WORKER
@@ -115,7 +116,8 @@ def block_hashes(original: Any) -> Any:
         request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
     ) -> tuple[Any, int]:
         keys, mm_index = original(request, start_token_idx, end_token_idx, start_mm_idx)
-        return block_keys(keys, request, start_token_idx, end_token_idx), mm_index
+        keys = block_keys(keys, request, start_token_idx, end_token_idx)
+        return private_keys(keys, request, start_token_idx, end_token_idx), mm_index
 
     return generate_block_hash_extra_keys
 

@@ -11,7 +11,7 @@ from vllm_mega.errors import BusyError
 
 THREADS = 4
 WAITING = 64
-"""Requests that may wait for a thread; each may hold a body of `bodies.LARGEST` bytes."""
+"""Requests that may wait for a thread; each may hold a body of `bodies.LARGEST_DOCUMENT` bytes."""
 T = TypeVar("T")
 
 

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vllm_mega.text import parted
+
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _SOLID = re.compile(r"\S")
 
@@ -48,7 +50,7 @@ def line_starts(text: str) -> list[int]:
 
 def lines_of(text: str) -> list[str]:
     """The lines of `text`, whatever ends them (but no other character does, as for `str.splitlines`)."""
-    return _NEWLINE.split(text)
+    return parted(_NEWLINE, text)
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
