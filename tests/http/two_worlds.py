@@ -30,6 +30,7 @@ from vllm_mega.http.watch import Watch
 _CHANGING = [
     (re.compile(rb'"(mega-|chatcmpl-|cmpl-|modelperm-)?[A-Za-z0-9_-]{22}"'), b'"TOKEN"'),
     (re.compile(rb"(?<=')[A-Za-z0-9_-]{22}(?=')"), b"TOKEN"),
+    (re.compile(rb'(?<=\\")[A-Za-z0-9_-]{22}(?=\\)'), b"TOKEN"),  # JSON in a text in JSON
     (re.compile(rb"(chatcmpl|cmpl|modelperm|mcp)-[0-9a-f-]+"), b"ID"),
     (re.compile(rb'"(at|created|created_at|updated_at)":\d+(\.\d+)?'), b'"TIME"'),
     (re.compile(rb"^id: .*$", re.M), b"id: TOKEN"),

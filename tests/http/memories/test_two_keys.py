@@ -19,6 +19,7 @@ from tests.http.two_worlds import Asked, Heard, TwoKeysServer
 from vllm_mega.bank.layout import NewMemory
 from vllm_mega.config import MODES
 from vllm_mega.http.entrance import FOR_EVERYBODY, ROOM
+from vllm_mega.http.mcp import PATH as MCP
 from vllm_mega.http.memories import streaming
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
@@ -40,6 +41,13 @@ def chat(path: str, model: str = "base-mega", **mega: Any) -> Asked:
 def complete(model: str = "base-mega", **mega: Any) -> Asked:
     body = {"model": model, "prompt": QUESTION, "max_tokens": 4, "mega": mega or None}
     return Asked("POST", "/v1/completions", body)
+
+
+def tool(name: str, query: str = "", **arguments: Any) -> Asked:
+    """A tool of MCP."""
+    call = {"method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    accept = {"Accept": "application/json, text/event-stream"}
+    return Asked("POST", MCP + query, {"jsonrpc": "2.0", "id": 1, **call}, accept)
 
 
 BY_HEADER = {"X-Amzn-SageMaker-Adapter-Identifier": "base-mega"}
@@ -87,6 +95,13 @@ EVERY: dict[tuple[str, str], list[Asked]] = {
     ("POST", ROOM + "documents"): [
         Asked("POST", ROOM + "documents", {**SOURCE, "dry_run": True}),
         Asked("POST", ROOM + "documents", {**SOURCE, "dry_run": True, "namespace": "sea"}),
+    ],
+    ("POST", MCP): [
+        *(tool("get_memory", query, id=name) for name in ("ferry", "oar", "lamp", "no")
+          for query in ("", "?namespace=sea")),
+        tool("search_memories", query=QUESTION), tool("list_memories"), tool("recall", question=QUESTION),
+        tool("update_memory", id="ferry", title="x"), tool("forget", id="oar"),
+        tool("link_memories", id="lamp", to=["ferry"]),
     ],
     ("POST", CHAT): [
         *(chat(CHAT, mode=mode, explain=True) for mode in MODES),
@@ -188,6 +203,6 @@ async def test_no_route_tells_a_key_of_anothers_memories(
         ("GET", MEMORIES), ("GET", f"{MEMORIES}/ferry"), ("GET", f"{MEMORIES}/ferry/history"),
         ("GET", "/v1/mega/jobs/oar"), ("GET", "/v1/mega/jobs"), ("GET", "/v1/mega/events"),
         ("POST", ROOM + "search"),
-        ("POST", CHAT), ("POST", "/v1/completions"), ("POST", "/invocations"),
+        ("POST", MCP), ("POST", CHAT), ("POST", "/v1/completions"), ("POST", "/invocations"),
         ("DELETE", f"{MEMORIES}/ferry"), ("DELETE", ROOM + "sources/harbour.md"),
     }, "whoever may know, is told: the comparison sees it"  # fmt: skip

@@ -91,8 +91,8 @@ SERVER = (
         },
         reads="default_sampling_params enable_auto_tools engine_client input_processor model_config models "
         "online_renderer override_max_tokens parser_cls renderer",
-        adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _start _told "
-        "control mega routes wanted",
+        adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _starts _told "
+        "control mega routes salts wanted",
     ),
     Use(
         "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
@@ -112,7 +112,7 @@ SERVER = (
         },
         reads="engine_client model_config models online_renderer renderer",
         adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told control "
-        "mega routes wanted",
+        "mega routes salts wanted",
     ),
     Use(
         "vllm.renderers.online_renderer:OnlineRenderer",
