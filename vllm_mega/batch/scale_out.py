@@ -7,11 +7,9 @@ of a run alone, and either goes on where the other was stopped.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import socket
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from threading import Thread
@@ -19,14 +17,12 @@ from typing import Any, Protocol
 
 from vllm_mega.batch.lines import Job, Reply
 from vllm_mega.batch.lots import divided, packed_jobs, packed_replies, unpacked_jobs, unpacked_replies
-from vllm_mega.errors import BatchError, ConfigError, MegaError
+from vllm_mega.errors import BatchError, MegaError
 from vllm_mega.ray_cluster import RayCluster
+from vllm_mega.ray_data import mapped
 
 LOTS_AT_ONCE = 8
 """In each worker: with those of `lots.LOT` jobs as many requests as a run alone has under way."""
-
-LOSSES = 3
-"""How often a worker is started again, and a lot asked again, before the run ends."""
 
 
 class Engine(Protocol):
@@ -53,60 +49,16 @@ def answered(
         gpus: of each worker.
 
     Raises:
-        BatchError: an engine does not start, or workers die again and again.
+        BatchError: an engine does not start, or a worker dies again and again.
         ConfigError: Ray Data is not installed, or the cluster has too few GPUs.
     """
-    cluster.require_gpus(gpus)
-    data = _ray_data()
-    lots = list(divided(jobs, cluster.workers))
-    try:
-        for number, row in enumerate(_mapped(data, cluster, start, lots, gpus).iter_rows()):
-            if row["error"]:
-                raise BatchError(row["error"])
-            assert row["number"] == number, "Ray keeps the order"
-            yield unpacked_replies(row["replies"])
-    except cluster.ray.exceptions.RayActorError as error:
-        raise BatchError(
-            f"a worker died {LOSSES + 1} times. Too little memory for so many engines is the usual reason: "
-            "try fewer --workers. What was answered before is in the output, and the next run goes on behind "
-            f"it. Ray says: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _mapped(data: Any, cluster: RayCluster, start: Start, lots: Sequence[Sequence[Job]], gpus: int) -> Any:
-    rows = [{"number": number, "jobs": packed_jobs(lot)} for number, lot in enumerate(lots)]
-    with warnings.catch_warnings():
-        # What says how often to start an actor again has no other name yet; the extra `ray` ends before 2.64.
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        return data.from_items(rows, override_num_blocks=len(rows)).map(
-            Worker,
-            fn_constructor_args=(start, cluster.threads),
-            compute=data.ActorPoolStrategy(
-                size=cluster.workers,
-                max_tasks_in_flight_per_actor=LOTS_AT_ONCE,
-                max_concurrent_calls_per_actor=LOTS_AT_ONCE,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=cluster.threads,
-            num_gpus=gpus,
-            max_restarts=LOSSES,
-            max_task_retries=LOSSES,
-        )
-
-
-def _ray_data() -> Any:
-    try:
-        data = importlib.import_module("ray.data")
-    except ImportError as error:
-        raise ConfigError(
-            f"several workers need Ray Data, which is not installed: pip install 'vllm-mega[ray]' ({error})"
-        ) from error
-    context = data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.wait_for_min_actors_s = 600  # else the first that is there takes all the lots of a small file
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised, and told once
-    return data
+    lots = enumerate(divided(jobs, cluster.workers))
+    rows = [{"number": number, "jobs": packed_jobs(lot)} for number, lot in lots]
+    for number, row in enumerate(mapped(cluster, Worker, (start,), rows, at_once=LOTS_AT_ONCE, gpus=gpus)):
+        if row["error"]:
+            raise BatchError(row["error"])
+        assert row["number"] == number, "Ray keeps the order"
+        yield unpacked_replies(row["replies"])
 
 
 class Worker:
