@@ -167,7 +167,7 @@ async def test_a_completion_has_the_same_spans(
     with pytest.raises(GenerationError):
         await made.create_completion(CompletionRequest.model_validate(body), raw(traceparent=HEADER))
     found = by_name(kept)
-    assert [attributes(gate)["route"] for gate in found["mega.gate"]] == ["memories", "null"]
+    assert {attributes(gate)["route"] for gate in found["mega.gate"]} == {"memories", "null"}
     assert {span.context.trace_id for spans in found.values() for span in spans} == {TRACE}
     assert attributes(found["mega.answer"][0])["error.type"] == "GenerationError"
     assert not any("bees" in span.to_json() for span in kept.get_finished_spans())
