@@ -23,6 +23,7 @@
     |   |-- MemoryChangedError   somebody has changed it meanwhile: HTTP 412
     |   `-- MemoryNotReadyError  it has no adapter (yet), and one is needed
     |-- ToolError          a tool of an agent that could not do what it was called for
+    |-- BatchError         a file of requests that cannot be answered to its end
     |-- DocumentError      a document that cannot be read, or says nothing
     |-- AdapterError       an adapter that must not be used (file, expected, found, what to change)
     |-- KernelError        the kernel cannot be compiled or loaded on this machine
@@ -128,6 +129,10 @@ class MemoryNotReadyError(BankError):
 
 class ToolError(MegaError):
     """A tool that could not do what an agent called it for; the message is for the agent."""
+
+
+class BatchError(MegaError):
+    """A file of requests that cannot be answered to its end; what is answered stays, and a run can go on."""
 
 
 class DocumentError(MegaError):

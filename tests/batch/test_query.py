@@ -143,6 +143,24 @@ def test_openai_batch(bank: Path, tmp_path: Path) -> None:
     assert "/v1/embeddings" in answers["other"]["error"]["error"]["message"]
 
 
+@pytest.mark.engine
+@pytest.mark.slow
+def test_two_workers_answer_as_one_does(bank: Path, tmp_path: Path) -> None:
+    """In float32, where no other batch can tip a tie."""
+    asked = [*ASKED.values(), UNRELATED, "Who baked it?"]
+    lines: list[Any] = [{"prompt": f"{question} ({n})"} for n in range(3) for question in asked]
+    lines[4]["mega"] = {"memories": [{"id": "elk"}]}
+    lines[5]["mega"] = {"mode": "irag"}
+    source = write(tmp_path / "in", lines)
+    more = ("--dtype", "float32", "--max-num-seqs", "4")
+    one = query(bank, source, tmp_path / "one", *more)
+    assert one.returncode == 1, one.stdout + one.stderr
+    two = query(bank, source, tmp_path / "two", *more, "--workers", "2")
+    assert two.returncode == 1, two.stdout + two.stderr
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    assert f"answered {len(lines) - 1} prompts, 1 not answered" in two.stdout
+
+
 def run_here(bank: Path, source: Path, output: Path, *more: str) -> int:
     return main(["query", "--bank", str(bank), "--input", str(source), "--output", str(output), *more])
 
@@ -155,6 +173,8 @@ def run_here(bank: Path, source: Path, output: Path, *more: str) -> int:
         ([{"prompt": "a"}], '{"id": 9}\n', (), "is not the output of this input"),
         ([{"prompt": "a"}], "", ("--top-k", "0"), "top_k must be 1..64"),
         ([{"prompt": "a"}], "", ("--model", "/nowhere"), "/nowhere"),
+        ([{"prompt": "a"}], "", ("--ray-address", "auto"), "--ray-address needs --workers"),
+        ([{"prompt": "a"}], "", ("--workers", "0"), "at least 1 worker, got 0"),
     ],
 )
 def test_what_is_refused_before_the_engine_starts(

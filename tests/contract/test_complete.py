@@ -53,9 +53,11 @@ OTHERS = frozenset({
     "st_size", "st_uid", "stream", "subscribe", "t", "tolist",
     "track_inprogress", "truncate", "type", "view",
     "wait_event", "wait_stream", "warning",
-    "is_set", "poll", "stdout", "terminate",
+    "is_set", "poll", "stdout", "terminate", "__aenter__", "run_forever",
+    "aclose", "extract", "get_current_span", "get_tracer", "inject", "set_attribute", "set_attributes",
+    "start_span", "use_span",
 })  # fmt: skip
-"""Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""
+"""Names of other packages: sockets, ASGI, pydantic, futures, spans, tensors, files, os."""
 DUNDERS = {"__init__", "__len__"}
 """Used without their names."""
 NAMED_TUPLE = {"_replace", "_asdict", "_fields"}

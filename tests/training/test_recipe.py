@@ -75,7 +75,6 @@ HARMLESS = {
     ),
     "training.run.plan": {"_LOG": NAMED},
     "training.run.preflight": {"_BEGINNING": CHECKS, "_SLACK": CHECKS},
-    "training.run.ray_cluster": {"LOOPBACK_ONLY": NAMED, "STORE_BYTES": "room for results on their way"},
     "training.run.scale_out": {"LOSSES": "how often a worker is started again", "_LOG": NAMED},
     "training.recipe.segments": {"_WASTE": ROUNDING},
     "training.run.stopping": {"_SIGNALS": NAMED, "_SLICE": "how soon a wish to stop is noticed"},

@@ -93,14 +93,14 @@ def crew_of(args: argparse.Namespace) -> Crew:
     """
     from vllm_mega.errors import ConfigError
     from vllm_mega.training.run.crew import here
-    from vllm_mega.training.run.ray_cluster import RayCluster
+    from vllm_mega.training.run.ray_workers import RayWorkers
     from vllm_mega.training.run.scale_out import RayCrew
 
     if args.workers is None:
         if args.ray_address is not None:
             raise ConfigError("--ray-address needs --workers: how many of the cluster")
         return here
-    return RayCrew(RayCluster(args.workers, args.ray_address))
+    return RayCrew(RayWorkers(args.workers, args.ray_address))
 
 
 def settings_of(args: argparse.Namespace) -> Any:

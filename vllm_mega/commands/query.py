@@ -8,6 +8,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from vllm_mega.batch.lines import Job, Reply
     from vllm_mega.batch.output import BatchOutput
     from vllm_mega.commands._memory_options import Launch
+    from vllm_mega.ray_cluster import RayCluster
 
 HELP = "answer a file of prompts with the memories of a bank"
 PASSTHROUGH = True
@@ -46,6 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=256, help="of an answer (default: 256)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of sampling (default: 0, greedy)")
     parser.add_argument("--progress", action="store_true", help="show it although this is no terminal")
+    parser.add_argument(
+        "--workers", type=int, help="engines that answer, sharing the cores or GPUs (default: one, here)"
+    )
+    parser.add_argument(
+        "--ray-address",
+        help='a running Ray cluster, "auto" for the one here (default: one of our own, on loopback)',
+    )
     add_memory_options(parser)
 
 
@@ -55,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from vllm_mega.commands._memory_options import plan_launch
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vLLM is imported
+    cluster = _cluster(args)  # before vLLM is imported, which imports Ray
     launch = plan_launch(args)
     jobs = _read(args, launch)
     done, size = (0, 0) if args.overwrite else finished(args.output, jobs)
@@ -63,12 +74,26 @@ def run(args: argparse.Namespace) -> int:
     with BatchOutput(args.output, size) as output:
         if done == len(jobs):
             return 0
-        os.environ.update(launch.environment)
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         report = _Report(len(jobs), done, args.progress or sys.stderr.isatty())
-        asyncio.run(_answer(launch, args.rest, jobs[done:], output, report))
+        if cluster is None:
+            os.environ.update(launch.environment)
+            os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+            asyncio.run(_answer(launch, args.rest, jobs[done:], output, report))
+        else:
+            _answer_on(cluster, launch, args.rest, jobs[done:], output, report)
     print(f"{report} -> {args.output}")
     return 1 if report.failed else 0
+
+
+def _cluster(args: argparse.Namespace) -> RayCluster | None:
+    from vllm_mega.errors import ConfigError
+    from vllm_mega.ray_cluster import RayCluster
+
+    if args.workers is None:
+        if args.ray_address is not None:
+            raise ConfigError("--ray-address needs --workers: how many of the cluster")
+        return None
+    return RayCluster(args.workers, args.ray_address)
 
 
 def _read(args: argparse.Namespace, launch: Launch) -> list[Job]:
@@ -102,6 +127,31 @@ async def _answer(
     async with batch_engine(launch.model, argv, launch.settings) as engine:
         report.begin()
         await answer_in_order(jobs, engine.answer, done, at_once=AT_ONCE, chunk=CHUNK)
+
+
+def _answer_on(
+    cluster: RayCluster,
+    launch: Launch,
+    rest: Sequence[str],
+    jobs: Sequence[Job],
+    output: BatchOutput,
+    report: _Report,
+) -> None:
+    from vllm_mega.batch.scale_out import answered
+    from vllm_mega.batch.worker_engine import EngineStart
+    from vllm_mega.http.launch import command_line, processes, runs_on_cpu
+
+    argv = command_line(launch.options, rest)
+    start = EngineStart(launch.model, argv, launch.settings, launch.given)
+    gpus = 0 if runs_on_cpu() else processes(launch.given)
+    report.begin()
+    with cluster.connected(), closing(answered(cluster, start, jobs, gpus)) as lots:
+        cluster.require_reach(launch.settings.catalog)
+        waiting = iter(jobs)
+        for replies in lots:
+            some = list(islice(waiting, len(replies)))
+            output.add(some, replies)
+            report.add(replies)
 
 
 class _Report:

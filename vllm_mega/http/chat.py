@@ -38,23 +38,26 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
             plan = self._plan(request)
             if plan is None:
                 return await super().create_chat_completion(request, raw_request)
-            check_chat(plan)
-            if plan.tools is not None:
-                return await tool_rounds.answered(self, plan, request, raw_request)
-            request = _with_messages(request, usual_messages(request.messages))
-            ask = Ask.about(plan, request.messages, self.mega.settings)
-            room = self.model_config.max_model_len
-            if plan.mode == "irag" or ask.is_long:
-                with calling(Call(request.model, None)):
-                    taken = await chat_tokens(self, request)
-                if isinstance(taken, ErrorResponse):
-                    return taken
-                room -= taken
-            decision, _ = await self.mega.route(ask)
-            check_texts(plan, decision)
-            return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
+            return await self._traced(raw_request, self._remembering(plan, request, raw_request))
         except MegaError as error:
             return self._refusal(error)
+
+    async def _remembering(self, plan: Plan, request: Any, raw_request: Any) -> Any:
+        check_chat(plan)
+        if plan.tools is not None:
+            return await tool_rounds.answered(self, plan, request, raw_request)
+        request = _with_messages(request, usual_messages(request.messages))
+        ask = Ask.about(plan, request.messages, self.mega.settings)
+        room = self.model_config.max_model_len
+        if plan.mode == "irag" or ask.is_long:
+            with calling(Call(request.model, None)):
+                taken = await chat_tokens(self, request)
+            if isinstance(taken, ErrorResponse):
+                return taken
+            room -= taken
+        decision, _ = await self.mega.route(ask)
+        check_texts(plan, decision)
+        return await self._told([decision], self._answer(plan, decision, request, raw_request, room))
 
     async def _answer(self, plan: Plan, decision: Decision, request: Any, raw_request: Any, room: int) -> Any:
         """The answer from the mixture; `room`: tokens that the prompt leaves of the context."""
@@ -71,17 +74,20 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         try:
             lora_request = to_lora_request(last.mixture)
             wanted = Wanted([lora_request], plan.start, plan.namespace, [last.context])
-            answer, start = await self._pass(wanted, request, raw_request)
+            answer, start = await self._pass("mega.answer", wanted, request, raw_request)
         except VLLMValidationError as error:
             raise unfit(decision, error) from error
         value = describe(plan, decision, start, context)
         return self._annotated(answer, value, raw_request, usage_of(replies))
 
-    async def _pass(self, wanted: Wanted, request: Any, raw_request: Any) -> tuple[Any, int | None]:
+    async def _pass(
+        self, span: str, wanted: Wanted, request: Any, raw_request: Any
+    ) -> tuple[Any, int | None]:
         """The stock answer, and the token from which the mixture acted; None: it is empty."""
         handler, (lora_request,) = self._for(wanted), wanted.mixtures
         with calling(Call(request.model, lora_request)):
-            answer = await super(MegaChat, handler).create_chat_completion(request, raw_request)
+            stock = super(MegaChat, handler).create_chat_completion(request, raw_request)
+            answer = await self.spans.run(span, stock)
         return answer, handler.routes[0].used if handler.routes else None
 
     async def render_chat_request(self, request: Any) -> Any:
@@ -112,8 +118,8 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
 
         async def recite(number: int, recital: Recital) -> Any:
             passed = recital_request(request, raw_request, number, recital)
-            mixtures = [to_lora_request(recital.mixture)]
-            return (await self._pass(Wanted(mixtures, plan.start, plan.namespace), *passed))[0]
+            wanted = Wanted([to_lora_request(recital.mixture)], plan.start, plan.namespace)
+            return (await self._pass("mega.recital", wanted, *passed))[0]
 
         tasks = [asyncio.create_task(recite(n, recital)) for n, recital in enumerate(recitals)]
         try:

@@ -39,19 +39,22 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
             plan = self._plan(request, MODES)
             if plan is None:
                 return await super().create_completion(request, raw_request)
-            refuse_tools(plan)
-            texts = await self._texts(request) if _decides_for_each(plan) else [None]
-            asks = [Ask(plan, text) for text in texts]
-            if any(ask.is_long for ask in asks):
-                with calling(Call(request.model, None)):
-                    refusal = await completion_refusal(self, request)
-                if refusal is not None:
-                    return refusal
-            routed = await asyncio.gather(*map(self.mega.route, asks))
-            decisions = [decision for decision, _ in routed]
-            return await self._told(decisions, self._answer(plan, request, raw_request, decisions))
+            return await self._traced(raw_request, self._remembering(plan, request, raw_request))
         except MegaError as error:
             return self._refusal(error)
+
+    async def _remembering(self, plan: Plan, request: Any, raw_request: Any) -> Any:
+        refuse_tools(plan)
+        texts = await self._texts(request) if _decides_for_each(plan) else [None]
+        asks = [Ask(plan, text) for text in texts]
+        if any(ask.is_long for ask in asks):
+            with calling(Call(request.model, None)):
+                refusal = await completion_refusal(self, request)
+            if refusal is not None:
+                return refusal
+        routed = await asyncio.gather(*map(self.mega.route, asks))
+        decisions = [decision for decision, _ in routed]
+        return await self._told(decisions, self._answer(plan, request, raw_request, decisions))
 
     async def _answer(self, plan: Plan, request: Any, raw_request: Any, decisions: Sequence[Decision]) -> Any:
         if len(decisions) > 1 and request.use_beam_search:
@@ -62,7 +65,8 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
         mixtures = [to_lora_request(answering(plan, decision)) for decision in decisions]
         handler = self._for(Wanted(mixtures, plan.start, plan.namespace, contexts))
         with calling(Call(request.model, mixtures[0])):
-            answer = await super(MegaCompletion, handler).create_completion(request, raw_request)
+            stock = super(MegaCompletion, handler).create_completion(request, raw_request)
+            answer = await self.spans.run("mega.answer", stock)
         if isinstance(answer, ErrorResponse):
             return answer
         each = zip(decisions, handler.routes, contexts, strict=False)  # one decision for all has one answer

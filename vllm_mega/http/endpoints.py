@@ -42,6 +42,7 @@ from vllm_mega.http.plain_adapters import why_not
 from vllm_mega.http.provenance import Provenance
 from vllm_mega.http.ready import router as ready
 from vllm_mega.http.server_keys import server_keys
+from vllm_mega.http.tracing import spans_of
 from vllm_mega.http.watch import Watch
 from vllm_mega.models import resolve_model
 from vllm_mega.models.control_tokens import control_tokens
@@ -152,6 +153,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Serv
     service = await asyncio.to_thread(_service, settings, model.model, slots, trust_remote_code=trusted)
     checks = AdapterChecks.of(engine_client.vllm_config)
     hook = MeasuredHook(service.gate, settings, slots, checks.begin)
+    hook.spans = spans = spans_of(engine_client.vllm_config)
     become(models, OpenAIServingModels, MegaModels)
     models.bank = bank
     salts = Salts(service.catalog.secret)
@@ -160,7 +162,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Serv
         (state.openai_serving_completion, OpenAIServingCompletion, MegaCompletion),
     ):
         become(handler, stock, ours)
-        handler.mega, handler.salts = hook, salts
+        handler.mega, handler.salts, handler.spans = hook, salts, spans
         handler.control = control_tokens(handler.renderer.tokenizer)
     return service
 

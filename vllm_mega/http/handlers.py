@@ -44,6 +44,7 @@ from vllm_mega.http.entrance import principal
 from vllm_mega.http.plain_adapters import why_not
 from vllm_mega.http.provenance import note
 from vllm_mega.http.sse import annotate, explained
+from vllm_mega.http.tracing import UNTRACED, Untraced
 from vllm_mega.requests.schemas import FIELD, Plan, Start, make_plan
 from vllm_mega.requests.usage import total
 
@@ -158,6 +159,8 @@ class WithMemory:
     """How the control tokens of the model are spelled: what is recalled or read must not become one."""
     salts: Salts = Salts()
     """Of namespaces."""
+    spans: Untraced = UNTRACED
+    """What traces."""
     wanted: Wanted | None = None
     """Of the one pass that a copy of the handler is for."""
     routes: Sequence[Route] = ()
@@ -185,6 +188,8 @@ class WithMemory:
             Route(mixture, start, (begin, salt) if mixture is not None or text is not None else None)
             for mixture, start, begin, text in zip(mixtures, starts, begins, texts, strict=True)
         ]
+        mixed = sum(mixture is not None for mixture in mixtures)
+        self.spans.note(prompts=len(inputs), mixed=mixed, start=min(starts, default=0))
         self.engine_client = Routed(self.engine_client, inputs, self.routes)
 
     def _maybe_get_adapters(
@@ -194,6 +199,14 @@ class WithMemory:
         if call is not None:
             return call.lora_request
         return super()._maybe_get_adapters(request, supports_default_mm_loras)  # type: ignore[misc]
+
+    async def _traced(self, raw_request: Any, work: Awaitable[T]) -> T:
+        """`work`, in a span of the client's trace."""
+        headers = None if raw_request is None else raw_request.headers
+        return await self.spans.run("mega.request", work, headers)
+
+    async def _get_trace_headers(self, headers: Mapping[str, str]) -> Any:
+        return await super()._get_trace_headers(self.spans.naming(headers))  # type: ignore[misc]
 
     def _plan(self, request: Any, modes: Sequence[Mode] = MODES) -> Plan | None:
         """What the request wants of memory, in one of `modes`; None: it asks for a model without."""

@@ -211,7 +211,7 @@ def environment(
     if "OMP_NUM_THREADS" in environ:
         new["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # binding would overrule the user's number
     elif len(cores) <= SMALL_MACHINE:
-        new["VLLM_CPU_OMP_THREADS_BIND"] = _shares(sorted(cores), _workers(given))
+        new["VLLM_CPU_OMP_THREADS_BIND"] = _shares(sorted(cores), processes(given))
     openmp = prefix / "lib" / "libiomp5.so"
     preloaded = environ.get("LD_PRELOAD", "")
     if openmp.is_file() and "omp" not in preloaded:
@@ -220,7 +220,7 @@ def environment(
     return {name: value for name, value in new.items() if name in merged or name not in environ}
 
 
-def _workers(given: Mapping[str, Any]) -> int:
+def processes(given: Mapping[str, Any]) -> int:
     """How many processes will compute."""
     return int(given.get("tensor_parallel_size") or 1) * int(given.get("data_parallel_size") or 1)
 

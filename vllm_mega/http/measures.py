@@ -13,6 +13,7 @@ from vllm.lora.request import LoRARequest
 
 from vllm_mega.gate.gate import Decision
 from vllm_mega.hook.hook import MemoryHook
+from vllm_mega.http.tracing import UNTRACED, Untraced
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.schemas import Plan
 
@@ -35,18 +36,25 @@ REFUSED = Counter("mega_requests_refused", "POST requests that got 503 because t
 
 
 class MeasuredHook(MemoryHook):
-    """A hook that counts what it decides, and how long that takes."""
+    """A hook that counts what it decides, and how long that takes; traced, it tells the same of each."""
+
+    spans: Untraced = UNTRACED
 
     async def route(self, ask: Ask) -> tuple[Decision, LoRARequest | None]:
         """See `MemoryHook.route`."""
+        return await self.spans.run("mega.gate", self._measured(ask))
+
+    async def _measured(self, ask: Ask) -> tuple[Decision, LoRARequest | None]:
         route: Route = "refused"
         begun = time.perf_counter()
         try:
             with GATE_WAITING.track_inprogress():
                 decision, lora_request = await super().route(ask)
             route = decided(ask.plan, decision)
+            self.spans.note(memories=len(decision.hits))
         finally:
             ROUTES.labels(route).inc()
+            self.spans.note(mode=ask.plan.mode, route=route)
         if ask.plan.asks_gate:
             GATE_SECONDS.observe(time.perf_counter() - begun)
         return decision, lora_request

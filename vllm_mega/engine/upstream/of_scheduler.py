@@ -11,11 +11,17 @@ CONFIGURATION = (
     Use(
         "vllm.config.vllm:VllmConfig",
         by="engine.checks engine.configuration engine.prefetch engine.settings engine.upstream.replacements "
-        "engine.worker http.endpoints http.limit http.metrics",
+        "engine.worker http.endpoints http.limit http.metrics http.tracing",
         why="An engine's configuration says whether it has memory, and whether it can.",
         until="platforms have a hook for plugins",
         reads="additional_config compilation_config instance_id kv_transfer_config lora_config model_config "
-        "parallel_config scheduler_config",
+        "observability_config parallel_config scheduler_config",
+    ),
+    Use(
+        "vllm.config.observability:ObservabilityConfig",
+        by="http.tracing",
+        why="Requests with memory are traced where vLLM traces.",
+        reads="otlp_traces_endpoint",
     ),
     Use(
         "vllm.config.parallel:ParallelConfig",

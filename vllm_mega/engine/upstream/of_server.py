@@ -80,6 +80,7 @@ SERVER = (
         overrides={
             "create_chat_completion": "async self request raw_request=",
             "render_chat_request": "async self request",
+            "_get_trace_headers": "async self headers",
             "_maybe_get_adapters": "self request supports_default_mm_loras=",
         },
         calls={
@@ -91,8 +92,8 @@ SERVER = (
         },
         reads="default_sampling_params enable_auto_tools engine_client input_processor model_config models "
         "online_renderer override_max_tokens parser_cls renderer",
-        adds="_annotated _answer _for _pass _plan _recite _refusal _route _serves _settings _starts _told "
-        "control mega routes salts wanted",
+        adds="_annotated _answer _for _pass _plan _recite _refusal _remembering _route _serves _settings "
+        "_starts _told _traced control mega routes salts spans wanted",
     ),
     Use(
         "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion",
@@ -103,6 +104,7 @@ SERVER = (
         overrides={
             "create_completion": "async self request raw_request=",
             "render_completion_request": "async self request",
+            "_get_trace_headers": "async self headers",
             "_maybe_get_adapters": "self request supports_default_mm_loras=",
         },
         calls={
@@ -111,8 +113,8 @@ SERVER = (
             "create_error_response": "message err_type status_code param",
         },
         reads="engine_client model_config models online_renderer renderer",
-        adds="_annotated _answer _for _plan _refusal _route _said _serves _settings _texts _told control "
-        "mega routes salts wanted",
+        adds="_annotated _answer _for _plan _refusal _remembering _route _said _serves _settings _texts "
+        "_told _traced control mega routes salts spans wanted",
     ),
     Use(
         "vllm.renderers.online_renderer:OnlineRenderer",

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from vllm_mega.bank.catalog.records import MemoryName
-from vllm_mega.errors import ConfigError, TrainingError
+from vllm_mega.errors import TrainingError
 from vllm_mega.training.run.crew import Outcomes, Task, here
 from vllm_mega.training.run.outcome import Failed, Trained
-from vllm_mega.training.run.ray_cluster import RayCluster, WorkerLostError
+from vllm_mega.training.run.ray_workers import RayWorkers, WorkerLostError
 
 LOSSES = 3
 """How many workers may die one after the other, and none has trained anything in between."""
@@ -32,7 +32,7 @@ class RayCrew:
     of threads may add up in another order.
     """
 
-    def __init__(self, cluster: RayCluster) -> None:
+    def __init__(self, cluster: RayWorkers) -> None:
         """Nothing is started yet."""
         self._cluster = cluster
         self.pids: list[int] = []
@@ -48,7 +48,7 @@ class RayCrew:
         """
         cluster, losses = self._cluster, 0
         with cluster.connected():
-            _require_reach(task, cluster.hosts)
+            cluster.require_reach(task.catalog)
             lots = -(-len(names) // task.recipe.jobs)
             crew = [cluster.start(_Worker, task, list(names)) for _ in range(min(cluster.workers, lots))]
             running = {worker.lot.remote(): worker for worker in crew}
@@ -68,14 +68,6 @@ class RayCrew:
                 if outcomes is not None:
                     running[worker.lot.remote()] = worker
                     yield outcomes
-
-
-def _require_reach(task: Task, hosts: int) -> None:
-    if task.catalog is None and hosts > 1:
-        raise ConfigError(
-            f"the Ray cluster has {hosts} hosts, and a catalog in the bank's folder serves one: put it into "
-            "PostgreSQL (--catalog), and the folder on a file system that all of them see"
-        )
 
 
 def _require_life(losses: int, error: WorkerLostError) -> None:

@@ -1,4 +1,4 @@
-"""Ray, as far as we need it: a cluster of our own or somebody's, and workers on it."""
+"""Ray, as far as we need it: a cluster of our own or somebody's, and how workers share it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
-from vllm_mega.errors import ConfigError, MegaError, TrainingError
+from vllm_mega.errors import ConfigError
 
 STORE_BYTES = 256 * 2**20
-"""Where Ray keeps results on their way: a fit is about a megabyte, and there is one chunk a worker."""
-
+"""Where Ray keeps results on their way: a fit is about a megabyte, a lot of answers less."""
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0, Ray binds to loopback. (Told `_node_ip_address="127.0.0.1"`, Ray 2.60 looks for an address that
 others can reach, and binds to all interfaces.)"""
-
-
-class WorkerLostError(Exception):
-    """The process of a worker, its node or its answer is gone. Never leaves this package."""
 
 
 class RayCluster:
@@ -44,7 +39,7 @@ class RayCluster:
             raise ConfigError(f"there must be at least 1 worker, got {workers}")
         self.workers = workers
         self.address = address
-        self._ray = _import_ray(address)
+        self.ray = _import_ray(address)
 
     @contextmanager
     def connected(self) -> Generator[None, None, None]:
@@ -55,7 +50,7 @@ class RayCluster:
         """
         with tempfile.TemporaryDirectory(prefix="vllm-mega-", ignore_cleanup_errors=True) as folder:
             try:
-                self._ray.init(**self._where(folder), log_to_driver=False, configure_logging=False)
+                self.ray.init(**self._where(folder), log_to_driver=False, configure_logging=False)
             except (OSError, RuntimeError, ValueError) as error:
                 at = "on this machine" if self.address is None else f"at {self.address}"
                 raise ConfigError(f"there is no Ray cluster {at}: {error}") from error
@@ -63,7 +58,7 @@ class RayCluster:
                 self._check()
                 yield
             finally:
-                self._ray.shutdown()
+                self.ray.shutdown()
 
     def _where(self, folder: str) -> dict[str, Any]:
         if self.address is not None:
@@ -76,46 +71,68 @@ class RayCluster:
         }
 
     def _check(self) -> None:
-        if self.address is None and not ip_address(self._ray.util.get_node_ip_address()).is_loopback:
+        if self.address is None and not ip_address(self.ray.util.get_node_ip_address()).is_loopback:
             raise ConfigError("Ray would listen on all interfaces, not on loopback alone")
-        if self.workers > self._cores:
-            raise ConfigError(f"{self.workers} workers need as many cores, the cluster has {self._cores}")
+        if not self.threads:
+            cores = sum(self._cores)
+            raise ConfigError(f"{self.workers} workers need as many cores, the cluster has {cores}")
 
     @property
-    def _cores(self) -> int:
-        return int(self._ray.cluster_resources()["CPU"])
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
 
     @property
-    def hosts(self) -> int:
-        """Of the cluster that is connected."""
-        return len({node["NodeManagerAddress"] for node in self._ray.nodes() if node["Alive"]})
+    def _cores(self) -> list[int]:
+        return [int(node["Resources"].get("CPU", 0)) for node in self._nodes]
 
-    def start(self, kind: type, *args: Any) -> Any:
-        """A new worker `kind(*args, threads)`; dead ones are not started again."""
-        threads = self._cores // self.workers
-        return self._ray.remote(num_cpus=threads)(kind).remote(*args, threads)
+    @property
+    def threads(self) -> int:
+        """Of each worker, on the cluster that is connected."""
+        return share(self._cores, self.workers)
 
-    def first(self, references: list[Any]) -> Any:
-        """The first of `references` that is done or lost."""
-        (reference,), _ = self._ray.wait(references, num_returns=1)
-        return reference
+    def require_gpus(self, each: int) -> None:
+        """Refuse more GPUs than there are: Ray would wait for them.
 
-    def answer(self, reference: Any) -> Any:
-        """What the worker returned.
+        Args:
+            each: how many a worker needs.
 
         Raises:
-            MegaError: whatever it raised.
-            WorkerLostError: it is gone.
+            ConfigError: there are too few.
         """
-        try:
-            return self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, MegaError):
-                raise cause from error
-            raise TrainingError(f"a worker failed: {cause!r}") from error
-        except self._ray.exceptions.RayError as error:
-            raise WorkerLostError(str(error).strip()) from error
+        there = int(self.ray.cluster_resources().get("GPU", 0))
+        if (needed := self.workers * each) > there:
+            raise ConfigError(f"{self.workers} workers need {needed} GPUs, the cluster has {there}")
+
+    def require_reach(self, catalog: str | None) -> None:
+        """Refuse workers on several hosts, and a catalog that serves one.
+
+        Args:
+            catalog: its URL; None: it is in the bank's folder.
+
+        Raises:
+            ConfigError: they cannot all reach it.
+        """
+        hosts = len({node["NodeManagerAddress"] for node in self._nodes})
+        if catalog is None and hosts > 1:
+            raise ConfigError(
+                f"the Ray cluster has {hosts} hosts, and a catalog in the bank's folder serves one: put it "
+                "into PostgreSQL (--catalog), and the folder on a file system that all of them see"
+            )
+
+
+def share(cores: Collection[int], workers: int) -> int:
+    """The most cores that each of `workers` can have, none of them spread over nodes; 0: they do not fit.
+
+    Args:
+        cores: of each node.
+        workers: at least 1.
+    """
+    fitting = (most for most in range(max(cores, default=0), 0, -1) if _places(cores, most) >= workers)
+    return next(fitting, 0)
+
+
+def _places(cores: Collection[int], each: int) -> int:
+    return sum(n // each for n in cores)
 
 
 def _import_ray(address: str | None) -> Any:
@@ -125,7 +142,7 @@ def _import_ray(address: str | None) -> Any:
         # These are read while Ray is imported, and never again.
         if "ray" in sys.modules and os.environ.get(LOOPBACK_ONLY) != "0":
             raise ConfigError(
-                "Ray was imported before and would listen on all interfaces; train in a process of its own"
+                "Ray was imported before and would listen on all interfaces; run in a process of its own"
             )
         os.environ[LOOPBACK_ONLY] = "0"
         # Else it would write a token into the home directory.
