@@ -42,7 +42,7 @@ OTHERS = frozenset({
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
     "cancel",
     "Stream", "connect", "copy_", "create_future", "cumsum", "current_stream", "data_ptr", "default",
-    "exception", "fileno", "handle_request",
+    "exception", "fileno", "get_span_context", "handle_request", "is_valid",
     "flatten", "flush", "headers", "inc", "include_router", "is_alive", "is_pinned", "itemsize", "kill",
     "max", "mega_ready", "mega_watch",
     "model_copy", "model_dump", "model_dump_json", "model_extra",
