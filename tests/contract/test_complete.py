@@ -34,8 +34,9 @@ KNOWN: tuple[object, ...] = (
 OTHERS = frozenset({
     "BAD_REQUEST", "FORBIDDEN", "INTERNAL_SERVER_ERROR", "NOT_FOUND", "NOT_IMPLEMENTED", "OK",
     "PRECONDITION_FAILED", "REQUEST_ENTITY_TOO_LARGE", "SERVICE_UNAVAILABLE", "TOO_MANY_REQUESTS",
-    "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit", "mega_expiring",
-    "mega_guarded", "mega_keys", "mega_memories", "mega_used", "multi_items", "path_params", "query_params",
+    "UNAUTHORIZED", "add_done_callback", "call_soon_threadsafe", "host", "is_closed", "mega_audit",
+    "mega_expiring", "mega_forgetting", "mega_guarded", "mega_keys", "mega_memories", "mega_used",
+    "multi_items", "path_params", "query_params",
     "strerror", "__func__", "__struct_fields__", "_actions", "_exit", "_mapping", "_replace",
     "add_api_route", "add_metric", "add_middleware", "add_subparsers", "any", "app", "bind", "callback",
     "cancel",
@@ -51,7 +52,7 @@ OTHERS = frozenset({
     "st_size", "st_uid", "stream", "subscribe", "t", "tolist",
     "track_inprogress", "truncate", "type", "view",
     "wait_event", "wait_stream", "warning",
-    "is_set", "poll", "stdout", "terminate",
+    "is_set", "poll", "stdout", "synchronize", "terminate", "zero_",
 })  # fmt: skip
 """Names of other packages: sockets, ASGI, pydantic, futures, tensors, files, os."""
 DUNDERS = {"__init__", "__len__"}
