@@ -15,6 +15,7 @@ from vllm_mega.errors import ConfigError
 
 Mode = Literal["adapter", "recall", "irag", "text", "both", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+ForgetRunning = Literal["finish", "end"]
 
 SUFFIX = "-mega"
 """NAME is the base model, NAME-mega the same with memory."""
@@ -144,6 +145,13 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = None
     """None: four times as many as its engines run (--max-num-seqs)."""
+    forget_running: Annotated[
+        ForgetRunning,
+        Meta(
+            description="what becomes of requests that use a memory when it is forgotten: they finish as if "
+            "it were there, or end with an error (503)"
+        ),
+    ] = "finish"
     keys: Annotated[
         str | None,
         Meta(

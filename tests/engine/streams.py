@@ -19,6 +19,9 @@ class Stream:
     def record_event(self) -> frozenset[object]:
         return frozenset(self.known)
 
+    def synchronize(self) -> None:
+        """Only for what is forgotten does the host wait."""
+
     def wait_event(self, event: frozenset[object]) -> None:
         self.known |= event
 

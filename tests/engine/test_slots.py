@@ -75,6 +75,18 @@ def test_slots_on_a_gpu_do_what_those_on_the_cpu_do():
     same()
 
 
+def test_nothing_of_an_adapter_stays_in_a_slot_that_stands_for_nothing():
+    slots = _gpu()
+    for n in (0, 1):
+        slots.put(n, pack(_slices(n), torch.float32, transposed))
+    kept = slots._weights[0].clone()
+    slots.clear(1)
+    slots.settle()
+    assert int(slots._weights[1].count_nonzero() + slots.table[1].count_nonzero()) == 0
+    assert slots.table[0].count_nonzero() > 0
+    assert torch.equal(slots._weights[0], kept)
+
+
 def test_a_step_before_any_route_changes_nothing():
     slots = _gpu()
     slots.put(0, pack(_slices(0), torch.float32, transposed))

@@ -28,8 +28,8 @@ class Hook:
         decision = NULL_ROUTE if nothing else decision_of(memories)
         return decision, to_lora_request(decision.mixture)
 
-    async def wrong(self, decisions: Any) -> str:
-        return ""
+    async def why_ended(self, decisions: Any) -> None:
+        return None
 
 
 def user(content: Any) -> dict[str, Any]:

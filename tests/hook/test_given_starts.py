@@ -47,15 +47,18 @@ async def test_a_client_may_say_where(served: Handlers, start: Any, used: int) -
     assert asked.start == tokens, "only what is generated"
 
 
-async def test_nobody_tells_the_engine_himself(served: Handlers) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "instead"), [("mega_start", 3, "mega.start"), ("mega_parts", ["a/b/1"], "leave it out")]
+)
+async def test_nobody_tells_the_engine_himself(served: Handlers, name: str, value: Any, instead: str) -> None:
     for ask in (
-        chat(served, [user("Who?")], vllm_xargs={"mega_start": 3}),
-        complete(served, "Who?", vllm_xargs={"mega_start": 3}),
+        chat(served, [user("Who?")], vllm_xargs={name: value}),
+        complete(served, "Who?", vllm_xargs={name: value}),
     ):
         answer, asked = await ask
         assert isinstance(answer, ErrorResponse)
-        assert (answer.error.code, answer.error.param, asked) == (400, "vllm_xargs.mega_start", [])
-        assert "mega.start" in answer.error.message
+        assert (answer.error.code, answer.error.param, asked) == (400, f"vllm_xargs.{name}", [])
+        assert instead in answer.error.message
     _, (asked,) = await chat(served, [user("Who?")], vllm_xargs={"other": 1})
     said = {name: value for name, value in asked.sampling_params.extra_args.items() if name != PRIVATE}
     assert said == {"other": 1, "mega_start": asked.start}
@@ -137,3 +140,5 @@ def test_what_the_server_says_is_the_last_word() -> None:
     told = started(given, Route(mixture, 4, (2, "abc"))).extra_args
     assert told == {"mega_start": 4, PRIVATE: "2:abc", "other": 1}
     assert started(SamplingParams(), Route(None, 4, (2, "abc"))).extra_args == {PRIVATE: "2:abc"}
+    told = started(given, Route(None, 4, None, ("default/ferry/1",))).extra_args
+    assert told == {"mega_start": 9, "other": 1, "mega_parts": ["default/ferry/1"]}

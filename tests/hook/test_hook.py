@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_setting
 
+from tests.banks import Item, make_bank
 from tests.http.fakes import FakeGate
+from vllm_mega.bank.layout import NewMemory
+from vllm_mega.bank.library import Library
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import mixture_of
 from vllm_mega.engine.holding import FILES, files_of
@@ -22,6 +26,7 @@ from vllm_mega.gate.gate import Query
 from vllm_mega.hook.hook import MemoryHook
 from vllm_mega.mixture import Component, Mixture
 from vllm_mega.requests.deciding import LONG, Ask
+from vllm_mega.requests.reading import with_texts
 from vllm_mega.requests.schemas import make_plan
 
 SETTINGS = MegaSettings(bank="bank")
@@ -165,6 +170,27 @@ async def test_what_is_wrong_now_is_looked_for_afresh() -> None:
     checks.bad = "owls"
     assert await hook.wrong([decision]) == "the memories (bees, owls) cannot be used: NaN in it"
     assert checks.afresh
+
+
+@pytest.mark.parametrize("running", ["finish", "end"])
+async def test_who_was_ended_for_a_memory_that_is_forgotten_hears_it(tmp_path: Path, running: Any) -> None:
+    hook, checks, gate = make()
+    hook.settings = replace_setting(SETTINGS, forget_running=running)
+    make_bank(tmp_path / "bank", [Item(NewMemory("Bees.", id="bees"))])
+    gate.pending = {"bees", "owls"}
+    hits = {name: await hook.route(ask(name, memories=[{"id": name}])) for name in ("bees", "owls")}
+    decisions = [with_texts(decision, hit, gate.text) for hit, (decision, _) in hits.items()]
+    with Library(tmp_path / "bank") as gate.library:
+        assert await hook.why_ended(decisions[:1]) is None, "it is there: another reason"
+        reason = await hook.why_ended(decisions)
+        found, _ = await hook.route(ask("bees and goats"))
+        checks.bad = "goats"
+        wrong = await hook.why_ended([found])
+    assert (type(reason), "(owls) was forgotten while it was used" in str(reason)) == (
+        (BankChangedError, True) if running == "end" else (type(None), False)
+    )
+    assert type(wrong) is BankError
+    assert "cannot be used" in str(wrong)
 
 
 async def test_a_client_that_leaves_does_not_stop_the_check_for_others() -> None:

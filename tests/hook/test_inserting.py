@@ -41,8 +41,8 @@ class Hook:
             raise decision
         return decision, to_lora_request(decision.mixture)
 
-    async def wrong(self, decisions: Any) -> str:
-        return ""
+    async def why_ended(self, decisions: Any) -> None:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,33 @@ async def test_one_memory_acts_and_the_other_is_read(served: Handlers) -> None:
     assert [(m["id"], m["as"]) for m in answer.mega["memories"]] == [("bees", "adapter"), ("owls", "text")]
     before = text(served, asked)[: text(served, asked).index("Do bees")]
     assert served.client.renderer.tokenizer.decode(asked.prompt["prompt_token_ids"][: asked.start]) == before
+
+
+@pytest.mark.parametrize(
+    ("mode", "question", "named"),
+    [
+        ("adapter", "Where are the bees?", None),
+        ("text", "Where are the bees?", ["bees"]),
+        ("both", "Where are the bees?", ["bees"]),
+        ("adapter", "Where are the owls?", ["owls"]),
+        ("off", "Where are the owls?", None),
+    ],
+)
+async def test_the_engine_hears_which_parts_a_prompt_has(
+    served: Handlers, mode: str, question: str, named: list[str] | None
+) -> None:
+    _, (asked,) = await chat(served, talk(question), {"mode": mode})
+    _, (other,) = await complete(served, question, {"mode": mode})
+    adapters = {"bees": [served.chat.mega.gate.digest("bees")], "owls": []}
+    wanted = named and [*adapters[named[0]], f"default/{named[0]}/1"]
+    for one in (asked, other):
+        assert (one.sampling_params.extra_args or {}).get("mega_parts") == wanted
+
+
+async def test_of_several_prompts_each_has_its_own_parts(served: Handlers) -> None:
+    _, asked = await complete(served, ["Where are the owls?", "Nothing."])
+    found = [(one.sampling_params.extra_args or {}).get("mega_parts") for one in asked]
+    assert found == [["default/owls/1"], None]
 
 
 @pytest.mark.parametrize(("mode", "about"), [("adapter", "owls"), ("text", "bees"), ("both", "bees")])

@@ -60,7 +60,8 @@ class FakeGate:
 
     def _row(self, name: str) -> Any:
         state, adapter = ("pending", None) if name in self.pending else ("ready", self.digest(name))
-        return SimpleNamespace(id=name, adapter=adapter, version=self.version, state=state)
+        named = f"default/{name}/{self.version}"
+        return SimpleNamespace(id=name, adapter=adapter, version=self.version, state=state, text_name=named)
 
     def digest(self, name: str) -> str:
         return f"{self.names.index(name) + 16 * self.version:064x}"

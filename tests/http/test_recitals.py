@@ -102,9 +102,9 @@ class Hook:
     async def route(self, ask: Any) -> tuple[Decision, Any]:
         return BOTH, to_lora_request(BOTH.mixture)
 
-    async def wrong(self, decisions: Any) -> str:
+    async def why_ended(self, decisions: Any) -> BankError | None:
         assert decisions == [BOTH]
-        return self.reason
+        return BankError(self.reason) if self.reason else None
 
 
 def handler() -> Any:

@@ -39,6 +39,15 @@ class Principal(msgspec.Struct, frozen=True):
         if not self.may(role, namespace):
             raise ForbiddenError(f"this needs the role {role}, and this key has the role {self.role}")
 
+    def check_whole(self, what: str) -> None:
+        """Refuse `what`, which tells of the whole bank, whoever may not know all of it.
+
+        Raises:
+            ForbiddenError: it is for some namespaces alone.
+        """
+        if self.namespaces is not None:
+            raise ForbiddenError(f"{what} tells of the whole bank: use a key that is for all namespaces")
+
     def home(self, default: str) -> str:
         """The namespace that it means when it names none: its first, or `default` if it has all."""
         return self.namespaces[0] if self.namespaces else default

@@ -68,7 +68,8 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
         bank=str(args.bank.absolute()),
         gate=GateSettings(**{name: value for name, value in gate.items() if value is not None}),
         pinned=tuple(args.pinned or ()),
-        max_requests=getattr(args, "max_requests", None),  # this and the next two are of `serve` alone
+        max_requests=getattr(args, "max_requests", None),  # this and the next three are of `serve` alone
+        forget_running=getattr(args, "forget_running", None) or "finish",
         keys=getattr(args, "keys", None),
         audit=getattr(args, "audit", None),
         **{name: value for name, value in rest.items() if value is not None},

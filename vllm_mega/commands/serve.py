@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: vllm-mega serve --bank bank --mode irag --port 8001 --max-model-len 4096"
     add_memory_options(parser)
     add_setting(parser, MegaSettings, "max_requests", metavar="N", told="four times --max-num-seqs")
+    add_setting(parser, MegaSettings, "forget_running")
     for name in ("keys", "audit"):
         add_setting(parser, MegaSettings, name, metavar="FILE", told="none", type=_absolute)
     add_beside_options(parser)

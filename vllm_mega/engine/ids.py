@@ -41,13 +41,17 @@ class MixtureIds:
         """
         if name not in self._ids:
             if len(self._ids) >= self._capacity:
-                keep = set(live())
-                self._ids = {n: i for n, i in self._ids.items() if n in keep}
+                self.keep(live())
                 self._capacity = max(self._capacity, 2 * len(self._ids))
-                self._taken = set(self._ids.values())
             while self._next in self._taken or self._next > LAST_ID:
                 self._next = self._next + 1 if self._next < LAST_ID else FIRST_ID
             self._ids[name] = MixtureId(self._next)
             self._taken.add(self._next)
             self._next += 1
         return self._ids[name]
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all mixtures but those with these names."""
+        live = set(names)
+        self._ids = {n: i for n, i in self._ids.items() if n in live}
+        self._taken = set(self._ids.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -170,6 +170,20 @@ class MegaLoRAModelManager(LRUCacheLoRAModelManager):  # type: ignore[misc]  # v
             slot = self.lora_index_to_id.index(lora_id)
             self.lora_index_to_id[slot] = None
             self.slots.clear(slot)
+
+    def erase_adapters(self, adapter_ids: Iterable[ComponentId]) -> tuple[int, int]:
+        """Remove adapters, pinned ones, too, and zero them; how many there were, and how many had slots."""
+        there = [i for i in adapter_ids if i in self._registered_adapters.cache]
+        packed = [self._registered_adapters.cache[i] for i in there]
+        with_slots = sum(i in self._active_adapters for i in there)
+        for adapter_id in there:
+            self.remove_adapter(adapter_id)
+        if with_slots:
+            self._routed = None  # what the slots' numbers mean has changed
+        self.slots.settle()
+        for adapter in packed:
+            adapter.erase()
+        return len(there), with_slots
 
     def remove_all_adapters(self) -> None:
         """Forget every adapter that is not pinned; vLLM does so after warming up."""

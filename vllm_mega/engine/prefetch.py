@@ -85,6 +85,21 @@ class Loader:
             return self._read(component), False
         return future.result(), True
 
+    def coming(self) -> set[str]:
+        """Digests of the adapters that wait to be taken."""
+        with self._lock:
+            return {adapter for adapter, _ in self._coming}
+
+    def drop(self, adapter: str) -> int:
+        """Let go of what waits of the adapter of this digest, its bytes overwritten; how many copies."""
+        with self._lock:
+            keys = [key for key in self._coming if key[0] == adapter]
+            futures = [self._coming.pop(key) for key in keys]
+        for future in futures:
+            if not future.cancel():
+                future.add_done_callback(_erase)
+        return len(futures)
+
     def listen(self, address: str, wanted: Callable[[Component], bool]) -> None:
         """Prefetch what is announced and wanted, from now to the end of the process."""
         socket: Any = zmq.Context.instance().socket(zmq.SUB)
@@ -104,3 +119,9 @@ class Loader:
             for component in msgspec.json.decode(message, type=list[Component]):
                 if wanted(component):
                     self.prefetch(component)
+
+
+def _erase(read: Future[PackedAdapter]) -> None:
+    """Overwrite what was read for nobody."""
+    if read.exception() is None:
+        read.result().erase()

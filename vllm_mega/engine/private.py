@@ -50,8 +50,14 @@ def private_keys(keys: Keys, request: Any, begin: int, end: int) -> Keys:
         begin: position of the block's first token.
         end: behind its last.
     """
-    said = (getattr(request.sampling_params, "extra_args", None) or {}).get(PRIVATE)
-    position, _, salt = said.partition(":") if isinstance(said, str) else ("", "", "")
-    if not (position.isdecimal() and position.isascii() and begin <= int(position) < end):
+    position, salt = private_of(request.sampling_params)
+    if position is None or not begin <= position < end:
         return keys
     return (*(keys or ()), (PRIVATE, salt))
+
+
+def private_of(sampling_params: Any) -> tuple[int | None, str]:
+    """From which token blocks are private, and the salt; None: all of them are everybody's."""
+    said = (getattr(sampling_params, "extra_args", None) or {}).get(PRIVATE)
+    position, _, salt = said.partition(":") if isinstance(said, str) else ("", "", "")
+    return (int(position), salt) if position.isdecimal() and position.isascii() else (None, "")

@@ -18,13 +18,19 @@ from vllm_mega.engine.checks import AdapterChecks
 from vllm_mega.engine.events import ToldApart
 from vllm_mega.engine.holding import HeldPath, Holder
 from vllm_mega.engine.ids import MixtureIds
+from vllm_mega.engine.letting_go import Released
+from vllm_mega.engine.parts import acting, first_block, used_by
 from vllm_mega.engine.prefetch import Announcer, channel
+from vllm_mega.engine.prefix import PrefixCache
+from vllm_mega.engine.traces import Traces
 from vllm_mega.engine.upstream.of_scheduler import SCHEDULER
 from vllm_mega.engine.upstream.releases import end_with_error
 from vllm_mega.errors import ConfigError
 from vllm_mega.mixture import Mixture
 
 logger = logging.getLogger(__name__)
+TRACES = 4
+"""Hashes that are kept for each block of the prefix cache, so that looking for stale ones is rare."""
 
 
 class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to mypy
@@ -45,6 +51,9 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
         self._holder = Holder()
         self._needs: dict[str, Mixture] = {}
         self._announcer = Announcer(channel(self.vllm_config))
+        pool = self.kv_cache_manager.block_pool
+        self._prefix = PrefixCache(pool, len(self.kv_cache_config.kv_cache_groups))
+        self._traces = Traces(TRACES * pool.num_gpu_blocks, copied=self.connector is not None)
         self.kv_event_publisher = ToldApart(self.kv_event_publisher)
         # Upstream counts one id a request against max_loras. Our admission counts adapters, so its
         # check must never bite: this copy, which only the scheduler sees, allows any number.
@@ -123,7 +132,38 @@ class MegaScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is untyped to
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self._admission.forget(request.request_id)
         self._needs.pop(request.request_id, None)
+        if parts := used_by(request):
+            hashes = request.block_hashes[first_block(request, self._prefix.size) :]
+            self._traces.note(parts, hashes, self._prefix.has)
         return super()._free_request(request, *args, **kwargs)
+
+    # --- what is forgotten ----------------------------------------------------------------------
+
+    def held(self) -> set[str]:
+        """Parts of memories that requests use, or have left in the prefix cache."""
+        return set(self._traces.parts).union(*self._used().values())
+
+    def let_go(self, parts: frozenset[str], *, end: bool) -> Released:
+        """Let go of parts of memories, but for those that requests use; see `letting_go.let_go`."""
+        using = {request_id: used for request_id, used in self._used().items() if used & parts}
+        ending = self.grammar_compile_error_reqs
+        ended = [name for name in using if end and name in self.requests and name not in ending]
+        for request_id in ended:
+            logger.info("request %s ends: a memory that it uses was forgotten", request_id)
+            end_with_error(self, request_id)
+        traced = parts & self._traces.parts
+        blocks = self._prefix.evict(self._traces.take(parts))
+        # A connector has copies, and no way to take out some of them.
+        if traced and not self.reset_connector_cache():
+            logger.warning("the KV connector keeps its copies of blocks, some of a forgotten memory")
+        self._ids.keep(self._live_mixtures())
+        used = frozenset().union(*using.values())
+        return Released(blocks, len(ended), len(using), used)
+
+    def _used(self) -> dict[str, frozenset[str]]:
+        """Parts that requests use, by request; those on their way among them."""
+        coming = {request_id: acting(mixture) for request_id, mixture in list(self._needs.items())}
+        return coming | {request_id: used_by(request) for request_id, request in self.requests.items()}
 
     def shutdown(self) -> None:
         """See the base class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -53,6 +54,7 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         super().__init__(vllm_config, device, embedding_modules, UnpinnedLoRA)
         self._shapes = linear_shapes(resolve_model(vllm_config.model_config.model))
         self._component_ids: dict[str, ComponentId] = {}
+        self._next_id = itertools.count(FIRST_ID)
         self._in_step: frozenset[ComponentId] = frozenset()
         self._loader = Loader(self._read, ahead=max(8, self.lora_config.max_loras))
         self._counts = Residency(slots=self.lora_config.max_loras)
@@ -131,8 +133,9 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
         return [(self._component_id(c), c.weight, c) for c in mixture.components]
 
     def _component_id(self, component: Component) -> ComponentId:
-        new = ComponentId(FIRST_ID + len(self._component_ids))
-        return self._component_ids.setdefault(component.adapter, new)
+        if component.adapter not in self._component_ids:
+            self._component_ids[component.adapter] = ComponentId(next(self._next_id))
+        return self._component_ids[component.adapter]
 
     # --- disk to host memory --------------------------------------------------------------------
 
@@ -207,6 +210,25 @@ class MegaWorkerLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]  #
     def _packed(self, source: LoRARequest) -> PackedAdapter:
         return self._adapter_manager.pack(self._load_adapter(source), source.lora_path)
 
+    # --- what is forgotten ----------------------------------------------------------------------
+
+    def held(self) -> list[str]:
+        """Digests of the adapters of mixtures that are in host memory, or read ahead."""
+        there = self._adapter_manager._registered_adapters.cache
+        return sorted(self._loader.coming().union(a for a, i in self._component_ids.items() if i in there))
+
+    def drop(self, adapters: Iterable[str]) -> tuple[int, int]:
+        """Let go of adapters by their digests, their bytes overwritten; no request may be using them.
+
+        Returns:
+            How many copies were in host memory, and how many slots stood for one.
+        """
+        some = list(adapters)
+        ahead = sum(map(self._loader.drop, some))
+        ids = [self._component_ids.pop(adapter) for adapter in some if adapter in self._component_ids]
+        copies, slots = self._adapter_manager.erase_adapters(ids)
+        return copies + ahead, slots
+
     # --- what vLLM asks about plain adapters ----------------------------------------------------
 
     def list_adapters(self) -> set[int]:
@@ -223,3 +245,13 @@ class WorkerExtension:
         """`Residency` of this worker, as a mapping."""
         counts: dict[str, float] = msgspec.structs.asdict(self.model_runner.lora_manager.residency())
         return counts
+
+    def mega_held(self) -> list[str]:
+        """Digests of the adapters of mixtures that this worker has."""
+        held: list[str] = self.model_runner.lora_manager.held()
+        return held
+
+    def mega_drop(self, adapters: list[str]) -> tuple[int, int]:
+        """See `MegaWorkerLoRAManager.drop`."""
+        dropped: tuple[int, int] = self.model_runner.lora_manager.drop(adapters)
+        return dropped

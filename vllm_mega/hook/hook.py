@@ -10,6 +10,7 @@ from typing import Protocol
 
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.bank.catalog.gone import gone
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.holding import Holder
@@ -18,6 +19,7 @@ from vllm_mega.gate.gate import Decision, Gate
 from vllm_mega.mixture import Component
 from vllm_mega.requests.batching import MicroBatcher
 from vllm_mega.requests.deciding import Ask, decide
+from vllm_mega.requests.reading import used
 
 ATTEMPTS = 8
 """Decisions for one request, each of the bank as it is then: only a torrent of updates needs more."""
@@ -100,6 +102,22 @@ class MemoryHook:
             if reason := await self._first_reason(await asyncio.to_thread(self._afresh, decision)):
                 return _unusable(decision, reason)
         return ""
+
+    async def why_ended(self, decisions: Sequence[Decision]) -> BankError | None:
+        """Why the engine has ended requests with these decisions; None: for the sake of no memory."""
+        if wrong := await self.wrong(decisions):
+            return BankError(wrong)
+        if self.settings.forget_running == "end":
+            return await asyncio.to_thread(self._forgotten, decisions)
+        return None
+
+    def _forgotten(self, decisions: Sequence[Decision]) -> BankError | None:
+        for decision in decisions:
+            if gone(self._gate.library.catalog, used(decision)):
+                return BankChangedError(
+                    f"one of the memories ({_ids(decision)}) was forgotten while it was used: ask again"
+                )
+        return None
 
     def _afresh(self, decision: Decision) -> list[Future[str]]:
         return [self._check(component, afresh=True) for component in decision.mixture.components]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from vllm.lora.request import LoRARequest
 
+from vllm_mega.engine.parts import having
 from vllm_mega.engine.private import private_from
 from vllm_mega.engine.start import starting_at
 
@@ -21,6 +22,8 @@ class Route(NamedTuple):
     """The token from which the mixture acts."""
     private: tuple[int, str] | None = None
     """From which token blocks are a namespace's alone, and its salt; None: there is nothing of a memory."""
+    parts: tuple[str, ...] = ()
+    """Parts of memories that it has in its text, or that were recited for it; see `engine.parts`."""
 
     @property
     def used(self) -> int | None:
@@ -54,10 +57,14 @@ class Routed:
 
 
 def started(sampling_params: Any, route: Route) -> Any:
-    """`sampling_params` that tell the engine where the mixture starts, and from where blocks are private."""
+    """`sampling_params` that tell the engine where the mixture starts, from where blocks are private, and
+    which parts of memories the prompt has.
+    """
     said = {} if route.mixture is None else dict[str, Any](starting_at(route.start))
     if route.private is not None:
         said |= private_from(*route.private)
+    if route.parts:
+        said |= having(route.parts)
     if not said:
         return sampling_params
     told = copy(sampling_params)

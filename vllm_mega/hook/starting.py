@@ -14,6 +14,7 @@ from typing import Any
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 
+from vllm_mega.engine.parts import PARTS
 from vllm_mega.engine.private import PRIVATE
 from vllm_mega.engine.start import START
 from vllm_mega.errors import RequestError
@@ -24,16 +25,17 @@ from vllm_mega.requests.start import PARAM, token_of
 
 
 def check_arguments(arguments: Mapping[str, Any] | None, name: str) -> None:
-    """Refuse a request that tells the engine itself where to start.
+    """Refuse a request that tells the engine itself where to start, or what of memories its prompt has.
 
     Args:
         arguments: what goes to the engine as it is.
         name: of the field that they stand in.
 
     Raises:
-        RequestError: they hold our name.
+        RequestError: they hold a name of ours.
     """
-    for ours, instead in ((START, f"give {PARAM} instead"), (PRIVATE, "give cache_salt instead")):
+    reasons = {START: f"give {PARAM} instead", PRIVATE: "give cache_salt instead", PARTS: "leave it out"}
+    for ours, instead in reasons.items():
         if ours in (arguments or {}):
             place = f"{name}.{ours}"
             raise RequestError(f"{place} is how the server tells the engine: {instead}", place)

@@ -22,7 +22,7 @@ from vllm_mega.requests.conversation import Message
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import Recital, first_passes, last_pass, recalled
-from vllm_mega.requests.reading import unfit
+from vllm_mega.requests.reading import unfit, used
 from vllm_mega.requests.schemas import Plan
 from vllm_mega.requests.start import check_chat, check_texts, token_of
 from vllm_mega.requests.usage import usage_of
@@ -72,8 +72,9 @@ class MegaChat(WithMemory, OpenAIServingChat):  # type: ignore[misc]  # vLLM is 
         if last.recites:
             request = unpenalised(request)
         try:
-            lora_request = to_lora_request(last.mixture)
-            wanted = Wanted([lora_request], plan.start, plan.namespace, [last.context])
+            parts = () if context is None else used(decision)
+            mixtures = [to_lora_request(last.mixture)]
+            wanted = Wanted(mixtures, plan.start, plan.namespace, [last.context], [parts])
             answer, start = await self._pass("mega.answer", wanted, request, raw_request)
         except VLLMValidationError as error:
             raise unfit(decision, error) from error

@@ -21,6 +21,7 @@ from vllm_mega.requests import conversation
 from vllm_mega.requests.deciding import Ask
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import answering, recalled
+from vllm_mega.requests.reading import used
 from vllm_mega.requests.schemas import Plan, refuse_tools
 
 MODES: tuple[Mode, ...] = ("adapter", "text", "both", "off")
@@ -63,7 +64,9 @@ class MegaCompletion(WithMemory, OpenAIServingCompletion):  # type: ignore[misc]
         if any(contexts):
             check_known(request)
         mixtures = [to_lora_request(answering(plan, decision)) for decision in decisions]
-        handler = self._for(Wanted(mixtures, plan.start, plan.namespace, contexts))
+        pairs = zip(decisions, contexts, strict=True)
+        parts = [() if context is None else used(decision) for decision, context in pairs]
+        handler = self._for(Wanted(mixtures, plan.start, plan.namespace, contexts, parts))
         with calling(Call(request.model, mixtures[0])):
             stock = super(MegaCompletion, handler).create_completion(request, raw_request)
             answer = await self.spans.run("mega.answer", stock)

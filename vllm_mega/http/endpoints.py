@@ -17,6 +17,7 @@ from vllm_mega.access.audit import Audit
 from vllm_mega.config import SUFFIX, MegaSettings
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.checks import AdapterChecks
+from vllm_mega.engine.configuration import WORKER_EXTENSION
 from vllm_mega.engine.private import Salts
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.upstream.applying import apply_to_server
@@ -30,6 +31,7 @@ from vllm_mega.http.completions import MegaCompletion
 from vllm_mega.http.door import KeyCheck, keys_of
 from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.expiring import keep_expiring
+from vllm_mega.http.forgetting import Forgetting
 from vllm_mega.http.handlers import MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
@@ -84,7 +86,9 @@ class MegaEndpoints:
         if settings is None:
             logger.warning("vllm_mega serves without memory: additional_config has no field %r", SETTINGS_KEY)
             return
-        _open_routes(state, await attach(engine_client, state, settings))
+        service = await attach(engine_client, state, settings)
+        _open_routes(state, service)
+        _follow(engine_client, state, service)
 
 
 def _guard(app: Any, args: Any, settings: MegaSettings) -> None:
@@ -120,6 +124,21 @@ def _open_routes(state: Any, service: Service) -> None:
     state.mega_memories = service
     state.mega_watch = Watch(service.gate.library)
     state.mega_expiring = asyncio.create_task(keep_expiring(service.catalog))
+
+
+def _follow(engine_client: Any, state: Any, service: Service) -> None:
+    """Have the engines let go of what is forgotten, from now on."""
+    extension = engine_client.vllm_config.parallel_config.worker_extension_cls
+    if extension != WORKER_EXTENSION:
+        logger.warning(
+            "the workers have the extension %s: forgotten memories stay in their memory until others need "
+            "the room, and receipts tell nothing of this server", extension,
+        )  # fmt: skip
+        return
+    ask = engine_client.engine_core.call_utility_all_async
+    forgetting = Forgetting(service.gate.library, ask, end=service.settings.forget_running == "end")
+    service.let_go = forgetting.let_go_now
+    state.mega_forgetting = asyncio.create_task(forgetting.run())
 
 
 async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Service:

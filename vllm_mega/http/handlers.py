@@ -30,7 +30,6 @@ from vllm_mega.config import MODES, SUFFIX, MegaSettings, Mode
 from vllm_mega.engine.private import Salts
 from vllm_mega.errors import (
     BankChangedError,
-    BankError,
     ForbiddenError,
     MegaError,
     MemoryNotFoundError,
@@ -74,6 +73,8 @@ class Wanted:
     texts: Sequence[str | None] = (None,)
     """What is read in each prompt: of a completion at its start, of a chat just before it. One each, or one
     for all; None: nothing."""
+    parts: Sequence[tuple[str, ...]] = ((),)
+    """Parts of memories that each prompt has, one each, or one for all."""
 
 
 _call: ContextVar[Call | None] = ContextVar("mega_call", default=None)
@@ -183,10 +184,11 @@ class WithMemory:
         assert self.wanted is not None
         mixtures = for_each(self.wanted.mixtures, len(inputs))
         texts = for_each(self.wanted.texts, len(inputs))
+        parts = for_each(self.wanted.parts, len(inputs))
         salt = self.salts.of(self.wanted.namespace)
         self.routes = [
-            Route(mixture, start, (begin, salt) if mixture is not None or text is not None else None)
-            for mixture, start, begin, text in zip(mixtures, starts, begins, texts, strict=True)
+            Route(mixture, start, (begin, salt) if mixture is not None or text is not None else None, has)
+            for mixture, start, begin, text, has in zip(mixtures, starts, begins, texts, parts, strict=True)
         ]
         mixed = sum(mixture is not None for mixture in mixtures)
         self.spans.note(prompts=len(inputs), mixed=mixed, start=min(starts, default=0))
@@ -251,17 +253,17 @@ class WithMemory:
         return self.create_error_response(message, kind, status, f"{FIELD}.memories")  # type: ignore[attr-defined]
 
     async def _told(self, decisions: Sequence[Decision], answer: Awaitable[Any]) -> Any:
-        """`answer`; where the engine ends the request for the sake of an adapter, its client hears why."""
+        """`answer`; where the engine ends the request for the sake of a memory, its client hears why."""
 
         async def why() -> str | None:
-            wrong = await self.mega.wrong(decisions)
-            return self._refusal(BankError(wrong)).model_dump_json() if wrong else None
+            reason = await self.mega.why_ended(decisions)
+            return None if reason is None else self._refusal(reason).model_dump_json()
 
         try:
             answered = await answer
         except GenerationError as error:
-            if wrong := await self.mega.wrong(decisions):
-                raise BankError(wrong) from error
+            if (reason := await self.mega.why_ended(decisions)) is not None:
+                raise reason from error
             raise
         return explained(answered, why) if isinstance(answered, AsyncGenerator) else answered
 

@@ -54,6 +54,13 @@ def texts(decision: Decision) -> list[str]:
     return [hit.text for hit in decision.hits if hit.text is not None]
 
 
+def used(decision: Decision) -> tuple[str, ...]:
+    """What the passes of a request have of its memories: adapters by their digests, texts by their names."""
+    adapters = (hit.row.adapter for hit in decision.hits)
+    read = (hit.row.text_name for hit in decision.hits if hit.text is not None)
+    return tuple(dict.fromkeys([*filter(None, adapters), *read]))
+
+
 def unfit(decision: Decision, error: Exception) -> Exception:
     """VLLM's refusal of a prompt, which tells of the texts in it, if there are some and it is too long."""
     read = [hit.id for hit in decision.hits if hit.text is not None]

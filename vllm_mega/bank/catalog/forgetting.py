@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.events import Change, require_stamp
-from vllm_mega.bank.catalog.records import Event, MemoryName
+from vllm_mega.bank.catalog.records import Event, MemoryName, text_name
 from vllm_mega.bank.catalog.store import adapter_folder, remove_free
 from vllm_mega.bank.catalog.tables import jobs, memories, versions
 
@@ -59,6 +59,13 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def events(self) -> tuple[Event, ...]:
         """One for each memory; they stay in the catalog."""
         return tuple(memory.event for memory in self.memories)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """All that the memories had: adapters by their digests, texts by `records.text_name`."""
+        each = [(memory.event, version) for memory in self.memories for version in memory.versions]
+        texts = (text_name(event.namespace, event.id, version.number) for event, version in each)
+        return frozenset([*texts, *(version.adapter for _, version in each if version.adapter)])
 
 
 def forget(

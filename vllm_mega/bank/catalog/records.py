@@ -202,6 +202,11 @@ class JobPage(msgspec.Struct, frozen=True):
     """As of `Page`."""
 
 
+def text_name(namespace: str, memory_id: str, version: int) -> str:
+    """Names the text of a version."""
+    return f"{namespace}/{memory_id}/{version}"
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """What a reader needs of a memory: the version that answers, with the newest's tags."""
 
@@ -220,6 +225,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def name(self) -> MemoryName:
         return MemoryName(self.namespace, self.id)
+
+    @property
+    def text_name(self) -> str:
+        """Names the text that answers, and no other that ever was: numbers of versions never come again."""
+        return text_name(self.namespace, self.id, self.version)
 
 
 class BankSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

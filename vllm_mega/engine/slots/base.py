@@ -50,7 +50,10 @@ class Slots(Protocol):
         """Let the slot, which stands for nothing, stand for the adapter."""
 
     def clear(self, slot: int) -> None:
-        """Let the slot stand for nothing."""
+        """Let the slot stand for nothing; no weights stay in memory of its own."""
+
+    def settle(self) -> None:
+        """Wait until nothing is being copied: then what was copied from may be overwritten."""
 
     def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32], *, idle: bool = False) -> None:
         """Take over the routing table of a step: slot and weight [T, K].

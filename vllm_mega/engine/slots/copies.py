@@ -27,8 +27,8 @@ class Copies:
         self._sent: Any = None
         """Event behind the last copy, until a step waits for it."""
 
-    def send(self, slot: int, *copies: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Begin to copy from pinned memory what belongs to the slot: pairs (target, source)."""
+    def send(self, slot: int, *copies: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+        """Begin to copy from pinned memory what belongs to the slot: pairs (target, source; None: zeros)."""
         if slot in self._reading:
             self._note_read()
         with self._cuda.stream(self._stream):
@@ -36,7 +36,11 @@ class Copies:
             if read is not None:
                 self._stream.wait_event(read)
             for target, source in copies:
-                target.copy_(source, non_blocking=True)
+                if source is None:
+                    with torch.inference_mode():  # some are made in one, and steps are not the only callers
+                        target.zero_()
+                else:
+                    target.copy_(source, non_blocking=True)
             self._sent = self._stream.record_event()
 
     def route(self, slots: Collection[int]) -> None:
@@ -46,6 +50,10 @@ class Copies:
         if self._sent is not None:
             self._step().wait_event(self._sent)
             self._sent = None
+
+    def settle(self) -> None:
+        """Wait until all that was sent is there."""
+        self._stream.synchronize()
 
     def _note_read(self) -> None:
         if self._reading:

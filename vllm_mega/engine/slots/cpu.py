@@ -55,6 +55,9 @@ class CpuSlots:
         self._kept.pop(slot, None)
         self._touch()
 
+    def settle(self) -> None:
+        """See `base.Slots`; here nothing is ever copied."""
+
     def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32], *, idle: bool = False) -> None:
         """See `base.Slots`; `idle` says nothing that the table does not."""
         self.plan.update(slot, weight)

@@ -80,8 +80,13 @@ class CudaSlots:
         self._chunks[slot] = triton_plan.chunks(int(adapter.table[:, 2].max(initial=0)))
 
     def clear(self, slot: int) -> None:
-        """Let the slot stand for nothing: no later step will read it."""
+        """Let the slot stand for nothing: no later step will read it. Behind earlier ones it is zeroed."""
         self._chunks[slot] = 0
+        self._copies.send(slot, (self._weights[slot], None), (self.table[slot], None))
+
+    def settle(self) -> None:
+        """See `base.Slots`."""
+        self._copies.settle()
 
     def route(self, slot: NDArray[np.int32], weight: NDArray[np.float32], *, idle: bool = False) -> None:
         """See `base.Slots`."""

@@ -31,6 +31,11 @@ class PackedAdapter:
         moved = self.table + np.array([address, address, 0])
         return np.where(self.table[:, 2:] > 0, moved, 0)
 
+    def erase(self) -> None:
+        """Overwrite its weights; nobody may be reading them."""
+        with torch.inference_mode():  # it may have been made in one
+            self.weights.zero_()
+
     @property
     def nbytes(self) -> int:
         """Bytes of its weights."""

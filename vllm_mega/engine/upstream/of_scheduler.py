@@ -6,6 +6,7 @@ from vllm_mega.contract.use import Use
 from vllm_mega.engine.upstream.of_releases import ENDED_REQUESTS
 
 _MEMORY = "vLLM has a way to carry mixtures"
+_FORGETTING = "vLLM forgets the blocks and the copies of an adapter that is unloaded"
 
 CONFIGURATION = (
     Use(
@@ -25,7 +26,7 @@ CONFIGURATION = (
     ),
     Use(
         "vllm.config.parallel:ParallelConfig",
-        by="engine.configuration engine.prefetch http.limit http.metrics",
+        by="engine.configuration engine.prefetch http.endpoints http.limit http.metrics",
         why="What cannot be had with mixtures is refused; our worker extension is put in; engines counted.",
         until="vLLM says how many engines an API server has",
         reads="_api_process_count data_parallel_rank data_parallel_size data_parallel_size_local "
@@ -142,10 +143,11 @@ SCHEDULER = (
             "_handle_blocked_waiting_request": "self request",
             "shutdown": "self",
         },
-        reads="_free_request grammar_compile_error_reqs kv_event_publisher lora_config "
-        "max_num_running_reqs requests running schedule vllm_config",
+        calls={"reset_connector_cache": ""},
+        reads="_free_request connector grammar_compile_error_reqs kv_cache_config kv_cache_manager "
+        "kv_event_publisher lora_config max_num_running_reqs requests running schedule vllm_config",
         adds="_admission _announcer _checks _has_adapters _held _holder _ids _joined _live_mixtures _needs "
-        "_note_joined expect",
+        "_note_joined _prefix _traces _used expect held let_go",
     ),
     Use(
         "vllm.v1.core.sched.scheduler",
@@ -164,10 +166,10 @@ SCHEDULER = (
     ),
     Use(
         "vllm.v1.request:Request",
-        by="engine.adapters engine.scheduler engine.start",
-        why="What the scheduler knows of a request: its LoRA, its prompt, its parameters.",
+        by="engine.adapters engine.parts engine.scheduler engine.start",
+        why="What the scheduler knows of a request: its LoRA, its prompt, its parameters, its blocks.",
         until=_SCHEDULER,
-        reads="lora_request num_prompt_tokens request_id sampling_params",
+        reads="block_hashes lora_request num_prompt_tokens request_id sampling_params",
     ),
     Use(
         "vllm.v1.engine:EngineCoreRequest",
@@ -178,11 +180,63 @@ SCHEDULER = (
     ),
     Use(
         "vllm.v1.engine.core:EngineCore",
-        by="engine.upstream.replacements http.metrics",
-        why="The scheduler is told of a request before it may schedule it; workers tell their counts.",
+        by="engine.letting_go engine.upstream.replacements http.forgetting http.metrics",
+        why="The scheduler is told of a request before it may schedule it, and of what is forgotten; workers "
+        "tell their counts.",
         until="the scheduler is told of a request when it arrives",
         calls={"collective_rpc": "method timeout args kwargs"},
-        reads="scheduler",
+        reads="model_executor scheduler",
+    ),
+    Use(
+        "vllm.v1.executor.abstract:Executor",
+        by="engine.letting_go",
+        why="The workers of an engine let go of adapters.",
+        until=_FORGETTING,
+        calls={"collective_rpc": "method args="},
+    ),
+    Use(
+        "vllm.v1.core.kv_cache_manager:KVCacheManager",
+        by="engine.scheduler",
+        why="Where the blocks of the prefix cache are.",
+        until=_FORGETTING,
+        reads="block_pool",
+    ),
+    Use(
+        "vllm.v1.kv_cache_interface:KVCacheConfig",
+        by="engine.scheduler",
+        why="The layers of a group have blocks of their own.",
+        until=_FORGETTING,
+        reads="kv_cache_groups",
+    ),
+    Use(
+        "vllm.v1.core.block_pool:BlockPool",
+        by="engine.prefix engine.scheduler",
+        why="Blocks that have something of a forgotten memory are taken out of the prefix cache.",
+        until=_FORGETTING,
+        calls={"evict_blocks": "block_ids"},
+        reads="cached_block_hash_to_block hash_block_size num_gpu_blocks",
+    ),
+    Use(
+        "vllm.v1.core.block_pool:BlockHashToBlockMap",
+        by="engine.prefix",
+        why="A block is found by its hash.",
+        until=_FORGETTING,
+        calls={"get_one_block": "key"},
+    ),
+    Use(
+        "vllm.v1.core.kv_cache_utils:KVCacheBlock",
+        by="engine.prefix",
+        why="A block is taken out by its number.",
+        until=_FORGETTING,
+        reads="block_id",
+    ),
+    Use(
+        "vllm.v1.core.kv_cache_utils",
+        by="engine.prefix",
+        why="A block is found by its hash, which stands for all that went before, whatever a block's size.",
+        until=_FORGETTING,
+        calls={"make_block_hash_with_group_id": "block_hash group_id"},
+        says=("return self.block_hashes[(idx + 1) * self.scale_factor - 1]",),
     ),
     Use(
         "vllm.v1.engine.input_processor:InputProcessor",
@@ -194,8 +248,8 @@ SCHEDULER = (
     ),
     Use(
         "vllm.sampling_params:SamplingParams",
-        by="engine.start offline offline_chat hook.routed",
-        why="A start travels to the workers in `extra_args`.",
+        by="engine.parts engine.start offline offline_chat hook.routed",
+        why="A start travels to the workers in `extra_args`; so does what of memories a prompt has.",
         until="a LoRARequest can say from which token it acts",
         reads="extra_args",
     ),
@@ -208,7 +262,8 @@ SCHEDULER = (
     ),
     Use(
         "vllm.lora.request:LoRARequest",
-        by="engine.adapters engine.scheduler engine.start engine.upstream.replacements engine.worker offline "
+        by="engine.adapters engine.parts engine.scheduler engine.start engine.upstream.replacements "
+        "engine.worker offline "
         "http.completions http.endpoints http.handlers http.measures hook.hook offline_chat "
         "hook.routed",
         why="A mixture travels as a LoRARequest, whose name and path say what it is.",

@@ -27,7 +27,7 @@ WORKER = (
         },
         reads="_adapter_manager _manager_cls lora_config",
         adds="_activate _component_id _component_ids _counts _in_step _is_missing _load _loader "
-        "_oldest_outside_step _packed _read _shapes _weighted_ids pin residency",
+        "_next_id _oldest_outside_step _packed _read _shapes _weighted_ids drop held pin residency",
     ),
     Use(
         "vllm.lora.worker_manager",
@@ -59,7 +59,7 @@ WORKER = (
         "lora_slots max_num_batched_tokens max_num_seqs model modules packed_modules packed_modules_mapping "
         "supported_lora_modules supports_mm",
         adds="_check_layers _check_matched _has_slot _routed _runtime_name _smallest_stacks _wanted "
-        "add_packed kernels pack route slots",
+        "add_packed erase_adapters kernels pack route slots",
     ),
     Use(
         "vllm.lora.model_manager",
@@ -250,7 +250,7 @@ WORKER = (
         by="engine.worker",
         why="WorkerExtension is added to the class of the worker.",
         reads="model_runner",
-        adds="mega_residency",
+        adds="mega_drop mega_held mega_residency",
     ),
     Use(
         "vllm.v1.worker.worker_base",

@@ -42,6 +42,17 @@ PATCHES = (
         make=replacements.intake,
     ),
     Patch(
+        module="vllm.v1.engine.core",
+        target="EngineCore.collective_rpc",
+        parameters=("self", "method", "timeout", "args", "kwargs"),
+        why=(
+            "What is forgotten must leave the scheduler, too: it knows who runs, and whose the blocks of the "
+            "prefix cache are. A client of the engine can call workers, and vLLM's own methods, alone."
+        ),
+        until="a plugin can add methods that an engine's client can call",
+        make=replacements.engine_calls,
+    ),
+    Patch(
         module="vllm.v1.metrics.stats",
         target="LoRARequestStates._request_update",
         parameters=("self", "req_id", "lora_name", "waiting", "running"),

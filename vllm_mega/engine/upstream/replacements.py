@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_mega.contract.checking import require
 from vllm_mega.engine.configuration import NO_EXPERTS, configure
+from vllm_mega.engine.letting_go import CALLS
 from vllm_mega.engine.private import private_keys
 from vllm_mega.engine.settings import SETTINGS_KEY, settings_of
 from vllm_mega.engine.start import block_keys, carries_mixture
@@ -61,6 +62,17 @@ def intake(original: Any) -> Any:
         return prepared
 
     return preprocess_add_request
+
+
+def engine_calls(original: Any) -> Any:
+    def collective_rpc(
+        self: Any, method: Any, timeout: Any = None, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if method not in CALLS or settings_of(self.vllm_config) is None:
+            return original(self, method, timeout, args, kwargs)
+        return CALLS[method](self, *args)
+
+    return collective_rpc
 
 
 def lora_stats(original: Any) -> Any:

@@ -124,6 +124,10 @@ def understand(operation: Operation, service: Service, raw: Raw) -> Asked:
     namespace = raw.who.home(service.settings.namespace) if named is None else named
     check_name(namespace, "namespace")
     raw.who.check(operation.role, namespace)
+    if getattr(query, "receipt", False):
+        raw.who.check_whole("a receipt")
+        if raw.idempotency_key is not None:
+            raise RequestError(f"a receipt is made once and not kept: leave {HEADER} or receipt out", HEADER)
     if "\0" in raw.id:
         raise unknown(MemoryName(namespace, raw.id))
     stamp = _stamp(operation, service, raw, namespace)

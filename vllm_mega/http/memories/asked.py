@@ -34,6 +34,18 @@ class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     namespace: Namespace = None
 
 
+class Dropped(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of the routes that forget."""
+
+    receipt: Annotated[
+        bool,
+        Meta(
+            description="answer with a receipt that the bank has signed; it tells of the whole bank, so the "
+            "key must be for all namespaces"
+        ),
+    ] = False
+
+
 class Shown(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Parameters of `GET /v1/mega/memories/{id}`."""
 

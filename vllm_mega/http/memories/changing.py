@@ -8,10 +8,12 @@ from vllm_mega.bank.catalog.forgetting import Forgotten
 from vllm_mega.bank.catalog.records import Memory, MemoryName
 from vllm_mega.http.memories import told
 from vllm_mega.http.memories.items import items_of, memory_of, size_of, sources_of
+from vllm_mega.http.memories.receipts import signed
 from vllm_mega.http.memories.repeating import catalog_for
 from vllm_mega.http.memories.service import Asked, Service, Told
 from vllm_mega.memories import forget, get_entry, remember, restore, update
 from vllm_mega.memories.documents.remembering import forget_source
+from vllm_mega.memories.receipts.key import bank_key
 
 
 def add(service: Service, asked: Asked) -> Told:
@@ -85,7 +87,10 @@ def drop(service: Service, asked: Asked) -> Told:
     name = MemoryName(asked.namespace, asked.id)
     service.take(asked.namespace, 1)
     stamps = {} if asked.stamp is None else {name: asked.stamp}
+    key = bank_key(service.catalog) if asked.query.receipt else None
     receipt = forget(catalog_for(service, asked, _gone), [name], asked.who, stamps=stamps)
+    if key is not None:
+        return Told(signed(service, receipt, key), (asked.id,))
     (event,) = receipt.events
     token = service.seals.seal(event.number, "event", asked.namespace)
     return Told(told.Deleted(asked.id, token, receipt.erased), (asked.id,))
@@ -98,8 +103,11 @@ def drop_source(service: Service, asked: Asked) -> Told:
         MemoryNotFoundError: none came from it.
     """
     service.take(asked.namespace, 1)
+    key = bank_key(service.catalog) if asked.query.receipt else None
     receipt = forget_source(catalog_for(service, asked, _gone), asked.id, asked.who, asked.namespace)
     ids = tuple(event.id for event in receipt.events)
+    if key is not None:
+        return Told(signed(service, receipt, key), ids)
     return Told(told.SourceDeleted(asked.id, ids, receipt.erased), ids)
 
 

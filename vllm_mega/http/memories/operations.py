@@ -10,6 +10,7 @@ from vllm_mega.access.principals import Role
 from vllm_mega.http.entrance import ROOM
 from vllm_mega.http.memories import asked, changing, documents, finding, reading, repeating, told
 from vllm_mega.http.memories.service import Asked, Service, Told
+from vllm_mega.memories.receipts.signing import SignedReceipt
 
 MEMORY = ROOM + "memories/{id}"
 
@@ -70,8 +71,10 @@ OPERATIONS = (
     ),
     Operation(
         "forget", "DELETE", MEMORY, "write",
-        "Forget a memory: text, key, versions, adapter. An event without content stays.",
-        changing.drop, (told.Deleted,), conditional=True, again=repeating.deleted_again,
+        "Forget a memory: text, key, versions, adapter, and what the engines have of it. An event without "
+        "content stays.",
+        changing.drop, (told.Deleted, SignedReceipt), query=asked.Dropped, conditional=True,
+        again=repeating.deleted_again,
     ),
     Operation(
         "get_history", "GET", MEMORY + "/history", "read",
@@ -101,7 +104,8 @@ OPERATIONS = (
     Operation(
         "forget_source", "DELETE", ROOM + "sources/{id:path}", "write",
         "Forget all memories that came from a source.",
-        changing.drop_source, (told.SourceDeleted,), again=repeating.source_deleted_again,
+        changing.drop_source, (told.SourceDeleted, SignedReceipt), query=asked.Dropped,
+        again=repeating.source_deleted_again,
     ),
     Operation(
         "list_jobs", "GET", ROOM + "jobs", "read",

@@ -19,6 +19,7 @@ from vllm_mega.http.memories.pool import Pool
 from vllm_mega.http.memories.seals import Seals
 from vllm_mega.memories.documents.counting import token_count
 from vllm_mega.memories.documents.sections import Count
+from vllm_mega.memories.receipts.signing import Server
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Service:
     pool: Pool = field(default_factory=Pool)
     limits_of: Callable[[str], Limits] = lambda _: Limits()
     """By namespace."""
+    let_go: Callable[[frozenset[str]], Server] | None = None
+    """Has the engines let go of parts of memories; None: there are none, or they cannot."""
     streams: int = 0
     """Streams of events that are open."""
     _count: Count | None = None

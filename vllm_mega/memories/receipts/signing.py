@@ -18,13 +18,42 @@ MOST = 256 << 20
 """Bytes of a receipt that is read."""
 
 
-class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the engines of a server have let go of, as far as the process that was asked has told them."""
+
+    engines: int
+    """That were told."""
+    adapters: int
+    """Copies in the host memory of all workers: overwritten and freed."""
+    slots: int
+    """Of all workers: overwritten."""
+    blocks: int
+    """Of the prefix cache: no request finds them any more; their memory is overwritten when it is used."""
+    ended: int
+    """Requests that used some of it, and were ended with an error."""
+    running: int
+    """Requests that still use some of it; what they use goes when they are done."""
+
+    @classmethod
+    def counts(cls) -> tuple[str, ...]:
+        """The fields that every engine has its share of."""
+        return cls.__struct_fields__[1:]
+
+    def then(self, later: Server) -> Server:
+        """Both together, where the engines were told again."""
+        sums = {name: getattr(self, name) + getattr(later, name) for name in self.counts()}
+        return Server(self.engines, **{**sums, "running": later.running})
+
+
+class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the bank says."""
 
     format: str
     bank: str
     """`Catalog.name`."""
     forgotten: Receipt
+    server: Server | None = None
+    """None: no server was asked, or its engines did not answer."""
 
 
 class SignedReceipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,9 +71,9 @@ def public_key(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes_raw().hex()
 
 
-def sign(receipt: Receipt, bank: str, key: Ed25519PrivateKey) -> SignedReceipt:
+def sign(receipt: Receipt, bank: str, key: Ed25519PrivateKey, server: Server | None = None) -> SignedReceipt:
     """The receipt of the bank of this name, signed with its key."""
-    statement = Statement(FORMAT, bank, receipt)
+    statement = Statement(FORMAT, bank, receipt, server)
     return SignedReceipt(statement, public_key(key), key.sign(_signed(statement)).hex())
 
 
@@ -77,7 +106,7 @@ def read_receipt(data: bytes) -> SignedReceipt:
     try:
         return decode(data, SignedReceipt)
     except JsonError as error:
-        raise BankError(f"expected a receipt that `bank forget --receipt` has written: {error}") from error
+        raise BankError(f"expected a receipt, as `bank forget --receipt` writes it: {error}") from error
 
 
 def write_receipt(receipt: SignedReceipt) -> bytes:
