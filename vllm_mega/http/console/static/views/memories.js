@@ -1,0 +1,135 @@
+// The list of memories, what is looked for in it, and beside it the one that is open.
+
+import { memories } from "../api.js";
+import { arrows, badge, current, empty, h, later, problem } from "../dom.js";
+import { ago, when, words } from "../text.js";
+import { makeDetail } from "./memory.js";
+
+export const title = "Memories";
+const PAGE = 50;
+const MOST = 1000;
+const MOST_FOUND = 100;
+const STATES = ["pending", "training", "ready", "failed"];
+
+export function make() {
+  const list = { rows: [], cursor: null, opened: "" };
+  const search = h("input", { type: "search", placeholder: "Search by meaning", "aria-label": "Search memories", "aria-keyshortcuts": "/" });
+  const tags = h("input", { type: "text", placeholder: "tag", "aria-label": "Only with these tags", size: 10, spellcheck: "false" });
+  const state = h("select", { "aria-label": "Only in this state" },
+    h("option", { value: "" }, "any state"), STATES.map((name) => h("option", { value: name }, name)));
+  const rows = h("ul", { class: "rows", "aria-label": "Memories" });
+  const below = h("div", { class: "below", role: "status" });
+  const detail = makeDetail({ filterBy: (tag) => { tags.value = tag; search.value = ""; load(); } });
+  const root = h("section", { class: "memories" },
+    h("div", { class: "list" },
+      h("h1", { class: "unseen" }, "Memories"),
+      h("div", { class: "filters" }, h("div", { class: "searching" }, search, h("kbd", {}, "/")), tags, state),
+      rows, below),
+    detail.root);
+  let loading = new AbortController();
+  let isLeft = false;
+
+  /** All rows that were shown, again, or those of the filters; `more`: one page on. */
+  async function load(more = false) {
+    loading.abort();
+    loading = new AbortController();
+    const { signal } = loading;
+    try {
+      const page = search.value.trim() ? await found(signal) : await listed(more, signal);
+      list.rows = more ? [...list.rows, ...page.data] : page.data;
+      list.cursor = page.next_cursor ?? null;
+      draw();
+      await preview(signal);
+    } catch (error) {
+      if (error.name !== "AbortError") below.replaceChildren(problem(error));
+    }
+  }
+
+  function listed(more, signal) {
+    if (words(tags.value).length > 1) search.placeholder = "Search to use several tags";
+    const limit = more ? PAGE : Math.min(MOST, Math.max(PAGE, list.rows.length));
+    return memories.list({ tag: words(tags.value)[0], state: state.value, limit, cursor: more ? list.cursor : null }, signal);
+  }
+
+  async function found(signal) {
+    const asked = { query: search.value.trim(), tags: words(tags.value), limit: MOST_FOUND };
+    const { data } = await memories.search(asked, signal);
+    return { data: data.filter((one) => !state.value || one.state === state.value) };
+  }
+
+  function draw() {
+    const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.id : null;
+    rows.replaceChildren(...list.rows.map((one) => row(one, list.opened)));
+    if (focused !== null) [...rows.querySelectorAll("a")].find((link) => link.dataset.id === focused)?.focus();
+    below.replaceChildren(...(list.rows.length ? atEnd() : [nothing()]));
+  }
+
+  function atEnd() {
+    return list.cursor ? [h("button", { type: "button", onclick: () => load(true) }, "Show more")] : [];
+  }
+
+  function nothing() {
+    if (!search.value.trim() && !tags.value.trim() && !state.value) {
+      return empty("Nothing is remembered in this namespace yet.",
+        h("a", { class: "button primary", href: "#/add" }, "Add the first memory"));
+    }
+    const clear = () => { [search.value, tags.value, state.value] = ["", "", ""]; load(); search.focus(); };
+    return empty("No memory is like that.", h("button", { type: "button", onclick: clear }, "Show all memories"));
+  }
+
+  /** Lists have no texts; what has no title is known by its beginning. */
+  async function preview(signal) {
+    for (const one of list.rows.filter((row) => !row.title && !row.text)) {
+      const full = await memories.get(one.id, {}, signal).catch(() => null);
+      if (signal.aborted) return;
+      one.text = full?.text ?? "";
+      const place = [...rows.querySelectorAll("a")].find((link) => link.dataset.id === one.id);
+      if (place && one.text) place.querySelector(".name").textContent = one.text;
+    }
+  }
+
+  const again = later(250, () => { if (!isLeft) load(); });
+  for (const input of [search, tags, state]) input.addEventListener("input", later(200, () => { list.rows = []; load(); }));
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowDown") return;
+    event.preventDefault();
+    rows.querySelector("a")?.focus();
+  });
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && list.opened && !event.defaultPrevented && !event.target.closest("input")) back();
+  });
+  arrows(rows, "a");
+
+  function back() {
+    const id = list.opened;
+    location.hash = "#/memories";
+    later(0, () => [...rows.querySelectorAll("a")].find((link) => link.dataset.id === id)?.focus())();
+  }
+
+  return {
+    root,
+    enter(id) {
+      const isFirst = list.rows.length === 0 || isLeft;
+      isLeft = false;
+      list.opened = id;
+      root.toggleAttribute("data-open", Boolean(id));
+      for (const link of rows.querySelectorAll("a")) current(link, link.dataset.id === id);
+      detail.show(id);
+      if (isFirst) load();
+    },
+    leave() { isLeft = true; loading.abort(); detail.leave(); },
+    changed(event) { again(); detail.changed(event); },
+    search() { search.focus(); search.select(); },
+  };
+}
+
+function row(one, opened) {
+  const name = one.title || one.text || one.id;
+  return h("li", {}, h("a", { href: `#/memories/${encodeURIComponent(one.id)}`, "data-id": one.id, "aria-current": one.id === opened && "true" },
+    h("span", { class: "name" }, name),
+    h("span", { class: "meta" },
+      badge(one.state), one.pinned && h("span", { class: "pin", title: "pinned" }, "pinned"),
+      one.tags.map((tag) => h("span", { class: "tag" }, tag)),
+      one.updated_at && h("time", { title: when(one.updated_at) }, ago(one.updated_at)),
+      typeof one.score === "number" && h("span", { class: "score", title: "cosine with what was asked" }, one.score.toFixed(2)))));
+}

@@ -1,0 +1,57 @@
+// The field `mega` of an answer, as people read it: which memories, how much of each, and why.
+
+import { memories } from "../api.js";
+import { bar } from "../bars.js";
+import { badge, h } from "../dom.js";
+import { count } from "../text.js";
+
+/** Elements for the field, and for the tokens of the answer. */
+export function used(mega, usage) {
+  const tokens = usage ? `, ${count(usage.total_tokens, "token")}` : "";
+  const shares = mega.memories.map((one) => share(one));
+  return [
+    h("h3", {}, shares.length ? `From ${count(shares.length, "memory", "memories")}` : "The base model alone"),
+    shares.length ? h("ul", { class: "bars" }, shares) : h("p", {}, unused(mega)),
+    mega.recalled && h("details", { open: true }, h("summary", {}, "What it read"), h("p", { class: "said small" }, mega.recalled)),
+    !mega.recalled && shares.length > 0 && texts(mega.memories),
+    mega.explain?.runners_up?.length > 0 && others(mega.explain),
+    h("p", { class: "meta" }, `mode ${mega.mode}, namespace ${mega.namespace}${tokens}`),
+  ].filter(Boolean);
+}
+
+function share(one) {
+  const score = one.score === null ? "" : `, score ${one.score.toFixed(2)}`;
+  return bar({
+    label: link(one), value: one.weight, strong: true,
+    notes: [h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`), one.state !== "ready" && badge(one.state)].filter(Boolean),
+    told: `${one.title || one.id}: weight ${one.weight.toFixed(2)}${score}`,
+  });
+}
+
+function unused(mega) {
+  if (mega.mode === "off") return "Memory was off.";
+  if (mega.best_score === null) return "There was no memory to compare with.";
+  const least = mega.explain ? ` of the ${mega.explain.threshold.toFixed(2)} that it takes` : "";
+  return `No memory was near enough: the best had ${mega.best_score.toFixed(2)}${least}.`;
+}
+
+/** Adapters are not read; what they were made of is looked up when it is wished. */
+function texts(all) {
+  const place = h("div", {});
+  const show = async (event) => {
+    if (!event.target.open || place.childElementCount) return;
+    const found = await Promise.all(all.map((one) => memories.get(one.id, { version: one.version }).catch((error) => ({ text: error.message }))));
+    place.replaceChildren(...found.map((one) => h("p", { class: "said small" }, one.text)));
+  };
+  return h("details", { ontoggle: show }, h("summary", {}, "What they say"), place);
+}
+
+function others(explain) {
+  const rows = explain.runners_up.map((one) => bar({
+    label: link(one), value: one.score, threshold: explain.threshold, notes: [h("span", {}, `not used: ${one.why}`)],
+    told: `${one.title || one.id}: score ${one.score.toFixed(2)}, threshold ${explain.threshold.toFixed(2)}`,
+  }));
+  return h("details", {}, h("summary", {}, "Runners-up"), h("ul", { class: "bars" }, rows));
+}
+
+const link = (one) => h("a", { href: `#/memories/${encodeURIComponent(one.id)}` }, one.title || one.id);
