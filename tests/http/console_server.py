@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import generate_latest
 
+from tests.banks import last_event
 from tests.http.memories.server import MemoryServer
 from vllm_mega.bank.catalog.sizes import sizes
 from vllm_mega.demo.server import HOST, free_port
@@ -51,7 +52,7 @@ class ConsoleServer(MemoryServer):
         self.app.add_api_route("/metrics", lambda: Response(generate_latest()))
 
     async def _metrics(self) -> Response:
-        told = Told(self.service.gate.version, sizes(self.service.catalog))
+        told = Told(last_event(self.bank), sizes(self.service.catalog))
         return Response(exposition([[msgspec.structs.asdict(self.counts)]], told))
 
     async def _chat(self, request: Request) -> Response:

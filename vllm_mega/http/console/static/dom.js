@@ -21,7 +21,7 @@ export function field(label, input, hint) {
 
 /** A form whose submission is ours alone: its buttons are off, and its refusal stands in it. */
 export function form(given, act, ...children) {
-  const refusal = h("div", {});
+  const refusal = h("div", { class: "refusal" });
   const made = h("form", { ...given, novalidate: true }, ...children, refusal);
   made.addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -27,6 +27,11 @@ export function shorter(number) {
   return number.toLocaleString("en", Number.isInteger(number) ? {} : { maximumSignificantDigits: 3 });
 }
 
+/** A score or a weight: two digits; null: none. */
+export function hundredths(number) {
+  return number === null || number === undefined ? "–" : (Math.round(number * 100) / 100 || 0).toFixed(2);
+}
+
 /** "a, b" -> ["a", "b"]. */
 export function words(text) {
   return text.split(",").map((word) => word.trim()).filter(Boolean);

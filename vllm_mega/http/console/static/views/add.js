@@ -19,7 +19,7 @@ function one() {
     tags: h("input", { spellcheck: "false" }),
     links: h("input", { spellcheck: "false" }),
   };
-  const stored = h("div", { role: "status" });
+  const stored = h("div", { class: "refusal" });
   const made = form({ "aria-labelledby": "one" }, async () => {
     const told = await memories.add({
       text: inputs.text.value, title: inputs.title.value.trim(),

@@ -20,7 +20,7 @@ export function document_(file, tags) {
     }
     const content = await base64(file);
     const plan = await asked(content, true);
-    const refusal = h("div", {});
+    const refusal = h("div", { class: "refusal" });
     const act = () => attempt(made, refusal, async () => {
       const done = await asked(content, false);
       inside.replaceChildren(h("p", { class: "done" }, `Done: ${summary(done.data)}. `,

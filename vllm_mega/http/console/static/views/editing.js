@@ -13,7 +13,7 @@ export function editor(memory, end) {
     tags: h("input", { value: memory.tags.join(", "), spellcheck: "false" }),
     links: h("input", { value: memory.links.join(", "), spellcheck: "false" }),
   };
-  const refusal = h("div", {});
+  const refusal = h("div", { class: "refusal" });
   const made = h("form", { class: "editor", novalidate: true, "aria-label": "Edit the memory" },
     h("h2", {}, `Edit ${memory.title || memory.id}`),
     field("Text", inputs.text, "A new text is a new version. The one that answers goes on until the new one has its adapter."),

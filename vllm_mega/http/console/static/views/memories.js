@@ -2,7 +2,7 @@
 
 import { memories } from "../api.js";
 import { arrows, badge, current, empty, h, later, problem } from "../dom.js";
-import { ago, when, words } from "../text.js";
+import { ago, hundredths, when, words } from "../text.js";
 import { makeDetail } from "./memory.js";
 
 export const title = "Memories";
@@ -131,5 +131,5 @@ function row(one, opened) {
       badge(one.state), one.pinned && h("span", { class: "pin", title: "pinned" }, "pinned"),
       one.tags.map((tag) => h("span", { class: "tag" }, tag)),
       one.updated_at && h("time", { title: when(one.updated_at) }, ago(one.updated_at)),
-      typeof one.score === "number" && h("span", { class: "score", title: "cosine with what was asked" }, one.score.toFixed(2)))));
+      typeof one.score === "number" && h("span", { class: "score", title: "cosine with what was asked" }, hundredths(one.score)))));
 }

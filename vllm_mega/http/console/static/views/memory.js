@@ -32,7 +32,7 @@ export function makeDetail({ filterBy }) {
 
   function draw(memory, past, isFirst) {
     opened.etag = memory.etag;
-    const refusal = h("div", {});
+    const refusal = h("div", { class: "refusal" });
     const act = (todo) => attempt(root, refusal, todo).then(() => helped(refusal));
     const heading = h("h2", { tabindex: -1 }, memory.title || memory.id);
     root.replaceChildren(

@@ -3,7 +3,7 @@
 import { memories } from "../api.js";
 import { bar } from "../bars.js";
 import { badge, empty, field, h, later, problem } from "../dom.js";
-import { count, words } from "../text.js";
+import { count, hundredths, words } from "../text.js";
 
 export const title = "Probe";
 const SHOWN = 20;
@@ -58,21 +58,21 @@ function answer({ data, explain }) {
   return [
     h("p", { class: "lead" }, verdict(explain)),
     h("ul", { class: "bars probe-bars", "aria-label": "Scores" }, data.map((one) => row(one, explain, linked))),
-    h("p", { class: "meta" }, `The line is the threshold, ${explain.threshold.toFixed(2)}. At most ${count(explain.top_k, "memory", "memories")}, sharpness ${explain.beta}, share of links ${explain.link_share}.`),
+    h("p", { class: "meta" }, `The line is the threshold, ${hundredths(explain.threshold)}. At most ${count(explain.top_k, "memory", "memories")}, sharpness ${explain.beta}, share of links ${explain.link_share}.`),
   ];
 }
 
 function verdict({ mixture, best_score: best, threshold }) {
   if (mixture.length) return `${count(mixture.length, "memory", "memories")} would answer.`;
-  return `The base model would answer: the best score, ${best?.toFixed(2) ?? "none"}, is below ${threshold.toFixed(2)}.`;
+  return `The base model would answer: the best score, ${hundredths(best)}, is below ${hundredths(threshold)}.`;
 }
 
 function row(one, explain, linked) {
-  const weight = one.weight > 0 ? `weight ${one.weight.toFixed(2)}` : "";
+  const weight = one.weight > 0 ? `weight ${hundredths(one.weight)}` : "";
   return bar({
     label: h("a", { href: `#/memories/${encodeURIComponent(one.id)}`, title: one.text }, one.title || one.text),
     value: one.score, threshold: explain.threshold, strong: one.weight > 0,
     notes: [weight && h("span", {}, weight), linked.has(one.id) && h("span", {}, "for the sake of a link"), one.state !== "ready" && badge(one.state)].filter(Boolean),
-    told: `${one.title || one.id}: score ${one.score?.toFixed(2) ?? "none"}, threshold ${explain.threshold.toFixed(2)}${weight && `, ${weight}`}`,
+    told: `${one.title || one.id}: score ${hundredths(one.score)}, threshold ${hundredths(explain.threshold)}${weight && `, ${weight}`}`,
   });
 }

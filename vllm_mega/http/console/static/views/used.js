@@ -3,7 +3,7 @@
 import { memories } from "../api.js";
 import { bar } from "../bars.js";
 import { badge, h } from "../dom.js";
-import { count } from "../text.js";
+import { count, hundredths } from "../text.js";
 
 /** Elements for the field, and for the tokens of the answer. */
 export function used(mega, usage) {
@@ -20,19 +20,19 @@ export function used(mega, usage) {
 }
 
 function share(one) {
-  const score = one.score === null ? "" : `, score ${one.score.toFixed(2)}`;
+  const score = one.score === null ? "" : `, score ${hundredths(one.score)}`;
   return bar({
     label: link(one), value: one.weight, strong: true,
     notes: [h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`), one.state !== "ready" && badge(one.state)].filter(Boolean),
-    told: `${one.title || one.id}: weight ${one.weight.toFixed(2)}${score}`,
+    told: `${one.title || one.id}: weight ${hundredths(one.weight)}${score}`,
   });
 }
 
 function unused(mega) {
   if (mega.mode === "off") return "Memory was off.";
   if (mega.best_score === null) return "There was no memory to compare with.";
-  const least = mega.explain ? ` of the ${mega.explain.threshold.toFixed(2)} that it takes` : "";
-  return `No memory was near enough: the best had ${mega.best_score.toFixed(2)}${least}.`;
+  const least = mega.explain ? ` of the ${hundredths(mega.explain.threshold)} that it takes` : "";
+  return `No memory was near enough: the best had ${hundredths(mega.best_score)}${least}.`;
 }
 
 /** Adapters are not read; what they were made of is looked up when it is wished. */
@@ -49,9 +49,14 @@ function texts(all) {
 function others(explain) {
   const rows = explain.runners_up.map((one) => bar({
     label: link(one), value: one.score, threshold: explain.threshold, notes: [h("span", {}, `not used: ${one.why}`)],
-    told: `${one.title || one.id}: score ${one.score.toFixed(2)}, threshold ${explain.threshold.toFixed(2)}`,
+    told: `${one.title || one.id}: score ${hundredths(one.score)}, threshold ${hundredths(explain.threshold)}`,
   }));
   return h("details", {}, h("summary", {}, "Runners-up"), h("ul", { class: "bars" }, rows));
 }
 
-const link = (one) => h("a", { href: `#/memories/${encodeURIComponent(one.id)}` }, one.title || one.id);
+/** What has no title is known by its text. */
+function link(one) {
+  const made = h("a", { href: `#/memories/${encodeURIComponent(one.id)}` }, one.title || one.id);
+  if (!one.title) memories.get(one.id, { version: one.version }).then((full) => { made.textContent = full.text; }, () => {});
+  return made;
+}
