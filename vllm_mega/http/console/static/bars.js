@@ -20,7 +20,7 @@ export function bar({ label, value, threshold, strong = false, notes = [], told 
   return h("li", { class: "bar", "data-strong": strong },
     h("span", { class: "label" }, label), track,
     h("span", { class: "number" }, hundredths(value)),
-    notes.length > 0 && h("span", { class: "notes" }, notes));
+    h("span", { class: "notes" }, notes));
 }
 
 const clamped = (value) => Math.max(0, Math.min(1, value));

@@ -10,16 +10,23 @@ export function h(tag, given = {}, ...children) {
     else if (value === true) made.setAttribute(name, name.startsWith("aria-") ? "true" : "");
     else made.setAttribute(name, String(value));
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...present(children));
   return made;
 }
+
+/** Put `children` in the place of what `place` has; what is null or false is left out, as in `h`. */
+export function fill(place, ...children) {
+  place.replaceChildren(...present(children));
+}
+
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
 
 /** A field with its label, and a hint below. */
 export function field(label, input, hint) {
   return h("label", { class: "field" }, h("span", {}, label), input, hint && h("small", {}, hint));
 }
 
-/** A form whose submission is ours alone: its buttons are off, and its refusal stands in it. */
+/** A form that submits to `act` alone; why it was refused stands in it. */
 export function form(given, act, ...children) {
   const refusal = h("div", { class: "refusal" });
   const made = h("form", { ...given, novalidate: true }, ...children, refusal);
@@ -30,17 +37,17 @@ export function form(given, act, ...children) {
   return made;
 }
 
-/** Do `act`; while it lasts the buttons of `place` are off, and why it was refused is told in `refusal`. */
+/** Do `act`, once at a time in `place`; why it was refused is told in `refusal`. The focus stays where it is. */
 export async function attempt(place, refusal, act) {
-  const buttons = [...place.querySelectorAll("button")].filter((button) => !button.disabled);
-  for (const button of buttons) button.disabled = true;
+  if (place.ariaBusy === "true") return;
+  place.ariaBusy = "true";
   refusal.replaceChildren();
   try {
     await act();
   } catch (error) {
     if (error.name !== "AbortError") refusal.replaceChildren(problem(error));
   } finally {
-    for (const button of buttons) button.disabled = false;
+    place.ariaBusy = null;
   }
 }
 

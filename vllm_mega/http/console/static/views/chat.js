@@ -1,7 +1,7 @@
 // A chat with memory; beside each answer, the memories behind it.
 
 import { Refused, chat, models } from "../api.js";
-import { empty, h, problem } from "../dom.js";
+import { empty, fill, h, problem } from "../dom.js";
 import { session } from "../session.js";
 import { events } from "../sse.js";
 import { used } from "./used.js";
@@ -76,7 +76,7 @@ export function make() {
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Refused(chunk.error.code, chunk.error);
       answer.text.append(chunk.choices[0]?.delta?.content ?? "");
-      if (chunk.mega) answer.beside.replaceChildren(...used(chunk.mega, chunk.usage));
+      if (chunk.mega) fill(answer.beside, used(chunk.mega, chunk.usage));
       log.scrollTop = log.scrollHeight;
     }
   }

@@ -1,7 +1,7 @@
 // What waits for a trainer, what one has, and what has failed.
 
 import { memories } from "../api.js";
-import { badge, empty, h, later, problem } from "../dom.js";
+import { badge, empty, fill, h, later, problem } from "../dom.js";
 import { ago, count, when } from "../text.js";
 
 export const title = "Jobs";
@@ -35,7 +35,7 @@ export function make() {
       return;
     }
     const waiting = rows.every(([, job]) => job.state === "waiting");
-    place.replaceChildren(
+    fill(place,
       waiting && h("p", { class: "hint" }, "Nobody trains at the moment. A trainer is started with ", h("code", {}, "vllm-mega train --bank BANK --watch"), ", or beside the server with ", h("code", {}, "vllm-mega serve --train"), "."),
       h("div", { class: "scroll" }, h("table", {},
         h("thead", {}, h("tr", {}, ["State", "Memory", "Version", "Tries", "Since"].map((name) => h("th", { scope: "col" }, name)))),

@@ -12,7 +12,7 @@ import { history } from "./history.js";
  */
 export function makeDetail({ filterBy }) {
   const root = h("article", { class: "detail", "aria-label": "The open memory" });
-  const opened = { id: "", etag: null, isEditing: false };
+  const opened = { id: "", isEditing: false, notice: null };
   let loading = new AbortController();
 
   async function load(id, isFirst) {
@@ -31,22 +31,35 @@ export function makeDetail({ filterBy }) {
   }
 
   function draw(memory, past, isFirst) {
-    opened.etag = memory.etag;
-    const refusal = h("div", { class: "refusal" });
-    const act = (todo) => attempt(root, refusal, todo).then(() => helped(refusal));
+    const refusal = h("div", { class: "refusal" }, opened.notice && problem(opened.notice));
+    const act = (todo) => attempt(root, refusal, () => inTime(todo));
     const heading = h("h2", { tabindex: -1 }, memory.title || memory.id);
+    const held = root.contains(document.activeElement) ? document.activeElement.textContent : null;
+    const isUnfolded = root.querySelector(".history details")?.open ?? false;
     root.replaceChildren(
       toList(), heading, states(memory), refusal, buttons(memory, act),
       h("p", { class: "said" }, memory.text),
       facts(memory, filterBy),
       history(memory, past, (version) => act(() => bringBack(memory, version))));
-    if (isFirst && !document.activeElement?.closest(".filters, dialog")) heading.focus();
+    root.querySelector(".history details").open = isUnfolded && !isFirst;
+    if (isFirst || held !== null) (named(held) ?? heading).focus();
   }
 
-  /** A change that came too late: the way on stands beside the refusal. */
-  function helped(refusal) {
-    const told = refusal.querySelector(".problem");
-    told?.append(h("button", { type: "button", onclick: () => load(opened.id) }, "Reload"));
+  /** The same thing as before, where the focus was, if it is still there. */
+  function named(text) {
+    return [...root.querySelectorAll("button, a, summary")].find((one) => one.textContent === text);
+  }
+
+  /** Do `todo`; where somebody was quicker, show what he has made of the memory instead. */
+  async function inTime(todo) {
+    opened.notice = null;
+    try {
+      await todo();
+    } catch (error) {
+      if (error.status !== 412) throw error;
+      opened.notice = { message: "Somebody changed this memory meanwhile, so nothing was done. This is how it is now." };
+      await load(opened.id);
+    }
   }
 
   function buttons(memory, act) {
@@ -91,7 +104,7 @@ export function makeDetail({ filterBy }) {
     root,
     show(id) {
       if (id === opened.id && id) return;
-      Object.assign(opened, { id, isEditing: false });
+      Object.assign(opened, { id, isEditing: false, notice: null });
       if (id) load(id, true);
       else root.replaceChildren(empty("Choose a memory to see what it says and what became of it.",
         h("p", { class: "keys" }, h("kbd", {}, "/"), " search ", h("kbd", {}, "↓"), h("kbd", {}, "↑"), " move ", h("kbd", {}, "Enter"), " open ", h("kbd", {}, "Esc"), " back ", h("kbd", {}, "n"), " new")));

@@ -72,7 +72,7 @@ function row(one, explain, linked) {
   return bar({
     label: h("a", { href: `#/memories/${encodeURIComponent(one.id)}`, title: one.text }, one.title || one.text),
     value: one.score, threshold: explain.threshold, strong: one.weight > 0,
-    notes: [weight && h("span", {}, weight), linked.has(one.id) && h("span", {}, "for the sake of a link"), one.state !== "ready" && badge(one.state)].filter(Boolean),
+    notes: [weight !== "" && h("span", {}, weight), linked.has(one.id) && h("span", {}, "for the sake of a link"), one.state !== "ready" && badge(one.state)],
     told: `${one.title || one.id}: score ${hundredths(one.score)}, threshold ${hundredths(explain.threshold)}${weight && `, ${weight}`}`,
   });
 }

@@ -16,14 +16,14 @@ export function used(mega, usage) {
     !mega.recalled && shares.length > 0 && texts(mega.memories),
     mega.explain?.runners_up?.length > 0 && others(mega.explain),
     h("p", { class: "meta" }, `mode ${mega.mode}, namespace ${mega.namespace}${tokens}`),
-  ].filter(Boolean);
+  ];
 }
 
 function share(one) {
   const score = one.score === null ? "" : `, score ${hundredths(one.score)}`;
   return bar({
     label: link(one), value: one.weight, strong: true,
-    notes: [h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`), one.state !== "ready" && badge(one.state)].filter(Boolean),
+    notes: [h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`), one.state !== "ready" && badge(one.state)],
     told: `${one.title || one.id}: weight ${hundredths(one.weight)}${score}`,
   });
 }

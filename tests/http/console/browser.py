@@ -16,7 +16,7 @@ SWITCHES = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 DESKTOP, PHONE = (1280, 800), (390, 844)
-_WAIT = 8000
+_WAIT = 60_000
 """Milliseconds until what is expected must be there: these machines are busy."""
 VIEWS = ("memories", "add", "chat", "probe", "jobs", "metrics")
 
@@ -38,6 +38,14 @@ def browser(folder: Path) -> Iterator[BrowserContext]:
         context.set_default_timeout(_WAIT)
         yield context
         context.close()
+
+
+def watch(context: BrowserContext, url: str) -> Iterator[Watched]:
+    """A page of the server at `url`, that is checked when it was used."""
+    made = Watched(context, url)
+    yield made
+    made.check()
+    made.page.close()
 
 
 class Watched:
@@ -64,7 +72,7 @@ class Watched:
 
     def check(self) -> None:
         """No error, nothing that the policy forbids, no refusal, no request to anybody else."""
-        assert self._troubles == []
+        assert not self._troubles, "; ".join(self._troubles)
 
     def is_too_wide(self) -> bool:
         """Whether it must be scrolled sideways."""

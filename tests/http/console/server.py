@@ -19,6 +19,7 @@ from prometheus_client import generate_latest
 from tests.banks import last_event
 from tests.http.memories.server import MemoryServer
 from vllm_mega.bank.catalog.sizes import sizes
+from vllm_mega.bank.layout import NewMemory
 from vllm_mega.demo.server import HOST, free_port
 from vllm_mega.engine.residency import Residency
 from vllm_mega.errors import MegaError
@@ -29,6 +30,7 @@ from vllm_mega.http.memories.answering import refuse
 from vllm_mega.http.memories.refusing import refusal_of
 from vllm_mega.http.metrics import Told, exposition
 from vllm_mega.http.sse import DONE, PREFIX, annotate
+from vllm_mega.memories import remember
 from vllm_mega.requests.deciding import Ask, decide
 from vllm_mega.requests.describing import describe
 from vllm_mega.requests.passes import recalled
@@ -45,11 +47,16 @@ class ConsoleServer(MemoryServer):
     def __init__(self, folder: Path, *, keys: bool = False) -> None:
         super().__init__(folder, keys=keys)
         self.app.include_router(router)
-        self.counts = Residency(slots=4, slots_used=2, slot_hits=30, slot_misses=10, loads=10, load_bytes=4096)
+        self.counts = Residency(slots=4, slots_used=2, slot_hits=30, slot_misses=10, loads=10)
         self.app.add_api_route("/v1/models", _models)
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
         self.app.add_api_route("/mega/metrics", self._metrics)
         self.app.add_api_route("/metrics", lambda: Response(generate_latest()))
+
+    def tell(self, *memories: dict[str, Any], namespace: str = "default") -> None:
+        """Have memories remembered, as a client of the same bank would."""
+        given = [NewMemory(**memory, namespace=namespace) for memory in memories]
+        remember(self.service.catalog, given, self.service.embedder, "somebody")
 
     async def _metrics(self) -> Response:
         told = Told(last_event(self.bank), sizes(self.service.catalog))
