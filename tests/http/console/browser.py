@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 SWITCHES = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -36,6 +36,7 @@ def browser(folder: Path) -> Iterator[BrowserContext]:
             folder, executable_path=chromium(), args=list(SWITCHES), headless=False, color_scheme="light",
         )  # fmt: skip
         context.set_default_timeout(_WAIT)
+        expect.set_options(timeout=_WAIT)
         yield context
         context.close()
 

@@ -181,7 +181,7 @@ def test_a_list_is_narrowed_and_goes_on(watched: Watched, server: ConsoleServer)
     page.get_by_role("button", name="Show more").click()
     expect(names(page)).to_have_count(61)
     expect(page.get_by_role("button", name="Show more")).to_have_count(0)
-    page.get_by_label("Only with these tags").fill("craft")
+    page.get_by_label("Only with this tag").fill("craft")
     expect(names(page)).to_have_text(["The kiln"])
     page.get_by_label("Only in this state").select_option("ready")
     expect(page.get_by_text("No memory is like that.")).to_be_visible()
@@ -219,7 +219,7 @@ def test_a_document_that_cannot_be_is_refused_with_the_reason(watched: Watched) 
     watched.refused = {400}
     for name, text, reason in (
         ("village.xyz", "Some text.", ".xyz"),
-        ("large.txt", "x" * (1 << 21), "divide the document first"),
+        ("large.txt", "x" * (1 << 21), "divide it first"),
     ):
         page.locator(".drop").evaluate(DROP, [name, text])
         expect(page.locator(".documents > li").first.get_by_role("alert")).to_contain_text(reason)

@@ -13,6 +13,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.gate.banks import CHESS, FERRY, KILN
 from tests.http.console.browser import DESKTOP, PHONE, VIEWS, Watched, watch
 from tests.http.console.server import SAID, ConsoleServer
+from vllm_mega.bank.catalog.jobs import fail, lease, progress
 
 EVIL = "<img src=x onerror=\"document.title='hit'\"><script>document.title='hit'</script>"
 KEPT = "[sessionStorage, localStorage, document.cookie].map(one => JSON.stringify(one))"
@@ -134,9 +135,9 @@ def test_an_answer_can_be_stopped_and_a_refusal_is_told(
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".beside")).to_contain_text("Stopped.")
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    watched.refused = {400}
     page.get_by_label("Namespace").fill("no such name!")
     page.keyboard.press("Enter")
-    watched.refused = {400}
     say(page, "Whose is this?")
     expect(page.locator(".beside").get_by_role("alert")).to_contain_text("namespace")
 
@@ -163,13 +164,24 @@ def test_the_probe_shows_the_threshold_as_a_line(watched: Watched, server: Conso
     expect(page.get_by_role("alert")).to_contain_text("beta")
 
 
-def test_jobs_are_those_that_have_no_adapter_yet(watched: Watched, server: ConsoleServer) -> None:
+def test_jobs_tell_how_they_go(watched: Watched, server: ConsoleServer) -> None:
     page = watched.open("jobs")
     expect(page.get_by_text("Nothing waits")).to_be_visible()
     server.tell({"id": "lamp", "text": "The lamp burns nine nights.", "title": "The lamp"})
     row = page.locator("tbody tr")
     expect(row).to_have_text(re.compile("waiting.*The lamp"))
     expect(page.get_by_text("Nobody trains at the moment.")).to_be_visible()
+    catalog = server.service.catalog
+    (held,) = lease(catalog, "one", 60)
+    expect(row.locator(".badge")).to_have_text("training")
+    expect(page.get_by_text("Nobody trains at the moment.")).to_have_count(0)
+    progress(catalog, [held], 7)
+    expect(row.locator("td").last).to_have_text(re.compile("^7 "))
+    fail(catalog, held, "the loss is not finite")
+    expect(row.locator(".reason")).to_have_text("the loss is not finite")
+    page.get_by_label("Only in this state").select_option("failed")
+    expect(page.get_by_text("No job is failed.")).to_be_visible()
+    page.get_by_label("Only in this state").select_option("waiting")
     row.get_by_role("link").click()
     expect(page.get_by_role("heading", name="The lamp")).to_be_visible()
 

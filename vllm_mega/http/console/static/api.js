@@ -25,7 +25,8 @@ export async function send(method, path, { query = {}, body, headers = {}, signa
   const sent = { ...headers };
   if (session.key) sent.Authorization = `Bearer ${session.key}`;
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  const answer = await reach(url, { method, headers: sent, signal, body: body && JSON.stringify(body), cache: "no-store" });
+  const said = body && JSON.stringify(body);
+  const answer = await reach(url, { method, headers: sent, body: said, signal, cache: "no-store" });
   if (answer.ok) return answer;
   if (answer.status === 401) door.dispatchEvent(new Event("keyless"));
   throw new Refused(answer.status, await told(answer));
@@ -73,7 +74,7 @@ export const memories = {
     whole(send("POST", at(id, "/restore"), { query: mine(), body: { version }, headers: matching(etag) })),
   search: (body, signal) => json(send("POST", "v1/mega/search", { body: about(body), signal })),
   document: (body) => json(send("POST", "v1/mega/documents", { body: about(body) })),
-  job: (id, signal) => json(send("GET", `v1/mega/jobs/${encodeURIComponent(id)}`, { query: mine(), signal })),
+  jobs: (query, signal) => json(send("GET", "v1/mega/jobs", { query: { ...mine(), ...query }, signal })),
 };
 
 /** Events as they happen, behind the one with this token. */

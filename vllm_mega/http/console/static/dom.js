@@ -19,7 +19,8 @@ export function fill(place, ...children) {
   place.replaceChildren(...present(children));
 }
 
-const present = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+const ABSENT = [null, undefined, false];
+const present = (children) => children.flat().filter((child) => !ABSENT.includes(child));
 
 /** A field with its label, and a hint below. */
 export function field(label, input, hint) {
@@ -55,6 +56,11 @@ export async function attempt(place, refusal, act) {
 export function problem(error, ...help) {
   const about = error.param ? h("code", {}, error.param) : null;
   return h("div", { class: "problem", role: "alert" }, h("p", {}, about, about && " ", error.message), ...help);
+}
+
+/** A remark. */
+export function remark(...text) {
+  return h("p", { class: "meta" }, text);
 }
 
 /** What stands where there is nothing yet, and what to do about it. */

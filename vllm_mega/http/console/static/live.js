@@ -25,7 +25,8 @@ export async function listen(changed, told, signal) {
     } catch (error) {
       if (signal.aborted) return;
       told(error.status === 503 ? "polling" : "away");
-      if (error.status === 401 || error.status === 403) return;  // until there is another key or namespace
+      const isBegun = last !== undefined;
+      if ([401, 403].includes(error.status) || (error.status === 400 && !isBegun)) return;  // until something is changed
       if (error.status === 400) last = undefined;
       if (error.status === 503) changed(null);
     }

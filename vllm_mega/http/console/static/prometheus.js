@@ -9,8 +9,10 @@ export function parse(text) {
   for (const line of text.split("\n")) {
     const [, name, labels = "", value] = LINE.exec(line) ?? [];
     if (!name) continue;
-    const one = { labels: Object.fromEntries([...labels.matchAll(LABEL)].map(([, key, said]) => [key, said])), value: Number(value) };
-    found.set(name, [...(found.get(name) ?? []), one]);
+    const pairs = [...labels.matchAll(LABEL)].map(([, label, said]) => [label, said]);
+    const one = { labels: Object.fromEntries(pairs), value: Number(value) };
+    if (found.has(name)) found.get(name).push(one);
+    else found.set(name, [one]);
   }
   return found;
 }

@@ -28,7 +28,7 @@ function one() {
     made.reset();
     stored.replaceChildren(h("p", { class: "done" }, "Stored as ",
       h("a", { href: `#/memories/${encodeURIComponent(told.id)}` }, told.id),
-      told.state === "ready" ? "." : ": it answers as text at once, and from its adapter when a trainer has made it."));
+      told.state === "ready" ? "." : ": it answers as text at once, and from its adapter when there is one."));
     toast("Stored.");
     inputs.text.focus();
   },
@@ -60,5 +60,6 @@ function many() {
   zone.addEventListener("dragover", over(true));
   zone.addEventListener("dragleave", over(false));
   zone.addEventListener("drop", (event) => { over(false)(event); take(event.dataTransfer.files); });
-  return h("div", { class: "card" }, h("h2", {}, "Documents"), zone, field("Tags of all their memories", tags, "With commas between them; without any, they keep theirs"), files);
+  const tagged = field("Tags of all their memories", tags, "With commas between them; without any, they keep theirs");
+  return h("div", { class: "card" }, h("h2", {}, "Documents"), zone, tagged, files);
 }

@@ -1,7 +1,7 @@
 // A document on its way: what would become of it is shown, and done when it is wished.
 
 import { memories } from "../api.js";
-import { attempt, h, problem, toast } from "../dom.js";
+import { attempt, h, problem, remark, toast } from "../dom.js";
 import { bytes, count } from "../text.js";
 
 const MOST_BYTES = 1.5 * 1024 * 1024;  // in base64, the 2 MiB that a body may have
@@ -9,14 +9,14 @@ const SAID = { add: "added", update: "changed", link: "linked anew", keep: "kept
 
 /** A row for a file, that reads it and shows what would be done. */
 export function document_(file, tags) {
-  const inside = h("div", { class: "inside" }, h("p", { class: "meta" }, "Dividing…"));
+  const inside = h("div", { class: "inside" }, remark("Dividing…"));
   const made = h("li", {}, h("h3", {}, file.name, " ", h("small", {}, bytes(file.size))), inside);
   const asked = (content, dry) => memories.document({
     source: file.name, content, dry_run: dry, ...(tags.length ? { tags } : {}),
   });
   attempt(made, inside, async () => {
     if (file.size > MOST_BYTES) {
-      throw new Error(`${bytes(file.size)} are more than a request may have (${bytes(MOST_BYTES)}): divide the document first.`);
+      throw new Error(`${bytes(file.size)} are more than the ${bytes(MOST_BYTES)} of a request: divide it first.`);
     }
     const content = await base64(file);
     const plan = await asked(content, true);
@@ -52,8 +52,9 @@ function buttons(steps, act, discard) {
 
 /** "3 added, 1 kept". */
 function summary(steps) {
-  const counts = Object.keys(SAID).map((change) => [steps.filter((step) => step.change === change).length, SAID[change]]);
-  return counts.filter(([number]) => number).map(([number, said]) => `${number} ${said}`).join(", ");
+  const number = (change) => steps.filter((step) => step.change === change).length;
+  const counts = Object.entries(SAID).map(([change, said]) => [number(change), said]);
+  return counts.filter(([found]) => found).map(([found, said]) => `${found} ${said}`).join(", ");
 }
 
 function base64(file) {

@@ -16,7 +16,7 @@ export function editor(memory, end) {
   const refusal = h("div", { class: "refusal" });
   const made = h("form", { class: "editor", novalidate: true, "aria-label": "Edit the memory" },
     h("h2", {}, `Edit ${memory.title || memory.id}`),
-    field("Text", inputs.text, "A new text is a new version. The one that answers goes on until the new one has its adapter."),
+    field("Text", inputs.text, "A new text is a new version; the one that answers goes on until it has its adapter."),
     field("Title", inputs.title),
     field("Tags", inputs.tags, "With commas between them"),
     field("Links", inputs.links, "Ids of memories that come to mind with this one, with commas between them"),
@@ -47,7 +47,8 @@ export function editor(memory, end) {
   async function conflict() {
     const theirs = await memories.get(memory.id);
     const parts = difference(theirs.text, inputs.text.value);
-    return problem({ message: "Somebody changed this memory while you wrote: nothing was saved. From theirs to yours:" },
+    const message = "Somebody changed this memory while you wrote: nothing was saved. From theirs to yours:";
+    return problem({ message },
       h("p", { class: "said" }, differences(parts)),
       h("div", { class: "actions" },
         h("button", { type: "button", onclick: end }, "Reload theirs"),

@@ -23,7 +23,8 @@ function one(memory, version, before, restore) {
       h("span", {}, version.adapter ? "with adapter" : "as text"),
       version.who && h("span", {}, `by ${version.who}`),
       h("time", { title: when(version.created_at) }, ago(version.created_at)),
-      !isNewest && h("button", { type: "button", class: "small", onclick: () => restore(version.version) }, "Restore")),
+      !isNewest && h("button", { type: "button", class: "small", onclick: () => restore(version.version) },
+        "Restore")),
     title,
     h("p", { class: "said small" }, differences(parts)));
 }

@@ -2,8 +2,9 @@
 
 import { memories } from "../api.js";
 import { arrows, badge, current, empty, h, later, problem } from "../dom.js";
-import { ago, hundredths, when, words } from "../text.js";
+import { ago, hundredths, when } from "../text.js";
 import { makeDetail } from "./memory.js";
+import { address } from "./naming.js";
 
 export const title = "Memories";
 const PAGE = 50;
@@ -13,17 +14,18 @@ const STATES = ["pending", "training", "ready", "failed"];
 
 export function make() {
   const list = { rows: [], cursor: null, opened: "" };
-  const search = h("input", { type: "search", placeholder: "Search by meaning", "aria-label": "Search memories", "aria-keyshortcuts": "/" });
-  const tags = h("input", { type: "text", placeholder: "tag", "aria-label": "Only with these tags", size: 10, spellcheck: "false" });
+  const search = h("input", { type: "search", placeholder: "Search by meaning", "aria-label": "Search memories" });
+  search.ariaKeyShortcuts = "/";
+  const tag = h("input", { placeholder: "tag", "aria-label": "Only with this tag", size: 10, spellcheck: "false" });
   const state = h("select", { "aria-label": "Only in this state" },
     h("option", { value: "" }, "any state"), STATES.map((name) => h("option", { value: name }, name)));
   const rows = h("ul", { class: "rows", "aria-label": "Memories" });
   const below = h("div", { class: "below", role: "status" });
-  const detail = makeDetail({ filterBy: (tag) => { tags.value = tag; search.value = ""; load(); } });
+  const detail = makeDetail({ filterBy: (chosen) => { tag.value = chosen; search.value = ""; load(); } });
   const root = h("section", { class: "memories" },
     h("div", { class: "list" },
       h("h1", { class: "unseen" }, "Memories"),
-      h("div", { class: "filters" }, h("div", { class: "searching" }, search, h("kbd", {}, "/")), tags, state),
+      h("div", { class: "filters" }, h("div", { class: "searching" }, search, h("kbd", {}, "/")), tag, state),
       rows, below),
     detail.root);
   let loading = new AbortController();
@@ -46,13 +48,13 @@ export function make() {
   }
 
   function listed(more, signal) {
-    if (words(tags.value).length > 1) search.placeholder = "Search to use several tags";
     const limit = more ? PAGE : Math.min(MOST, Math.max(PAGE, list.rows.length));
-    return memories.list({ tag: words(tags.value)[0], state: state.value, limit, cursor: more ? list.cursor : null }, signal);
+    const cursor = more ? list.cursor : null;
+    return memories.list({ tag: tag.value.trim(), state: state.value, limit, cursor }, signal);
   }
 
   async function found(signal) {
-    const asked = { query: search.value.trim(), tags: words(tags.value), limit: MOST_FOUND };
+    const asked = { query: search.value.trim(), tags: [tag.value.trim()].filter(Boolean), limit: MOST_FOUND };
     const { data } = await memories.search(asked, signal);
     return { data: data.filter((one) => !state.value || one.state === state.value) };
   }
@@ -69,11 +71,11 @@ export function make() {
   }
 
   function nothing() {
-    if (!search.value.trim() && !tags.value.trim() && !state.value) {
+    if (!search.value.trim() && !tag.value.trim() && !state.value) {
       return empty("Nothing is remembered in this namespace yet.",
         h("a", { class: "button primary", href: "#/add" }, "Add the first memory"));
     }
-    const clear = () => { [search.value, tags.value, state.value] = ["", "", ""]; load(); search.focus(); };
+    const clear = () => { [search.value, tag.value, state.value] = ["", "", ""]; load(); search.focus(); };
     return empty("No memory is like that.", h("button", { type: "button", onclick: clear }, "Show all memories"));
   }
 
@@ -89,7 +91,8 @@ export function make() {
   }
 
   const again = later(250, () => { if (!isLeft) load(); });
-  for (const input of [search, tags, state]) input.addEventListener("input", later(200, () => { list.rows = []; load(); }));
+  const narrow = later(200, () => { list.rows = []; load(); });
+  for (const input of [search, tag, state]) input.addEventListener("input", narrow);
   search.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowDown") return;
     event.preventDefault();
@@ -125,11 +128,12 @@ export function make() {
 
 function row(one, opened) {
   const name = one.title || one.text || one.id;
-  return h("li", {}, h("a", { href: `#/memories/${encodeURIComponent(one.id)}`, "data-id": one.id, "aria-current": one.id === opened && "true" },
+  const marks = { "data-id": one.id, "aria-current": one.id === opened };
+  return h("li", {}, h("a", { href: address(one.id), ...marks },
     h("span", { class: "name" }, name),
     h("span", { class: "meta" },
       badge(one.state), one.pinned && h("span", { class: "pin", title: "pinned" }, "pinned"),
-      one.tags.map((tag) => h("span", { class: "tag" }, tag)),
+      one.tags.map((name) => h("span", { class: "tag" }, name)),
       one.updated_at && h("time", { title: when(one.updated_at) }, ago(one.updated_at)),
-      typeof one.score === "number" && h("span", { class: "score", title: "cosine with what was asked" }, hundredths(one.score)))));
+      "score" in one && h("span", { class: "score", title: "cosine with what was asked" }, hundredths(one.score)))));
 }

@@ -1,10 +1,16 @@
 // One memory: its text, what belongs to it, and all that can be done with it.
 
 import { memories } from "../api.js";
-import { attempt, badge, confirm, empty, h, later, problem, toast } from "../dom.js";
+import { attempt, badge, confirm, empty, fill, h, later, problem, toast } from "../dom.js";
 import { ago, when } from "../text.js";
 import { editor } from "./editing.js";
 import { history } from "./history.js";
+import { link } from "./naming.js";
+
+const TOO_LATE = "Somebody changed this memory meanwhile, so nothing was done. This is how it is now.";
+const FORGETTING = "Its text, all its versions and its adapter are erased. An event that says so stays, without "
+  + "content. This cannot be undone.";
+const KEYS = [["/", "search"], ["↓ ↑", "move"], ["Enter", "open"], ["Esc", "back"], ["n", "new"]];
 
 /**
  * The pane of the memory that is open.
@@ -57,7 +63,7 @@ export function makeDetail({ filterBy }) {
       await todo();
     } catch (error) {
       if (error.status !== 412) throw error;
-      opened.notice = { message: "Somebody changed this memory meanwhile, so nothing was done. This is how it is now." };
+      opened.notice = { message: TOO_LATE };
       await load(opened.id);
     }
   }
@@ -89,8 +95,7 @@ export function makeDetail({ filterBy }) {
   }
 
   async function forget(memory) {
-    const text = "Its text, all its versions and its adapter are erased. An event that says so stays, without content. This cannot be undone.";
-    if (!await confirm(`Forget “${memory.title || memory.id}”?`, text, "Forget")) return;
+    if (!await confirm(`Forget “${memory.title || memory.id}”?`, FORGETTING, "Forget")) return;
     await memories.forget(memory.id, memory.etag);
     toast("Forgotten.");
     location.hash = "#/memories";
@@ -106,8 +111,7 @@ export function makeDetail({ filterBy }) {
       if (id === opened.id && id) return;
       Object.assign(opened, { id, isEditing: false, notice: null });
       if (id) load(id, true);
-      else root.replaceChildren(empty("Choose a memory to see what it says and what became of it.",
-        h("p", { class: "keys" }, h("kbd", {}, "/"), " search ", h("kbd", {}, "↓"), h("kbd", {}, "↑"), " move ", h("kbd", {}, "Enter"), " open ", h("kbd", {}, "Esc"), " back ", h("kbd", {}, "n"), " new")));
+      else fill(root, empty("Choose a memory to see what it says and what became of it.", keys()));
     },
     leave() { loading.abort(); Object.assign(opened, { id: "", isEditing: false }); },
     changed(event) { if (event === null || event.id === opened.id) again(); },
@@ -116,8 +120,11 @@ export function makeDetail({ filterBy }) {
 
 const toList = () => h("a", { class: "back", href: "#/memories" }, "← All memories");
 
+const keys = () => h("p", { class: "keys" }, KEYS.map(([key, does]) => h("span", {}, h("kbd", {}, key), ` ${does}`)));
+
 function gone(id) {
-  return empty(`There is no memory ${id} in this namespace.`, h("a", { class: "button", href: "#/memories" }, "Show all memories"));
+  const all = h("a", { class: "button", href: "#/memories" }, "Show all memories");
+  return empty(`There is no memory ${id} in this namespace.`, all);
 }
 
 function states(memory) {
@@ -130,7 +137,8 @@ function states(memory) {
 
 function answering(memory) {
   if (memory.adapter === null) return "answers as text";
-  return memory.answers === memory.version ? "answers from its adapter" : `version ${memory.answers} answers meanwhile`;
+  if (memory.answers !== memory.version) return `version ${memory.answers} answers meanwhile`;
+  return "answers from its adapter";
 }
 
 function origin({ file, start, end }) {
@@ -138,10 +146,10 @@ function origin({ file, start, end }) {
 }
 
 function facts(memory, filterBy) {
-  const link = (id) => h("a", { href: `#/memories/${encodeURIComponent(id)}` }, id);
+  const tag = (name) => h("button", { type: "button", class: "tag", onclick: () => filterBy(name) }, name);
   const rows = [
-    ["Tags", memory.tags.map((tag) => h("button", { type: "button", class: "tag", title: "show all with this tag", onclick: () => filterBy(tag) }, tag))],
-    ["Links", memory.links.flatMap((id) => [link(id), " "])],
+    ["Tags", memory.tags.map(tag)],
+    ["Links", memory.links.map((id) => link({ id }))],
     ["Source", memory.source ? [origin(memory.source)] : []],
     ["Last training failed", memory.reason ? [memory.reason] : []],
     ["Other words", memory.paraphrases.map((text) => h("p", {}, text))],
@@ -149,5 +157,6 @@ function facts(memory, filterBy) {
     ["Adapter", memory.adapter ? [h("code", {}, memory.adapter.slice(0, 16))] : []],
     ["Id", [h("code", {}, memory.id)]],
   ];
-  return h("dl", { class: "facts" }, rows.filter(([, what]) => what.length).flatMap(([name, what]) => [h("dt", {}, name), h("dd", {}, what)]));
+  const told = rows.filter(([, what]) => what.length);
+  return h("dl", { class: "facts" }, told.flatMap(([name, what]) => [h("dt", {}, name), h("dd", {}, what)]));
 }

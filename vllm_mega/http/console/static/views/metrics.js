@@ -1,7 +1,7 @@
 // What the server counts, as it counts: asked every two seconds while it is looked at.
 
 import { metrics } from "../api.js";
-import { h, problem } from "../dom.js";
+import { fill, h, problem, remark } from "../dom.js";
 import { by, parse, total } from "../prometheus.js";
 import { bytes, shorter } from "../text.js";
 import { parts, sparkline, tile } from "./tiles.js";
@@ -9,6 +9,7 @@ import { parts, sparkline, tile } from "./tiles.js";
 export const title = "Metrics";
 const PAUSE = 2000;
 const KEPT = 60;
+const FOR_ADMINS = "Metrics tell of all namespaces. Give a key with the role admin above.";
 
 export function make() {
   const place = h("div", { class: "tiles" });
@@ -21,10 +22,10 @@ export function make() {
       try {
         past.push(await sample(signal));
         if (past.length > KEPT) past.shift();
-        place.replaceChildren(...tiles(past));
+        fill(place, tiles(past));
       } catch (error) {
         if (signal.aborted) return;
-        place.replaceChildren(problem(error, error.status === 403 && h("p", {}, "Metrics tell of all namespaces. Give a key with the role admin above.")));
+        fill(place, problem(error, error.status === 403 && h("p", {}, FOR_ADMINS)));
         if ([401, 403, 501].includes(error.status)) return;
       }
       await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
@@ -46,25 +47,33 @@ async function sample(signal) {
 
 function tiles(past) {
   const { found } = past.at(-1);
-  const now = (name) => total(found, name);
-  const rate = (name) => rates(past, name);
+  const now = (name) => total(found, `mega_${name}`) ?? 0;
+  const rate = (name) => sparkline(rates(past, `mega_${name}`));
+  const divided = (name, metric, label) => {
+    const counts = by(found, `mega_${metric}`, label);
+    return tile(name, Object.values(counts).reduce((all, one) => all + one, 0), parts(counts));
+  };
+  const inside = past.map((one) => total(one.found, "mega_requests_inside"));
+  const hosted = share(now("host_hits_total"), now("host_misses_total"));
   return [
-    tile("Memories", sum(by(found, "mega_bank_memories", "state")), parts(by(found, "mega_bank_memories", "state"))),
-    tile("Jobs", sum(by(found, "mega_bank_jobs", "state")), parts(by(found, "mega_bank_jobs", "state"))),
-    tile("Adapters on disk", now("mega_bank_adapters"), note(`${bytes(now("mega_bank_adapter_bytes") ?? 0)}, event ${now("mega_bank_event") ?? "–"}`)),
-    tile("Requests inside", now("mega_requests_inside"), sparkline(past.map((one) => total(one.found, "mega_requests_inside"))), note(`${shorter(now("mega_requests_refused_total") ?? 0)} refused`)),
-    tile("Answered with memory", sum(by(found, "mega_routes_total", "route")), parts(by(found, "mega_routes_total", "route"))),
-    tile("Gate, mean", mean(found, "mega_gate_seconds"), sparkline(rate("mega_gate_seconds_count")), note("line: decisions a second")),
-    tile("Slots in use", now("mega_slots_used"), note(`of ${shorter(now("mega_slots") ?? 0)}; ${shorter(now("mega_host_adapters") ?? 0)} adapters in host memory`)),
-    tile("Found in a slot", share(now("mega_slot_hits_total"), now("mega_slot_misses_total")), note(`else in host memory: ${share(now("mega_host_hits_total"), now("mega_host_misses_total")) ?? "–"}`)),
-    tile("Loads", now("mega_loads_total"), sparkline(rate("mega_loads_total")), note(`${bytes(now("mega_load_bytes_total") ?? 0)}; line: a second`)),
-    tile("Steps waited for disk", seconds(now("mega_stall_seconds_total")), sparkline(rate("mega_stall_seconds_total")), note("line: seconds a second")),
+    divided("Memories", "bank_memories", "state"),
+    divided("Jobs", "bank_jobs", "state"),
+    divided("Answered with memory", "routes_total", "route"),
+    tile("Adapters on disk", now("bank_adapters"), remark(bytes(now("bank_adapter_bytes")))),
+    tile("Requests inside", now("requests_inside"), sparkline(inside),
+      remark(`${shorter(now("requests_refused_total"))} refused`)),
+    tile("Gate, mean", mean(found, "mega_gate_seconds"), rate("gate_seconds_count"),
+      remark("line: decisions a second")),
+    tile("Slots in use", now("slots_used"),
+      remark(`of ${shorter(now("slots"))}; ${shorter(now("host_adapters"))} adapters in host memory`)),
+    tile("Found in a slot", share(now("slot_hits_total"), now("slot_misses_total")),
+      remark(`else in host memory: ${hosted}`)),
+    tile("Loads", now("loads_total"), rate("loads_total"),
+      remark(`${bytes(now("load_bytes_total"))}; line: a second`)),
+    tile("Steps waited for disk", `${shorter(now("stall_seconds_total"))} s`, rate("stall_seconds_total"),
+      remark("line: seconds a second")),
   ];
 }
-
-const note = (text) => h("p", { class: "meta" }, text);
-const sum = (counts) => Object.values(counts).reduce((all, one) => all + one, 0);
-const seconds = (number) => (number === undefined ? undefined : `${shorter(number)} s`);
 
 function rates(past, name) {
   return past.slice(1).map((one, at) => {
@@ -73,11 +82,11 @@ function rates(past, name) {
   });
 }
 
-function share(hits = 0, misses = 0) {
-  return hits + misses ? `${Math.round((100 * hits) / (hits + misses))} %` : undefined;
+function share(hits, misses) {
+  return hits + misses ? `${Math.round((100 * hits) / (hits + misses))} %` : "–";
 }
 
 function mean(found, name) {
   const times = total(found, `${name}_count`);
-  return times ? `${shorter((1000 * total(found, `${name}_sum`)) / times)} ms` : undefined;
+  return times ? `${shorter((1000 * total(found, `${name}_sum`)) / times)} ms` : "–";
 }

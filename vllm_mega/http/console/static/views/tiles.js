@@ -6,10 +6,11 @@ import { shorter } from "../text.js";
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDE, HIGH] = [120, 28];
 
-/** A number; undefined: nothing was counted yet. */
+/** A number, or what is said instead, and what explains it. */
 export function tile(name, value, ...more) {
-  const said = typeof value === "number" ? shorter(value) : (value ?? "–");
-  return h("div", { class: "tile", role: "group", "aria-label": name }, h("h2", {}, name), h("p", { class: "figure" }, said), more);
+  const said = typeof value === "number" ? shorter(value) : value;
+  return h("div", { class: "tile", role: "group", "aria-label": name },
+    h("h2", {}, name), h("p", { class: "figure" }, said), more);
 }
 
 /** A stacked bar and its legend; `counts` by name. */
@@ -20,8 +21,8 @@ export function parts(counts) {
     part.style.setProperty("flex-grow", number);
     return part;
   }));
-  const legend = h("ul", { class: "legend" }, all.map(([name, number]) => h("li", { "data-state": name }, `${name} ${shorter(number)}`)));
-  return h("div", {}, stack, legend);
+  const legend = all.map(([name, number]) => h("li", { "data-state": name }, `${name} ${shorter(number)}`));
+  return h("div", {}, stack, h("ul", { class: "legend" }, legend));
 }
 
 /** A line through `values`, the newest at the right. */
@@ -33,9 +34,10 @@ export function sparkline(values) {
   });
   const [picture, line] = [document.createElementNS(SVG, "svg"), document.createElementNS(SVG, "polyline")];
   line.setAttribute("points", points.join(" "));
-  for (const [name, value] of Object.entries({ viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", class: "spark", "aria-hidden": "true" })) {
-    picture.setAttribute(name, value);
-  }
+  picture.setAttribute("viewBox", `0 0 ${WIDE} ${HIGH}`);
+  picture.setAttribute("preserveAspectRatio", "none");
+  picture.setAttribute("class", "spark");
+  picture.setAttribute("aria-hidden", "true");
   picture.append(line);
   return picture;
 }

@@ -2,8 +2,9 @@
 
 import { memories } from "../api.js";
 import { bar } from "../bars.js";
-import { badge, h } from "../dom.js";
+import { badge, h, problem, remark } from "../dom.js";
 import { count, hundredths } from "../text.js";
+import { link } from "./naming.js";
 
 /** Elements for the field, and for the tokens of the answer. */
 export function used(mega, usage) {
@@ -12,10 +13,10 @@ export function used(mega, usage) {
   return [
     h("h3", {}, shares.length ? `From ${count(shares.length, "memory", "memories")}` : "The base model alone"),
     shares.length ? h("ul", { class: "bars" }, shares) : h("p", {}, unused(mega)),
-    mega.recalled && h("details", { open: true }, h("summary", {}, "What it read"), h("p", { class: "said small" }, mega.recalled)),
+    mega.recalled && h("details", { open: true }, h("summary", {}, "What it read"), said(mega.recalled)),
     !mega.recalled && shares.length > 0 && texts(mega.memories),
     mega.explain?.runners_up?.length > 0 && others(mega.explain),
-    h("p", { class: "meta" }, `mode ${mega.mode}, namespace ${mega.namespace}${tokens}`),
+    remark(`mode ${mega.mode}, namespace ${mega.namespace}${tokens}`),
   ];
 }
 
@@ -23,7 +24,10 @@ function share(one) {
   const score = one.score === null ? "" : `, score ${hundredths(one.score)}`;
   return bar({
     label: link(one), value: one.weight, strong: true,
-    notes: [h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`), one.state !== "ready" && badge(one.state)],
+    notes: [
+      h("span", {}, `weight${score}`), h("span", {}, `version ${one.version} as ${one.as}`),
+      one.state !== "ready" && badge(one.state),
+    ],
     told: `${one.title || one.id}: weight ${hundredths(one.weight)}${score}`,
   });
 }
@@ -40,11 +44,20 @@ function texts(all) {
   const place = h("div", {});
   const show = async (event) => {
     if (!event.target.open || place.childElementCount) return;
-    const found = await Promise.all(all.map((one) => memories.get(one.id, { version: one.version }).catch((error) => ({ text: error.message }))));
-    place.replaceChildren(...found.map((one) => h("p", { class: "said small" }, one.text)));
+    place.replaceChildren(...await Promise.all(all.map(looked)));
   };
   return h("details", { ontoggle: show }, h("summary", {}, "What they say"), place);
 }
+
+async function looked({ id, version }) {
+  try {
+    return said((await memories.get(id, { version })).text);
+  } catch (error) {
+    return problem(error);
+  }
+}
+
+const said = (text) => h("p", { class: "said small" }, text);
 
 function others(explain) {
   const rows = explain.runners_up.map((one) => bar({
@@ -52,11 +65,4 @@ function others(explain) {
     told: `${one.title || one.id}: score ${hundredths(one.score)}, threshold ${hundredths(explain.threshold)}`,
   }));
   return h("details", {}, h("summary", {}, "Runners-up"), h("ul", { class: "bars" }, rows));
-}
-
-/** What has no title is known by its text. */
-function link(one) {
-  const made = h("a", { href: `#/memories/${encodeURIComponent(one.id)}` }, one.title || one.id);
-  if (!one.title) memories.get(one.id, { version: one.version }).then((full) => { made.textContent = full.text; }, () => {});
-  return made;
 }
