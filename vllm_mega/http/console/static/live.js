@@ -4,6 +4,7 @@ import { memories, stream } from "./api.js";
 import { events } from "./sse.js";
 
 const PAUSE = 3000;
+const HOPELESS = [400, 401, 403];  // until there is another key or namespace
 
 /**
  * Listen until `signal` ends it.
@@ -25,9 +26,8 @@ export async function listen(changed, told, signal) {
     } catch (error) {
       if (signal.aborted) return;
       told(error.status === 503 ? "polling" : "away");
-      const isBegun = last !== undefined;
-      if ([401, 403].includes(error.status) || (error.status === 400 && !isBegun)) return;  // until something is changed
-      if (error.status === 400) last = undefined;
+      if (HOPELESS.includes(error.status) && last === undefined) return;
+      if (HOPELESS.includes(error.status)) last = undefined;
       if (error.status === 503) changed(null);
     }
     await new Promise((resolve) => { setTimeout(resolve, PAUSE); });

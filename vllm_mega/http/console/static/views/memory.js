@@ -18,10 +18,10 @@ const KEYS = [["/", "search"], ["↓ ↑", "move"], ["Enter", "open"], ["Esc", "
  */
 export function makeDetail({ filterBy }) {
   const root = h("article", { class: "detail", "aria-label": "The open memory" });
-  const opened = { id: "", isEditing: false, notice: null };
+  const opened = { id: "", isNew: false, isEditing: false, notice: null };
   let loading = new AbortController();
 
-  async function load(id, isFirst) {
+  async function load(id) {
     loading.abort();
     loading = new AbortController();
     const { signal } = loading;
@@ -29,14 +29,14 @@ export function makeDetail({ filterBy }) {
       const memory = await memories.get(id, {}, signal);
       const past = await memories.history(id, signal);
       if (opened.isEditing) return;
-      draw(memory, past, isFirst);
+      draw(memory, past);
     } catch (error) {
       if (error.name === "AbortError") return;
       root.replaceChildren(toList(), error.status === 404 ? gone(id) : problem(error));
     }
   }
 
-  function draw(memory, past, isFirst) {
+  function draw(memory, past) {
     const refusal = h("div", { class: "refusal" }, opened.notice && problem(opened.notice));
     const act = (todo) => attempt(root, refusal, () => inTime(todo));
     const heading = h("h2", { tabindex: -1 }, memory.title || memory.id);
@@ -47,8 +47,9 @@ export function makeDetail({ filterBy }) {
       h("p", { class: "said" }, memory.text),
       facts(memory, filterBy),
       history(memory, past, (version) => act(() => bringBack(memory, version))));
-    root.querySelector(".history details").open = isUnfolded && !isFirst;
-    if (isFirst || held !== null) (named(held) ?? heading).focus();
+    root.querySelector(".history details").open = isUnfolded && !opened.isNew;
+    if (opened.isNew || held !== null) (named(held) ?? heading).focus();
+    opened.isNew = false;
   }
 
   /** The same thing as before, where the focus was, if it is still there. */
@@ -77,7 +78,7 @@ export function makeDetail({ filterBy }) {
 
   function edit(memory) {
     opened.isEditing = true;
-    const end = () => { opened.isEditing = false; load(memory.id, true); };
+    const end = () => { Object.assign(opened, { isEditing: false, isNew: true }); load(memory.id); };
     root.replaceChildren(toList(), editor(memory, end));
     root.querySelector("textarea").focus();
   }
@@ -109,8 +110,8 @@ export function makeDetail({ filterBy }) {
     root,
     show(id) {
       if (id === opened.id && id) return;
-      Object.assign(opened, { id, isEditing: false, notice: null });
-      if (id) load(id, true);
+      Object.assign(opened, { id, isNew: true, isEditing: false, notice: null });
+      if (id) load(id);
       else fill(root, empty("Choose a memory to see what it says and what became of it.", keys()));
     },
     leave() { loading.abort(); Object.assign(opened, { id: "", isEditing: false }); },

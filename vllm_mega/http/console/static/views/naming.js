@@ -15,7 +15,7 @@ export function address(id) {
 export function link({ id, title, version }) {
   const place = JSON.stringify([session.namespace, id, version]);
   const made = h("a", { href: address(id) }, title || known.get(place) || id);
-  if (!title) name(made, id, version, place);
+  if (!title && !known.has(place)) name(made, id, version, place);
   return made;
 }
 
