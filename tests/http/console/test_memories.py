@@ -157,7 +157,6 @@ def test_what_others_do_is_seen_as_it_happens(watched: Watched, server: ConsoleS
     expect(badge).to_have_text("ready")
     expect(page.locator(".rows .badge")).to_have_text("ready")
     expect(page.locator(".detail")).to_contain_text("answers from its adapter")
-    watched.refused = {404}
     by_api(watched, "DELETE", KILN.id)
     expect(page.get_by_text("There is no memory kiln in this namespace.")).to_be_visible()
 

@@ -41,4 +41,4 @@ def test_a_chat_in_the_page_is_the_servers(client: openai.OpenAI, url: str, tmp_
             expect(beside.locator(".said").first).to_have_text(BAKERY.text)
             watched.open("metrics")
             expect(page.get_by_role("group", name="Slots in use")).to_contain_text(f"of {SLOTS}")
-            expect(page.get_by_role("group", name="Answered with memory")).to_contain_text("memories")
+            expect(page.get_by_role("group", name="Requests with memory")).to_contain_text("memories")

@@ -102,7 +102,11 @@ export function make() {
   greet();
   return {
     root,
-    enter() { if (!model.options.length) offer(); input.focus(); },
+    enter() {
+      if (!model.options.length) offer();
+      log.scrollTop = log.scrollHeight;
+      input.focus();
+    },
     leave() { running.abort(); },
   };
 }

@@ -36,7 +36,8 @@ function preview(steps) {
   if (!steps.length) return [problem({ message: "Nothing in it can be remembered." })];
   return [h("p", {}, `Would be: ${summary(steps)}.`),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Parts" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["", "Part", "Tokens"].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {},
+        h("td", {}), h("th", { scope: "col" }, "Part"), h("th", { scope: "col", class: "number" }, "Tokens"))),
       h("tbody", {}, steps.map((step) => h("tr", {},
         h("td", {}, h("span", { class: "badge", "data-change": step.change }, SAID[step.change])),
         h("td", {}, step.title || step.id), h("td", { class: "number" }, step.tokens || ""))))))];

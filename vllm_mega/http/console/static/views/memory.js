@@ -48,7 +48,8 @@ export function makeDetail({ filterBy }) {
       facts(memory, filterBy),
       history(memory, past, (version) => act(() => bringBack(memory, version))));
     root.querySelector(".history details").open = isUnfolded && !opened.isNew;
-    if (opened.isNew || held !== null) (named(held) ?? heading).focus();
+    if (opened.isNew) heading.focus();
+    else if (held !== null) (named(held) ?? heading).focus();
     opened.isNew = false;
   }
 
@@ -106,16 +107,28 @@ export function makeDetail({ filterBy }) {
     if (opened.id && !opened.isEditing) load(opened.id);
   });
 
+  function vanish() {
+    const { id } = opened;
+    loading.abort();
+    opened.id = "";
+    root.replaceChildren(toList(), gone(id));
+  }
+
   return {
     root,
     show(id) {
       if (id === opened.id && id) return;
+      loading.abort();
       Object.assign(opened, { id, isNew: true, isEditing: false, notice: null });
       if (id) load(id);
       else fill(root, empty("Choose a memory to see what it says and what became of it.", keys()));
     },
     leave() { loading.abort(); Object.assign(opened, { id: "", isEditing: false }); },
-    changed(event) { if (event === null || event.id === opened.id) again(); },
+    changed(event) {
+      if (event !== null && event.id !== opened.id) return;
+      if (event?.kind === "forgotten" && !opened.isEditing) vanish();
+      else again();
+    },
   };
 }
 

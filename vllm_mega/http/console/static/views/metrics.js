@@ -58,7 +58,7 @@ function tiles(past) {
   return [
     divided("Memories", "bank_memories", "state"),
     divided("Jobs", "bank_jobs", "state"),
-    divided("Answered with memory", "routes_total", "route"),
+    divided("Requests with memory", "routes_total", "route"),
     tile("Adapters on disk", now("bank_adapters"), remark(bytes(now("bank_adapter_bytes")))),
     tile("Requests inside", now("requests_inside"), sparkline(inside),
       remark(`${shorter(now("requests_refused_total"))} refused`)),
