@@ -33,7 +33,8 @@ def browser(folder: Path) -> Iterator[BrowserContext]:
     """A browser whose profile is in `folder`, where there is nothing yet."""
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            folder, executable_path=chromium(), args=list(SWITCHES), headless=False, color_scheme="light",
+            folder, executable_path=chromium(), args=list(SWITCHES), headless=False,
+            color_scheme="light", timezone_id="UTC",
         )  # fmt: skip
         context.set_default_timeout(_WAIT)
         expect.set_options(timeout=_WAIT)

@@ -157,8 +157,25 @@ def test_what_others_do_is_seen_as_it_happens(watched: Watched, server: ConsoleS
     expect(badge).to_have_text("ready")
     expect(page.locator(".rows .badge")).to_have_text("ready")
     expect(page.locator(".detail")).to_contain_text("answers from its adapter")
+    watched.refused = {404}  # where it is read once more before the page has heard of it
     by_api(watched, "DELETE", KILN.id)
     expect(page.get_by_text("There is no memory kiln in this namespace.")).to_be_visible()
+
+
+def test_a_memory_retires_and_expires(watched: Watched, server: ConsoleServer) -> None:
+    server.tell({"id": "ferry", "text": "Four oxen pull the ferry.", "title": "The ferry"})
+    page = watched.open("memories/ferry")
+    page.get_by_role("button", name="Retire").click()
+    expect(page.locator(".detail .meta").first).to_contain_text("retired")
+    expect(page.locator(".detail .meta").first).to_contain_text("does not answer")
+    page.get_by_role("button", name="Unretire").click()
+    expect(page.locator(".detail .meta").first).to_contain_text("answers as text")
+    for given, told in (("2099-01-02T03:04", "2099-01-02T03:04:00Z"), ("", None)):
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_label("Expires").fill(given)
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator(".facts").get_by_text("2099")).to_have_count(1 if given else 0)
+        assert httpx.get(f"{watched.url}{MEMORIES}/ferry").json()["expires_at"] == told
 
 
 def test_where_there_are_no_more_streams_the_server_is_asked(

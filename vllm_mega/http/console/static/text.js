@@ -16,6 +16,18 @@ export function when(at) {
   return new Date(at * 1000).toLocaleString();
 }
 
+/** A moment (RFC 3339; null: never) as an input of the type datetime-local has it: in the reader's own zone. */
+export function clock(moment) {
+  if (!moment) return "";
+  const at = new Date(moment);
+  return new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}
+
+/** The other way round. */
+export function moment(told) {
+  return told ? new Date(told).toISOString() : null;
+}
+
 /** 1536 -> "1.5 KiB". */
 export function bytes(number) {
   const power = Math.min(4, Math.floor(Math.log2(Math.max(number, 1)) / 10));

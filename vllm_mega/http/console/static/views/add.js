@@ -2,7 +2,7 @@
 
 import { memories } from "../api.js";
 import { field, form, h, toast } from "../dom.js";
-import { words } from "../text.js";
+import { moment, words } from "../text.js";
 import { document_ } from "./documents.js";
 
 export const title = "Add";
@@ -18,12 +18,13 @@ function one() {
     title: h("input", {}),
     tags: h("input", { spellcheck: "false" }),
     links: h("input", { spellcheck: "false" }),
+    expires: h("input", { type: "datetime-local" }),
   };
   const stored = h("div", { class: "refusal" });
   const made = form({ "aria-labelledby": "one" }, async () => {
     const told = await memories.add({
       text: inputs.text.value, title: inputs.title.value.trim(),
-      tags: words(inputs.tags.value), links: words(inputs.links.value),
+      tags: words(inputs.tags.value), links: words(inputs.links.value), expires_at: moment(inputs.expires.value),
     });
     made.reset();
     stored.replaceChildren(h("p", { class: "done" }, "Stored as ",
@@ -37,6 +38,7 @@ function one() {
   field("Title", inputs.title),
   field("Tags", inputs.tags, "With commas between them"),
   field("Links", inputs.links, "Ids of memories that come to mind with this one"),
+  field("Expires", inputs.expires, "From then on there is no such memory; empty: it stays"),
   h("div", { class: "actions" }, h("button", { class: "primary" }, "Remember")));
   return h("div", { class: "card" }, made, stored);
 }

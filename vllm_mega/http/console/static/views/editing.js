@@ -2,7 +2,7 @@
 
 import { memories } from "../api.js";
 import { attempt, field, h, problem, toast } from "../dom.js";
-import { difference, words } from "../text.js";
+import { clock, difference, moment, words } from "../text.js";
 import { differences } from "./history.js";
 
 /** A form with all that can be changed; `end` is called when it was saved or given up. */
@@ -12,6 +12,7 @@ export function editor(memory, end) {
     title: h("input", { value: memory.title }),
     tags: h("input", { value: memory.tags.join(", "), spellcheck: "false" }),
     links: h("input", { value: memory.links.join(", "), spellcheck: "false" }),
+    expires: h("input", { type: "datetime-local", value: clock(memory.expires_at) }),
   };
   const refusal = h("div", { class: "refusal" });
   const made = h("form", { class: "editor", novalidate: true, "aria-label": "Edit the memory" },
@@ -20,6 +21,7 @@ export function editor(memory, end) {
     field("Title", inputs.title),
     field("Tags", inputs.tags, "With commas between them"),
     field("Links", inputs.links, "Ids of memories that come to mind with this one, with commas between them"),
+    field("Expires", inputs.expires, "From then on there is no such memory; empty: it stays"),
     refusal,
     h("div", { class: "actions" },
       h("button", { type: "button", onclick: end }, "Cancel"),
@@ -72,6 +74,7 @@ function changed(memory, inputs) {
   const now = {
     text: inputs.text.value, title: inputs.title.value.trim(),
     tags: words(inputs.tags.value), links: words(inputs.links.value),
+    expires_at: inputs.expires.value === clock(memory.expires_at) ? memory.expires_at : moment(inputs.expires.value),
   };
   const differs = ([name, value]) => JSON.stringify(value) !== JSON.stringify(memory[name]);
   return Object.fromEntries(Object.entries(now).filter(differs));

@@ -51,10 +51,14 @@ function table({ data, next_cursor: more }, isTraining) {
       h("code", {}, "vllm-mega train --bank BANK --watch"), ", or beside the server with ",
       h("code", {}, "vllm-mega serve --train"), "."),
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Jobs" }, h("table", {},
-      h("thead", {}, h("tr", {}, COLUMNS.map((name, at) => h("th", { scope: "col", class: at > 1 && "number" }, name)))),
+      h("thead", {}, h("tr", {}, COLUMNS.map(column))),
       h("tbody", {}, data.map(row)))),
     more && remark(`The first ${count(data.length, "job")}, in the order in which trainers take them.`),
   ];
+}
+
+function column(name, at) {
+  return h("th", { scope: "col", class: at > 1 && "number" }, name);
 }
 
 function row(job) {

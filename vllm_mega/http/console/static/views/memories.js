@@ -133,6 +133,7 @@ function row(one, opened) {
     h("span", { class: "name" }, name),
     h("span", { class: "meta" },
       badge(one.state), one.pinned && h("span", { class: "pin", title: "pinned" }, "pinned"),
+      one.retired && h("span", { class: "tag" }, "retired"),
       one.tags.map((name) => h("span", { class: "tag" }, name)),
       one.updated_at && h("time", { title: when(one.updated_at) }, ago(one.updated_at)),
       "score" in one && h("span", { class: "score", title: "cosine with what was asked" }, hundredths(one.score)))));

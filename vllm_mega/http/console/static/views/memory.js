@@ -74,6 +74,7 @@ export function makeDetail({ filterBy }) {
     return h("div", { class: "actions" },
       h("button", { type: "button", onclick: () => edit(memory) }, "Edit"),
       h("button", { type: "button", onclick: () => act(() => pin(memory)) }, memory.pinned ? "Unpin" : "Pin"),
+      h("button", { type: "button", onclick: () => act(() => retire(memory)) }, memory.retired ? "Unretire" : "Retire"),
       h("button", { type: "button", class: "danger", onclick: () => act(() => forget(memory)) }, "Forget"));
   }
 
@@ -88,6 +89,12 @@ export function makeDetail({ filterBy }) {
     await memories.change(memory.id, { pinned: !memory.pinned }, memory.etag);
     await load(memory.id);
     toast(memory.pinned ? "Unpinned." : "Pinned.");
+  }
+
+  async function retire(memory) {
+    await memories.change(memory.id, { retired: !memory.retired }, memory.etag);
+    await load(memory.id);
+    toast(memory.retired ? "It answers again." : "It is kept, and answers no more.");
   }
 
   async function bringBack(memory, version) {
@@ -126,7 +133,7 @@ export function makeDetail({ filterBy }) {
     leave() { loading.abort(); Object.assign(opened, { id: "", isEditing: false }); },
     changed(event) {
       if (event !== null && event.id !== opened.id) return;
-      if (event?.kind === "forgotten" && !opened.isEditing) vanish();
+      if (["forgotten", "expired"].includes(event?.kind) && !opened.isEditing) vanish();
       else again();
     },
   };
@@ -144,12 +151,14 @@ function gone(id) {
 function states(memory) {
   return h("p", { class: "meta" }, badge(memory.state),
     memory.pinned && h("span", { class: "pin" }, "pinned"),
+    memory.retired && h("span", { class: "tag" }, "retired"),
     h("span", {}, `version ${memory.version}`),
     h("span", {}, answering(memory)),
     h("time", { title: when(memory.updated_at) }, `changed ${ago(memory.updated_at)}`));
 }
 
 function answering(memory) {
+  if (memory.retired) return "does not answer";
   if (memory.adapter === null) return "answers as text";
   if (memory.answers !== memory.version) return `version ${memory.answers} answers meanwhile`;
   return "answers from its adapter";
@@ -164,6 +173,7 @@ function facts(memory, filterBy) {
   const rows = [
     ["Tags", memory.tags.map(tag)],
     ["Links", memory.links.map((id) => link({ id }))],
+    ["Expires", memory.expires_at ? [when(Date.parse(memory.expires_at) / 1000)] : []],
     ["Source", memory.source ? [origin(memory.source)] : []],
     ["Last training failed", memory.reason ? [memory.reason] : []],
     ["Other words", memory.paraphrases.map((text) => h("p", {}, text))],
