@@ -8,7 +8,7 @@ BESIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 SOURCES := .sources/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sources lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu bench-hook bench-loop recitals loadtest churn kills story clean
+.PHONY: help setup sources browser lint test test-slow demo eval bench-bank bench-engine bench-residency bench-prefix bench-conversation bench-trainer bench-disguises bench-large bench-shapes bench-gpu bench-hook bench-loop recitals loadtest churn kills story clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ $(SOURCES): sources.lock scripts/sources.sh | $(READY)
 	@scripts/sources.sh
 	@touch $@
 
+browser:  ## the browser that tests of the console drive: CHROMIUM, chromium in PATH, or Debian's package
+	@scripts/browser.sh
+
 lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -32,7 +35,7 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY) $(SOURCES)  ## the tests, real engine included; about 20 minutes on 2 cores
+test: $(READY) $(SOURCES) browser  ## the tests, real engine included; about 20 minutes on 2 cores
 	$(BESIDE) -m "not engine and not slow and not gpu" --maxfail 5 --timeout 300
 	@# A broken engine can make every test after it wait for its timeout.
 	$(BIN)/pytest -m "engine and not slow and not gpu" --maxfail 5 --timeout 300

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.http.running_app import build, routes
+from vllm_mega.http.console.files import is_console
 
 KEY = {"Authorization": "Bearer sesame"}
 OPEN = {"/health", "/ping", "/mega/ready"}
@@ -38,10 +39,11 @@ async def test_every_route_needs_the_key(app: Any) -> None:
     async with asking(app) as client:
         for method, path in sorted(found):
             for prefix in {"", app.root_path or ""}:
+                is_open = path in OPEN or is_console(method, path)
                 asked = await client.request(method, prefix + path)
-                assert (asked.status_code == 401) == (path not in OPEN), (method, prefix + path)
+                assert (asked.status_code == 401) == (not is_open), (method, prefix + path)
                 wrong = await client.request(method, prefix + path, headers={"Authorization": "Bearer no"})
-                assert (wrong.status_code == 401) == (path not in OPEN), (method, prefix + path)
+                assert (wrong.status_code == 401) == (not is_open), (method, prefix + path)
                 known = await client.request(method, prefix + path, headers=KEY)
                 assert known.status_code != 401, (method, prefix + path)
 

@@ -22,6 +22,7 @@ from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.errors import ConfigError
 from vllm_mega.http.chat import MegaChat
 from vllm_mega.http.completions import MegaCompletion
+from vllm_mega.http.console.files import is_console
 from vllm_mega.http.entrance import FOR_EVERYBODY, NO_ADMIN, ROOM, principal
 from vllm_mega.http.server_keys import server_keys
 from vllm_mega.requests.deciding import decide
@@ -116,7 +117,7 @@ async def test_a_key_opens_some_routes_and_an_admins_key_all(
     async with asking(app) as client:
         for method, path in sorted(found):
             for prefix in {"", app.root_path or ""}:
-                place, is_open = prefix + path, path in OPEN
+                place, is_open = prefix + path, path in OPEN or is_console(method, path)
                 nobody = await client.request(method, place)
                 assert (nobody.status_code == 401) == (not is_open), (method, place)
                 wrong = await client.request(method, place, headers={"Authorization": "Bearer mega-no"})

@@ -1,7 +1,8 @@
 """The door of a server with memory: no request reaches a route, whoever added the route, without the key.
 
 vLLM's own check of --api-key guards four prefixes; /invocations, which leads to the same handlers, is none
-of them. Here everything is guarded but what tells only that the server lives.
+of them. Here everything is guarded but what tells only that the server lives, and the files of the console,
+which tell nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from starlette.types import Receive, Scope, Send
 from vllm import envs
 from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
+from vllm_mega.http.console.files import is_console
+
 OPEN = frozenset({"/health", "/ping", "/mega/ready"})
 """What load balancers ask without a key. The answer is a status code, and of the last what is not ready."""
 
 
 def is_open(scope: Scope) -> bool:
-    """Whether the request in `scope` asks for one of `OPEN`; another spelling of the path is none."""
-    return scope["path"].removeprefix(scope.get("root_path", "")) in OPEN
+    """Whether the request in `scope` asks for one of `OPEN`, or reads a file of the console.
+
+    Another spelling of a path is none of these.
+    """
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path in OPEN or is_console(scope.get("method", ""), path)
 
 
 def keys_of(args: Any) -> list[str]:
@@ -29,7 +36,7 @@ def keys_of(args: Any) -> list[str]:
 
 
 class KeyCheck(AuthenticationMiddleware):  # type: ignore[misc]  # vLLM is untyped to mypy
-    """vLLM's check of keys (`tokens`), for every path but those in `OPEN`.
+    """vLLM's check of keys (`tokens`), for all that is not open (`is_open`).
 
     The method OPTIONS is no exception: what answers CORS preflights stands before this check.
     """

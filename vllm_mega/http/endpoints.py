@@ -28,6 +28,7 @@ from vllm_mega.hook.opening import gate_embedder, gate_over
 from vllm_mega.http.bodies import CheckedBodies
 from vllm_mega.http.chat import MegaChat
 from vllm_mega.http.completions import MegaCompletion
+from vllm_mega.http.console.routes import router as console
 from vllm_mega.http.door import KeyCheck, keys_of
 from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.expiring import keep_expiring
@@ -77,6 +78,7 @@ class MegaEndpoints:
         app.include_router(ready)
         app.include_router(memories)
         app.include_router(mcp)
+        app.include_router(console)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:  # noqa: ARG002
         """Give the server memory, if its configuration has our settings."""
