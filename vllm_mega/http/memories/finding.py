@@ -25,7 +25,7 @@ def find(service: Service, asked: Asked) -> Told:
     body: Search = asked.body
     settings = _settings(service.settings.gate, body)
     decision, hits = service.gate.explain(
-        Query(body.query, asked.namespace, settings, tags=body.tags), body.limit
+        Query(body.query, asked.namespace, settings, tags=body.tags, explain=body.explain), body.limit
     )
     explained = _explained(decision, settings) if body.explain else None
     return Told(told.FoundList(tuple(_found(service.gate.library, hits)), explained))
@@ -59,5 +59,13 @@ def _explained(decision: Decision, settings: GateSettings) -> told.Explained:
         for hit in decision.hits
     )
     return told.Explained(
-        settings.threshold, settings.top_k, settings.beta, settings.link_share, decision.best_score, shares
-    )
+        settings.threshold, settings.top_k, settings.beta, settings.link_share, decision.best_score, shares,
+        _tips(decision),
+    )  # fmt: skip
+
+
+def _tips(decision: Decision) -> tuple[told.Tip, ...] | msgspec.UnsetType:
+    tips = decision.explanation.tips if decision.explanation is not None else None
+    if tips is None:
+        return msgspec.UNSET
+    return tuple(told.Tip(tip.id, tip.salience, tip.added) for tip in tips)

@@ -12,6 +12,7 @@ from vllm_mega.bank.catalog.records import JobState as KeptJobState
 from vllm_mega.bank.catalog.records import Memory as Kept
 from vllm_mega.bank.catalog.records import Version as KeptVersion
 from vllm_mega.bank.layout import QA, moment_of
+from vllm_mega.gate.uses import Standing
 from vllm_mega.memories.reading import Entry
 
 
@@ -61,6 +62,17 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["memory"] = "memory"
 
 
+class Use(msgspec.Struct, frozen=True):
+    """What use and age have made of a memory."""
+
+    salience: float
+    """0 to 1; 1: it is pinned."""
+    strength: float
+    """Uses, the older the less."""
+    last_used_at: float | None
+    """When it was used last, but for uses within an hour of one another; null: never."""
+
+
 class FullMemory(Memory, frozen=True, kw_only=True):
     """A memory with the text of one version."""
 
@@ -70,6 +82,8 @@ class FullMemory(Memory, frozen=True, kw_only=True):
     paraphrases: tuple[str, ...]
     qa: tuple[QA, ...]
     links: tuple[str, ...]
+    use: Use | msgspec.UnsetType = msgspec.UNSET
+    """Absent: on this server use does not count."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -179,6 +193,16 @@ class Share(msgspec.Struct, frozen=True):
     """It is there for the sake of a link: its own score is below the threshold."""
 
 
+class Tip(msgspec.Struct, frozen=True):
+    """A memory that is as near as the best, but for a margin."""
+
+    id: str
+    salience: float
+    """What use and age have made of it, 0 to 1; 1: it is pinned."""
+    added: float
+    """To its score, before the mixture is chosen."""
+
+
 class Explained(msgspec.Struct, frozen=True):
     """What the gate would do."""
 
@@ -190,6 +214,8 @@ class Explained(msgspec.Struct, frozen=True):
     """Of any memory; null: none took part."""
     mixture: tuple[Share, ...]
     """The heaviest first; empty: the base model would answer."""
+    salience: tuple[Tip, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Near ties, which use decides; absent: on this server use does not count."""
 
 
 class FoundList(msgspec.Struct, frozen=True):
@@ -261,12 +287,13 @@ def listed(memory: Kept) -> Memory:
     return Memory(**_fields(memory))
 
 
-def full(entry: Entry) -> FullMemory:
-    """The memory, with the version that `entry` has."""
+def full(entry: Entry, standing: Standing | None) -> FullMemory:
+    """The memory, with the version that `entry` has, and what use has made of it; None: it does not count."""
     version = entry.version
     return FullMemory(
         **_fields(entry.memory), text=version.text, paraphrases=version.paraphrases, qa=version.qa,
         shown=version.number, links=entry.links,
+        use=msgspec.UNSET if standing is None else Use(*standing),
     )  # fmt: skip
 
 
