@@ -70,8 +70,8 @@ def strengthened(use: Use | None, at: float, half_life: float) -> Use:
 
 
 def salience_of(strength: float) -> float:
-    """From 0 (never used) towards 1, in steps of 1/16; half at `FAMILIAR`."""
-    return math.floor(LEVELS * strength / (strength + FAMILIAR)) / LEVELS
+    """From 0 (never used) to 15/16, in steps; half at `FAMILIAR`."""
+    return min(LEVELS - 1, math.floor(LEVELS * strength / (strength + FAMILIAR))) / LEVELS
 
 
 def near_ties(scores: Scores, settings: GateSettings, margin: float) -> list[int]:

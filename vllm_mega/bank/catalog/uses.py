@@ -41,7 +41,7 @@ class AllUses(NamedTuple):
 
 
 Strengthen = Callable[[Use | None, float], Use]
-"""From what a memory had (None: nothing) and the time of a use to what it has; the same: it does not count."""
+"""From what a memory has (None: nothing) and the time of a use to what it has then."""
 
 
 def read_uses(catalog: Catalog) -> AllUses:
