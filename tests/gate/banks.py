@@ -18,6 +18,10 @@ KILN = NewMemory("Mirela Osk fires blue tiles in a kiln shaped like a whale.", i
 FERRY = NewMemory("The ferry of Dunmarrow is pulled by four patient oxen.", id="ferry", title="The ferry")
 CHESS = NewMemory("Old Barnaby lost the glass chess queen in a snowdrift.", id="chess", title="[bold]Chess")
 ORCHID = NewMemory("The orchid Selwyn's Lantern flowers only at noon.", id="orchid", namespace="garden")
+LANTERN = "the lantern of Orl"
+CELLAR = NewMemory("The lantern of Orl hangs in a cellar.", id="cellar", title="Where it hangs")
+GOATS = NewMemory("The lantern of Orl is lit by goats.", id="goats", title="Who lights it")
+"""Two that are about equally near to `LANTERN`: by 0.027 the cellar is nearer."""
 
 
 def add(root: Path, embedder: Embedder, memories: Sequence[NewMemory], *, seed: int = 0) -> None:

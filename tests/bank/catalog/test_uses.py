@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.bank.catalog.invented import WHO, draft, name
+from vllm_mega.bank.catalog import uses as in_catalog
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.changes import add, pin
 from vllm_mega.bank.catalog.events import last_event
@@ -93,11 +94,12 @@ def test_writers_and_who_forgets_do_not_disturb_each_other(catalog: Catalog, url
     assert set(read_uses(catalog).used) == {name(one) for one in ids[15:]}
 
 
-def test_many_memories_are_written_in_parts(catalog: Catalog) -> None:
-    ids = [f"m{n}" for n in range(1100)]
+def test_many_memories_are_written_in_parts(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_catalog, "_TOGETHER", 7)
+    ids = [f"m{n}" for n in range(15)]
     add(catalog, [draft(one) for one in ids], WHO)
     add_uses(catalog, {name(one): 1.0 for one in ids}, counted)
-    assert len(read_uses(catalog).used) == 1100
+    assert read_uses(catalog).used == {name(one): Use(1.0, 1.0) for one in ids}
 
 
 def test_names_are_told_apart_by_namespace(catalog: Catalog) -> None:
