@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.banks import forget
-from tests.gate.banks import CELLAR, CHESS, FERRY, GOATS, KILN, LANTERN, ORCHID, add
+from tests.gate.banks import CELLAR, CHESS, FERRY, GOATS, KILN, LANTERN, ORCHID, add, make_used
 from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
 from vllm_mega.bank.catalog.changes import pin
 from vllm_mega.bank.catalog.records import MemoryName
@@ -92,10 +92,8 @@ def test_what_one_sees_all_know_after_an_exchange(catalog: Catalog, bank: Path) 
 def test_age_makes_less_of_it(catalog: Catalog) -> None:
     clock = Clock()
     tracker = UseTracker(catalog, RULES, clock=clock)
-    for _ in range(20):
-        tracker.note([KILN_])
-        tracker.exchange()
-        clock.now += REST
+    make_used(catalog, "kiln", clock.now, 20.0)
+    tracker.exchange()
     young = tracker.standing(KILN_)
     clock.now += HALF_LIFE
     old = tracker.standing(KILN_)
@@ -194,10 +192,8 @@ def test_use_tips_a_near_tie_and_an_explanation_says_so(tmp_path: Path) -> None:
     assert [hit.id for hit in before.hits] == ["cellar"]
     assert before.explanation is not None
     assert [(tip.id, tip.added) for tip in before.explanation.tips or ()] == [("cellar", 0.0), ("goats", 0.0)]
-    for _ in range(200):
-        tracked(gate).note([MemoryName("default", "goats")])
-        tracked(gate).exchange()
-        clock.now += REST
+    make_used(gate.library.catalog, "goats", clock.now, 200.0)
+    tracked(gate).exchange()
     (after,) = gate.decide([query])
     assert [hit.id for hit in after.hits] == ["goats"]
     assert after.explanation is not None

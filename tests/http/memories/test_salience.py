@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gate.banks import CELLAR, GOATS, LANTERN
+from tests.gate.banks import CELLAR, GOATS, LANTERN, make_used
 from tests.hook.test_hook import Checks
 from tests.http.memories.server import MEMORIES, MemoryServer, error
 from vllm_mega.gate.salience import REST
@@ -61,9 +61,10 @@ def ask(server: MemoryServer, text: str, **mega: Any) -> Ask:
     return Ask(make_plan(mega, server.service.settings), text)
 
 
-async def use_often(server: MemoryServer, clock: list[float], times: int = 60) -> None:
-    """Let chats be answered from the goats, once an hour."""
+async def use_often(server: MemoryServer, clock: list[float], times: int = 2) -> None:
+    """Let chats be answered from the goats, once an hour, and know them for long."""
     hook = hook_of(server)
+    make_used(server.service.catalog, "goats", clock[0] - REST, 50.0)
     for _ in range(times):
         decision, _ = await hook.route(ask(server, GOATS_ONLY))
         assert [hit.id for hit in decision.hits] == ["goats"]
@@ -100,11 +101,11 @@ async def test_a_memory_shows_what_use_has_made_of_it(
     async with server.client() as client:
         never = {"salience": 0.0, "strength": 0.0, "last_used_at": None}
         assert (await client.get(f"{MEMORIES}/goats")).json()["use"] == never
-        await use_often(server, clock, 3)
+        await use_often(server, clock)
         use = (await client.get(f"{MEMORIES}/goats")).json()["use"]
         assert use["last_used_at"] == clock[0] - REST
-        assert use["strength"] == pytest.approx(3.0, abs=0.02)
-        assert use["salience"] == 4 / 16
+        assert use["strength"] == pytest.approx(52.0, abs=0.2)
+        assert use["salience"] == 13 / 16
         pinned = await client.patch(f"{MEMORIES}/cellar", json={"pinned": True})
         assert pinned.json()["use"] == never, "known with the next exchange"
         uses_of(server).exchange()
