@@ -53,7 +53,7 @@ def add_salience_options(parser: argparse.ArgumentParser) -> None:
         add_setting(parser, MegaSettings, name)
 
 
-def salience_settings(args: argparse.Namespace) -> dict[str, float]:
+def salience_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the arguments say of use, by the names of `MegaSettings`."""
     given = {name: getattr(args, name) for name in SALIENCE}
     return {name: value for name, value in given.items() if value is not None}

@@ -54,7 +54,7 @@ class Tip(NamedTuple):
 
 def decayed(use: Use, now: float, half_life: float) -> float:
     """The strength that is left at `now` (seconds since 1970)."""
-    return float(use.strength * 2.0 ** (-max(0.0, now - use.last) / half_life))
+    return use.strength * math.exp2(-max(0.0, now - use.last) / half_life)
 
 
 def strengthened(use: Use | None, at: float, half_life: float) -> Use:
@@ -92,7 +92,7 @@ def near_ties(scores: Scores, settings: GateSettings, margin: float) -> list[int
 
 def added_for(salience: float, margin: float) -> float:
     """To a score; rounded down to the decimals of scores, so that it is never more than the margin."""
-    unit = 10**SCORE_DECIMALS
+    unit = 10.0**SCORE_DECIMALS
     return math.floor(unit * margin * salience + 1e-6) / unit
 
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 PACE = 30.0
 """Seconds between two exchanges with the catalog: so old may be what a gate knows of other processes, and so
 much use is lost when this one is killed."""
+_REST = 20.0
+"""So many times as long as an exchange takes there is none, at least: that may be seconds."""
 MOST = 100_000
 """Memories whose uses wait while the catalog cannot be written."""
 _DAY = 86_400.0
@@ -138,8 +140,11 @@ class UseTracker:
         self.exchange()
 
     def _run(self) -> None:
-        while not self._ended.wait(PACE):
+        pause = PACE
+        while not self._ended.wait(pause):
+            begin = time.monotonic()
             self.exchange()
+            pause = max(PACE, _REST * (time.monotonic() - begin))
 
     def _strengthen(self, use: Use | None, at: float) -> Use:
         return strengthened(use, at, self.rules.half_life)

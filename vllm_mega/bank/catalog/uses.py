@@ -6,8 +6,9 @@ Readers are not woken up: who wants to know asks now and then for all of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -53,9 +54,11 @@ def read_uses(catalog: Catalog) -> AllUses:
     m, u = memories.c, uses.c
     query = sa.select(m.namespace, m.id, u.strength, u.last).join(memories, m.row == u.memory)
     pinned = sa.select(m.namespace, m.id).where(m.pinned)
+    used: dict[MemoryName, Use] = {}
     with catalog.database.read() as connection:
-        rows = connection.execute(query, execution_options={"yield_per": _CHUNK})
-        used = {MemoryName(namespace, memory_id): Use(*use) for namespace, memory_id, *use in rows}
+        for part in connection.execute(query, execution_options={"yield_per": _CHUNK}).partitions():
+            namespaces, ids, strengths, lasts = zip(*part, strict=True)
+            used.update(zip(map(MemoryName, namespaces, ids), map(Use, strengths, lasts), strict=True))
         return AllUses(used, frozenset(MemoryName(*row) for row in connection.execute(pinned)))
 
 
@@ -74,7 +77,7 @@ def add_uses(catalog: Catalog, times: Mapping[MemoryName, float], strengthen: St
     """
     names = iter(times)
     while some := list(islice(names, _TOGETHER)):
-        catalog.database.write(lambda connection, some=some: _add(connection, some, times, strengthen))
+        catalog.database.write(partial(_add, names=some, times=times, strengthen=strengthen))
 
 
 def _add(
@@ -94,7 +97,7 @@ def _add(
     if new:
         connection.execute(sa.insert(uses), new)
     if known:
-        values = {name: sa.bindparam(f"to_{name}") for name in Use._fields}
+        values: dict[str, Any] = {name: sa.bindparam(f"to_{name}") for name in Use._fields}
         connection.execute(sa.update(uses).where(uses.c.memory == sa.bindparam("of")).values(values), known)
 
 
