@@ -106,8 +106,11 @@ async def test_a_memory_shows_what_use_has_made_of_it(
         assert use["last_used_at"] == clock[0] - REST
         assert use["strength"] == pytest.approx(52.0, abs=0.2)
         assert use["salience"] == 13 / 16
-        pinned = await client.patch(f"{MEMORIES}/cellar", json={"pinned": True})
-        assert pinned.json()["use"] == never, "known with the next exchange"
+        once = {"Idempotency-Key": "pin"}
+        for _ in range(2):
+            pinned = await client.patch(f"{MEMORIES}/cellar", json={"pinned": True}, headers=once)
+            assert pinned.json()["use"] == never, "known with the next exchange"
+        assert pinned.headers["idempotency-replayed"] == "true"
         uses_of(server).exchange()
         assert (await client.get(f"{MEMORIES}/cellar")).json()["use"]["salience"] == 1.0
 
