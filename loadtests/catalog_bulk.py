@@ -21,6 +21,7 @@ from vllm_mega.bank.layout import BaseModelInfo, EmbedderInfo, NewMemory
 DIM = 384
 Key = npt.NDArray[np.float32]
 CHUNK = 20_000
+CLUSTERS = 1000
 SETTINGS = BankSettings(BaseModelInfo("invented", "0"), EmbedderInfo("invented", "0", DIM))
 WORDS = "the keeper of the lamp counts the boats that come home before the tide turns and writes them down"
 
@@ -84,8 +85,13 @@ def _version(n: int, key: Key) -> dict[str, Any]:
 def _keys(seed: int, count: int) -> Key:
     """[count, D], unit rows, in clusters: within one their cosines are about 0.5."""
     random = np.random.default_rng(seed)
-    centres = _unit(np.random.default_rng(0).normal(size=(1000, DIM)))
-    return _unit(centres[random.integers(len(centres), size=count)] + _unit(random.normal(size=(count, DIM))))
+    some = centres()[random.integers(CLUSTERS, size=count)]
+    return _unit(some + _unit(random.normal(size=(count, DIM))))
+
+
+def centres() -> Key:
+    """Of the clusters of keys, [CLUSTERS, D], unit rows."""
+    return _unit(np.random.default_rng(0).normal(size=(CLUSTERS, DIM)))
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Key:

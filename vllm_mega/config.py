@@ -137,6 +137,17 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="a memory that is loaded at the start and never leaves host memory"),
     ] = ()
     """Of `namespace`."""
+    salience_margin: Annotated[
+        float,
+        Meta(
+            description="how much nearer than another a memory may be, as a score, and still give way to one "
+            "that is used more; 0: use counts for nothing"
+        ),
+    ] = 0.0
+    """0.02 is a near tie with all-MiniLM-L6-v2; docs/gate.md says what use does."""
+    salience_half_life_days: Annotated[
+        float, Meta(description="days in which what use has made of a memory falls to one half")
+    ] = 30.0
     max_requests: Annotated[
         int | None,
         Meta(
@@ -174,6 +185,14 @@ class MegaSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_name(self.namespace, "namespace")
         _require(1 <= self.window <= 64, f"window must be 1..64, got {self.window}")
         _require(0 <= self.dialogue <= 64, f"dialogue must be 0..64, got {self.dialogue}")
+        _require(
+            0.0 <= self.salience_margin <= 0.2,
+            f"salience_margin must be in [0, 0.2], got {self.salience_margin}",
+        )
+        _require(
+            1.0 <= self.salience_half_life_days <= 3650.0,
+            f"salience_half_life_days must be in [1, 3650], got {self.salience_half_life_days}",
+        )
         _require(
             self.max_requests is None or self.max_requests >= 1,
             f"max_requests must be at least 1, got {self.max_requests}",

@@ -113,7 +113,7 @@ class MegaLLM:
 
     def close(self) -> None:
         """End the engine's processes, instead of leaving them to the end of this one, and close the bank."""
-        self._gate.library.close()
+        self._gate.close()
         self.llm.llm_engine.engine_core.shutdown(timeout=PATIENCE)
 
     def __enter__(self) -> MegaLLM:
@@ -149,6 +149,9 @@ class MegaLLM:
         plans = self._plans(len(messages), mode, mega)
         decisions = self._decide(messages, plans)
         self._check(decisions)
+        for plan, decision in zip(plans, decisions, strict=True):
+            if plan.asks_gate:
+                self._gate.used(decision)
         starts = [plan.start for plan in plans]
         recited = self._recite(self._recitals(messages, plans, decisions), starts, use_tqdm)
         contexts = [recalled(*each, self._control) for each in zip(decisions, recited, strict=True)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.gate.banks import CHESS, FERRY, KILN, ORCHID, add, open_gate
+from tests.gate.banks import CELLAR, CHESS, FERRY, GOATS, KILN, LANTERN, ORCHID, add, make_used, open_gate
 from vllm_mega import cli
+from vllm_mega.bank.catalog.catalog import open_catalog
 from vllm_mega.gate import embedder as embedders
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.gate.gate import Query
@@ -61,6 +63,24 @@ def test_json(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert value["best_score"] == memories[0]["score"]
     nothing = json.loads(gate(capsys, bank, "quantum bananas", "--json"))
     assert (nothing["null_route"], nothing["mixture"]) == (True, None)
+
+
+def test_use_is_told_where_it_counts(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(bank, FakeEmbedder(), [CELLAR, GOATS], seed=20)
+    with open_catalog(bank) as catalog:
+        make_used(catalog, "goats", time.time(), 200.0)
+    best_one = (LANTERN, "--top-k", "1")
+    assert "mixture: 1 cellar" in gate(capsys, bank, *best_one)
+    counts = (*best_one, "--salience-margin", "0.05", "--salience-half-life-days", "365")
+    lines = gate(capsys, bank, *counts).splitlines()
+    assert [line for line in lines if line.startswith("use adds")] == [
+        "use adds 0.0000 to cellar (salience 0)",
+        "use adds 0.0468 to goats (salience 0.9375)",
+    ]
+    assert "mixture: 1 goats" in lines
+    told = json.loads(gate(capsys, bank, *counts, "--json"))["salience"]
+    assert told[1] == {"id": "goats", "salience": 0.9375, "added": 0.0468}
+    assert json.loads(gate(capsys, bank, *best_one, "--json"))["salience"] == []
 
 
 def test_the_best_ten_or_all(bank: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,3 +231,14 @@ async def test_a_short_question_waits_for_no_long_text() -> None:
     assert not any(task.done() for task in long)
     free.set()
     assert all(request for _, request in await asyncio.gather(*long))
+
+
+async def test_what_the_gate_chose_is_used_and_what_a_client_named_is_not() -> None:
+    hook, checks, gate = make()
+    await hook.route(ask("bees and owls"))
+    await hook.route(ask("goats", memories=[{"id": "goats"}]))
+    await hook.route(ask("nothing we know"))
+    checks.bad = "goats"
+    with pytest.raises(BankError):
+        await hook.route(ask("goats"))
+    assert gate.uses == ["bees", "owls"]

@@ -18,6 +18,8 @@ class FakeGate:
         self.names = list(names)
         self.version = self.event = 1
         self.calls: list[list[Query]] = []
+        self.uses: list[str] = []
+        """Names of memories, as they were told to be used."""
         self.error: MegaError | None = None
         self.fails: dict[str, Exception] = {}
         self.pending: set[str] = set()
@@ -52,6 +54,9 @@ class FakeGate:
         ready = {n: w for n, w in weights.items() if n not in self.pending}
         mixture = Mixture((self.digest(n), f"/bank/{n}/{self.version}", w) for n, w in ready.items())
         return Decision(mixture=mixture, hits=hits, best_score=score, event=self.event)
+
+    def used(self, decision: Decision) -> None:
+        self.uses.extend(hit.id for hit in decision.hits)
 
     def text(self, row: Any) -> str:
         if row.id in self.forgotten:

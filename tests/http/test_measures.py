@@ -19,7 +19,7 @@ from tests.http.running_app import build
 from tests.http.test_limit import Slow, client_of, until
 from vllm_mega.errors import BankError, MemoryNotFoundError
 from vllm_mega.http.limit import RequestLimit
-from vllm_mega.http.measures import GATE_WAITING, MeasuredHook
+from vllm_mega.http.measures import GATE_WAITING, MeasuredHook, count_uses
 
 ROUTES = ("memories", "null", "given", "off", "refused")
 
@@ -37,6 +37,17 @@ def grown() -> Callable[[], dict[str, float]]:
     """By how much each has grown, those left out that have not."""
     before = counted()
     return lambda: {name: value - before[name] for name, value in counted().items() if value != before[name]}
+
+
+def test_uses_are_counted_by_what_became_of_them() -> None:
+    def uses() -> list[float]:
+        labels = ({"outcome": "flushed"}, {"outcome": "dropped"})
+        return [REGISTRY.get_sample_value("mega_uses_total", one) or 0.0 for one in labels]
+
+    before = uses()
+    count_uses("flushed", 3)
+    count_uses("dropped", 2)
+    assert [now - then for now, then in zip(uses(), before, strict=True)] == [3, 2]
 
 
 def make() -> tuple[MeasuredHook, Checks, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.bank.samples import BASE, SHAPES, files_with, write_adapter
 from tests.banks import Item, make_bank, problems
 from vllm_mega.bank.catalog import database
-from vllm_mega.bank.catalog.catalog import Catalog, open_catalog
+from vllm_mega.bank.catalog.catalog import CATALOG_FILE, Catalog, open_catalog
 from vllm_mega.bank.catalog.forgetting import Receipt, forget
 from vllm_mega.bank.catalog.jobs import request_training
 from vllm_mega.bank.catalog.records import MemoryName
@@ -190,6 +192,19 @@ def test_a_row_that_somebody_brings_back_is_told(catalog: Catalog) -> None:
 
     catalog.database.write(act)
     assert [(p.kind, p.where) for p in left(catalog, receipt)] == [("memory", "default/vault")]
+
+
+def test_uses_that_are_still_there_are_told(catalog: Catalog) -> None:
+    receipt = forgotten(catalog)
+    row = receipt.statement.forgotten.memories[0].row
+    with closing(sqlite3.connect(catalog.root / CATALOG_FILE)) as careless, careless:
+        careless.execute("INSERT INTO uses VALUES (?, 1.0, 0.0)", (row,))
+    (told,) = left(catalog, receipt)
+    assert (told.kind, told.where, told.problem) == (
+        "memory",
+        "default/vault",
+        f"there are uses of row {row}",
+    )
 
 
 def test_only_the_bank_can_have_signed_it(catalog: Catalog, tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 from vllm_mega.commands._settings import add_setting
 from vllm_mega.config import GateSettings, MegaSettings, described
 
+SALIENCE = ("salience_margin", "salience_half_life_days")
+"""Settings of what use does."""
+
 
 def add_bank_options(
     parser: argparse.ArgumentParser, folder: str = "the bank's folder", *, required: bool = True
@@ -41,6 +44,19 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
     )
     for name in GateSettings.__struct_fields__:
         add_setting(parser, GateSettings, name)
+    add_salience_options(parser)
+
+
+def add_salience_options(parser: argparse.ArgumentParser) -> None:
+    """Whether and how use of memories counts."""
+    for name in SALIENCE:
+        add_setting(parser, MegaSettings, name)
+
+
+def salience_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments say of use, by the names of `MegaSettings`."""
+    given = {name: getattr(args, name) for name in SALIENCE}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +89,7 @@ def memory_settings(args: argparse.Namespace) -> MegaSettings:
         keys=getattr(args, "keys", None),
         audit=getattr(args, "audit", None),
         **{name: value for name, value in rest.items() if value is not None},
+        **salience_settings(args),
     )
 
 

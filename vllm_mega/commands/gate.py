@@ -10,6 +10,7 @@ from vllm_mega.config import DEFAULT_NAMESPACE, GateSettings, check_tags
 
 if TYPE_CHECKING:
     from vllm_mega.gate.gate import Decision, Hit, Query
+    from vllm_mega.gate.salience import Tip
 
 HELP = "show which memories a text brings up, with scores and weights"
 BEST = 10
@@ -18,7 +19,7 @@ _BAR = 24
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments of `vllm-mega gate`."""
-    from vllm_mega.commands._memory_options import add_bank_options, add_trust_option
+    from vllm_mega.commands._memory_options import add_bank_options, add_salience_options, add_trust_option
     from vllm_mega.commands._settings import add_setting, own_default
 
     parser.description = (
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for name in GateSettings.__struct_fields__:
         add_setting(parser, GateSettings, name, own_default(GateSettings, name))
+    add_salience_options(parser)
     parser.add_argument("--all", action="store_true", help=f"show every memory, not the best {BEST} only")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
@@ -55,22 +57,26 @@ def run(args: argparse.Namespace) -> int:
     """Ask the gate; print what it says."""
     from vllm_mega.bank.catalog.catalog import open_catalog
     from vllm_mega.bank.library import Library
+    from vllm_mega.commands._memory_options import salience_settings
+    from vllm_mega.config import MegaSettings
     from vllm_mega.errors import RequestError
     from vllm_mega.gate.embedder import bank_embedder
     from vllm_mega.gate.gate import Gate, Query
     from vllm_mega.gate.index.index import Index
+    from vllm_mega.gate.uses import track_uses
 
     if not args.text.strip():
         raise RequestError("the text is empty: there is nothing to compare")
     check_tags(args.tags)
     settings = GateSettings(args.top_k, args.threshold, args.beta, args.link_share)
-    query = Query(args.text, args.namespace, settings, tags=tuple(args.tags))
+    query = Query(args.text, args.namespace, settings, tags=tuple(args.tags), explain=True)
+    use = MegaSettings(str(args.bank), **salience_settings(args))
     with open_catalog(args.bank, args.catalog) as catalog:
         made = catalog.settings()
     embedder = bank_embedder(made, args.embedder, args.model, trust_remote_code=args.trust_remote_code)
     index = Index()
     with Library(args.bank, args.catalog, embedder=embedder.info, keys=index) as library:
-        gate = Gate(library, index, embedder)
+        gate = Gate(library, index, embedder, track_uses(library.catalog, use))
         decision, shown = gate.explain(query, None if args.all else max(BEST, args.top_k))
         more = gate.taking_part(query.namespace, query.tags) - len(shown)
     if args.json:
@@ -79,10 +85,17 @@ def run(args: argparse.Namespace) -> int:
         _print_table(shown)
         if more > 0 and not args.all:
             print(f"{more} more memories: --all shows them")
+        for tip in _tips(decision):
+            print(f"use adds {tip.added:.4f} to {tip.id} (salience {tip.salience:g})")
         print(verdict(query, decision))
         if not embedder.passages(query.text):
             print(f"the embedder {embedder.info.name} cannot read the script of this text")
     return 0
+
+
+def _tips(decision: Decision) -> Sequence[Tip]:
+    told = decision.explanation
+    return (told.tips if told is not None else None) or ()
 
 
 def verdict(query: Query, decision: Decision) -> str:
@@ -125,6 +138,7 @@ def _as_json(query: Query, decision: Decision, hits: Sequence[Hit]) -> str:
             }
             for hit in hits
         ],
+        "salience": [{"id": tip.id, "salience": tip.salience, "added": tip.added} for tip in _tips(decision)],
     }
     return msgspec.json.encode(value).decode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,9 +17,11 @@ from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.explaining import Weighed, Why, runners_up
 from vllm_mega.gate.index.index import Index
 from vllm_mega.gate.index.shelf import Asked, Found
+from vllm_mega.gate.salience import Tip, tipped
 from vllm_mega.gate.selection import Links, select, winners
 from vllm_mega.gate.spread import spread
 from vllm_mega.gate.twins import ENOUGH, settled
+from vllm_mega.gate.uses import UseTracker
 from vllm_mega.gate.vectors import Vectors
 from vllm_mega.mixture import WEIGHT_STEPS, Mixture, quantise
 
@@ -73,6 +76,8 @@ class Explanation:
     runners_up: tuple[tuple[Hit, Why], ...]
     """The best of those that are not used, with the reason of each."""
     links: tuple[Followed, ...]
+    tips: tuple[Tip, ...] | None = None
+    """Of memories as near as the best, but for a margin, of which use decides; None: use does not count."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,20 @@ def alone(decision: Decision) -> Decision:
 class Gate:
     """Decides which memories a query needs. Thread-safe."""
 
-    def __init__(self, library: Library, index: Index, embedder: Embedder) -> None:
+    def __init__(
+        self, library: Library, index: Index, embedder: Embedder, uses: UseTracker | None = None
+    ) -> None:
         """Take a bank.
 
         Args:
             library: the bank, which knows `embedder.info`, so that a bank of another embedder was refused.
             index: that `library` was given as `keys`.
             embedder: that made the keys.
+            uses: of the bank's memories; stopped when the gate is closed or gone. None: use does not count.
         """
         self.library = library
+        self.uses = uses
+        self._stop_uses = weakref.finalize(self, uses.stop) if uses is not None else None
         self._index = index
         self._embedder = embedder
         self._spread = spread(embedder)
@@ -185,6 +195,17 @@ class Gate:
             hits.sort(key=lambda hit: (-hit.weight, hit.id))
             return self._decision(event, hits, None)
 
+    def used(self, decision: Decision) -> None:
+        """Count the memories of a decision as used now; nothing is waited for."""
+        if self.uses is not None:
+            self.uses.note(hit.row.name for hit in decision.hits)
+
+    def close(self) -> None:
+        """Write what was used, and close the bank."""
+        if self._stop_uses is not None:
+            self._stop_uses()
+        self.library.close()
+
     def text(self, row: Row) -> str:
         """The text of the version that `row` names.
 
@@ -199,6 +220,8 @@ class Gate:
         settings, scores = query.settings, nearest.scores
         ids, ages = [row.id for row in nearest.rows], [row.age for row in nearest.rows]
         open_scores = settled(scores, nearest.keys, ages, ids, settings, self._spread)
+        tips = None if self.uses is None else self.uses.tips(open_scores, nearest.rows, settings)
+        open_scores = tipped(open_scores, tips or ())
         best = winners(open_scores, ids, settings)
         linked = self._linked(asked, [nearest.rows[i] for i in best], set(ids))
         rows = [*nearest.rows, *linked.rows]
@@ -210,7 +233,8 @@ class Gate:
         if not query.explain:
             return decision
         weighed = Weighed(raw, opened, best, links, [i for i, _ in chosen])
-        return replace(decision, explanation=_explanation(rows, weighed, len(scores), settings))
+        told = _explanation(rows, weighed, len(scores), settings)
+        return replace(decision, explanation=replace(told, tips=tips))
 
     def _linked(self, asked: Asked, rows: Sequence[Row], known: set[str]) -> Found:
         """What `rows` link to and takes part, but for the memories that are `known`."""

@@ -22,9 +22,9 @@ others about one person or place stay below 0.7, but so may the same said otherw
 ALIKE = 0.033
 """Scores of a query that differ by less, likewise, do not tell which of two is meant. Asked for the code of
 one of two doors, they differ by 0.04 and more, with all-MiniLM-L6-v2."""
-_WIDER = 4
+WIDER = 4
 """So many times the width of a mixture is looked through."""
-ENOUGH = _WIDER + 1
+ENOUGH = WIDER + 1
 """Whoever has the best so many times the width has all that can come into a mixture by its own score: in the
 last of these widths nobody is settled."""
 
@@ -49,7 +49,7 @@ def settled(
     """
     kept: list[int] = []
     open_scores = scores.copy()
-    for row in ranking(scores, ids, _WIDER * settings.top_k):
+    for row in ranking(scores, ids, WIDER * settings.top_k):
         if scores[row] < settings.threshold:
             break
         twins = np.flatnonzero(keys[kept] @ keys[row] >= 1 - TWINS * spread)

@@ -84,6 +84,8 @@ class MemoryHook:
         for _ in range(ATTEMPTS):
             decision, wrong = await self._decided(ask)
             if not wrong:
+                if ask.plan.asks_gate:  # by naming a memory itself, a client makes it no stronger
+                    self._gate.used(decision)
                 return decision, to_lora_request(decision.mixture)
             if (decision.event, decision.mixture) == before:
                 raise BankError(_unusable(decision, wrong))

@@ -13,6 +13,7 @@ from vllm_mega.gate.advice import crowded
 from vllm_mega.gate.embedder import Embedder, bank_embedder
 from vllm_mega.gate.gate import Gate
 from vllm_mega.gate.index.index import Index
+from vllm_mega.gate.uses import Count, track_uses
 from vllm_mega.models import fingerprint, resolve_model
 
 logger = logging.getLogger(__name__)
@@ -50,13 +51,27 @@ def gate_embedder(
     return embedder
 
 
-def gate_over(settings: MegaSettings, embedder: Embedder) -> Gate:
+def gate_over(settings: MegaSettings, embedder: Embedder, count: Count = lambda *_: None) -> Gate:
     """The gate over the bank of `settings`, all of which is read now, and never again.
 
-    It belongs to this process: a catalog's connections outlive no fork.
+    It belongs to this process: a catalog's connections outlive no fork. Where use counts, it is exchanged
+    with the bank from now on.
+
+    Args:
+        settings: name the bank.
+        embedder: of the gate.
+        count: is told what became of uses.
 
     Raises:
         BankError: no bank, or one of another embedder.
     """
     index = Index()
-    return Gate(Library(settings.bank, settings.catalog, embedder=embedder.info, keys=index), index, embedder)
+    library = Library(settings.bank, settings.catalog, embedder=embedder.info, keys=index)
+    try:
+        uses = track_uses(library.catalog, settings, count)
+    except BaseException:
+        library.close()
+        raise
+    if uses is not None:
+        uses.start()
+    return Gate(library, index, embedder, uses)

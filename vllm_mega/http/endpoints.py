@@ -37,7 +37,7 @@ from vllm_mega.http.handlers import MegaModels
 from vllm_mega.http.keeper import READY
 from vllm_mega.http.limit import RequestLimit
 from vllm_mega.http.mcp import router as mcp
-from vllm_mega.http.measures import MeasuredHook
+from vllm_mega.http.measures import MeasuredHook, count_uses
 from vllm_mega.http.memories.routes import router as memories
 from vllm_mega.http.memories.service import Service
 from vllm_mega.http.metrics import router
@@ -191,7 +191,7 @@ async def attach(engine_client: Any, state: Any, settings: MegaSettings) -> Serv
 def _service(settings: MegaSettings, model: str, slots: int, *, trust_remote_code: bool) -> Service:
     """What the routes about memories need; see `gate_embedder` and `gate_over`."""
     embedder = gate_embedder(settings, model, slots, trust_remote_code=trust_remote_code)
-    gate = gate_over(settings, embedder)
+    gate = gate_over(settings, embedder, count_uses)
     return Service(gate, embedder, settings, resolve_model(model), trust_remote_code)
 
 

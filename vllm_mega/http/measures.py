@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from vllm.lora.request import LoRARequest
 
 from vllm_mega.gate.gate import Decision
+from vllm_mega.gate.uses import Outcome
 from vllm_mega.hook.hook import MemoryHook
 from vllm_mega.http.tracing import UNTRACED, Untraced
 from vllm_mega.requests.deciding import Ask
@@ -33,6 +34,17 @@ ROUTES = Counter(
 )
 INSIDE = Gauge("mega_requests_inside", "POST requests that are answered or wait", multiprocess_mode="livesum")
 REFUSED = Counter("mega_requests_refused", "POST requests that got 503 because too many were there")
+
+USES = Counter(
+    "mega_uses",
+    "Uses of memories, where they count: flushed (to the bank), dropped (too many waited for it)",
+    ["outcome"],
+)
+
+
+def count_uses(outcome: Outcome, number: int) -> None:
+    """See `gate.uses`."""
+    USES.labels(outcome).inc(number)
 
 
 class MeasuredHook(MemoryHook):

@@ -49,7 +49,7 @@ def _explained(gate: GateSettings, explanation: Explanation | None) -> dict[str,
     """None: nothing was compared."""
     if explanation is None:
         return None
-    return {
+    told: dict[str, Any] = {
         **msgspec.structs.asdict(gate),
         "runners_up": [
             {**_memory(hit), "score": hit.score, "why": why} for hit, why in explanation.runners_up
@@ -59,3 +59,8 @@ def _explained(gate: GateSettings, explanation: Explanation | None) -> dict[str,
             for link in explanation.links
         ],
     }
+    if explanation.tips is not None:
+        told["salience"] = [
+            {"id": tip.id, "salience": tip.salience, "added": tip.added} for tip in explanation.tips
+        ]
+    return told

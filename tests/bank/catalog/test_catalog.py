@@ -90,6 +90,7 @@ _LATER = {
         "DROP TABLE idempotency", "DROP INDEX events_namespace", "DROP INDEX memories_expires",
         "ALTER TABLE memories DROP COLUMN expires", "ALTER TABLE memories DROP COLUMN retired",
     ],
+    "3": ["DROP TABLE uses"],
 }  # fmt: skip
 """What takes away again that which came after a version."""
 

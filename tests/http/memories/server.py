@@ -21,6 +21,7 @@ from vllm_mega.config import MegaSettings
 from vllm_mega.gate.embedder import FakeEmbedder
 from vllm_mega.gate.gate import Gate
 from vllm_mega.gate.index.index import Index
+from vllm_mega.gate.uses import track_uses
 from vllm_mega.http.bodies import CheckedBodies
 from vllm_mega.http.entrance import Entrance
 from vllm_mega.http.memories.routes import router
@@ -39,14 +40,15 @@ LAMP: dict[str, Any] = {"id": "lamp", "text": "The lamp burns nine nights.", "ti
 class MemoryServer:
     """An app over a bank in `folder`; with keys as soon as one is made before `app` is asked for."""
 
-    def __init__(self, folder: Path, *, keys: bool = False) -> None:
+    def __init__(self, folder: Path, *, keys: bool = False, **settings: Any) -> None:
         embedder = FakeEmbedder(64)
         self.folder, self.bank = folder, folder / "bank"
         make_bank(self.bank, embedder=embedder.info)
         index = Index()
         library = Library(self.bank, embedder=embedder.info, keys=index)
-        gate = Gate(library, index, embedder)
-        self.service = Service(gate, embedder, MegaSettings(bank=str(self.bank)), folder, _count=_words)
+        told = MegaSettings(bank=str(self.bank), **settings)
+        gate = Gate(library, index, embedder, track_uses(library.catalog, told))
+        self.service = Service(gate, embedder, told, folder, _count=_words)
         self.audit = folder / "audit.jsonl"
         self.app = FastAPI()
         self.app.include_router(router)
@@ -78,7 +80,7 @@ class MemoryServer:
 
     def close(self) -> None:
         self.service.pool.close()
-        self.service.gate.library.close()
+        self.service.gate.close()
 
 
 def _words(texts: Sequence[str]) -> list[int]:

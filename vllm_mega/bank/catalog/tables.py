@@ -162,6 +162,16 @@ idempotency = Table(
 )
 """Requests that shall be done once (`once`): digests of key and request, and what the answer is made of."""
 
+uses = Table(
+    "uses",
+    metadata,
+    _memory(),
+    Column("strength", Double, nullable=False),
+    Column("last", Double, nullable=False),
+    PrimaryKeyConstraint("memory", name="uses_memory"),
+)
+"""Of memories that were ever used; see `catalog.uses`."""
+
 settings = Table(
     "settings",
     metadata,

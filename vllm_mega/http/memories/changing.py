@@ -121,4 +121,4 @@ def _gone(forgotten: Sequence[Forgotten]) -> list[tuple[str, int]]:
 
 def _now(service: Service, name: MemoryName) -> Told:
     entry = get_entry(service.catalog, name)
-    return Told(told.full(entry), (name.id,), entry.stamp)
+    return Told(told.full(entry, service.standing(name)), (name.id,), entry.stamp)

@@ -11,7 +11,7 @@ from vllm_mega.bank.library import Library
 from vllm_mega.config import GateSettings
 from vllm_mega.errors import ConfigError, MemoryNotFoundError, RequestError
 from vllm_mega.gate.gate import Decision, Hit, Query
-from vllm_mega.http.memories import told
+from vllm_mega.http.memories import found
 from vllm_mega.http.memories.asked import Search
 from vllm_mega.http.memories.service import Asked, Service, Told
 
@@ -25,10 +25,10 @@ def find(service: Service, asked: Asked) -> Told:
     body: Search = asked.body
     settings = _settings(service.settings.gate, body)
     decision, hits = service.gate.explain(
-        Query(body.query, asked.namespace, settings, tags=body.tags), body.limit
+        Query(body.query, asked.namespace, settings, tags=body.tags, explain=body.explain), body.limit
     )
     explained = _explained(decision, settings) if body.explain else None
-    return Told(told.FoundList(tuple(_found(service.gate.library, hits)), explained))
+    return Told(found.FoundList(tuple(_found(service.gate.library, hits)), explained))
 
 
 def _settings(gate: GateSettings, body: Search) -> GateSettings:
@@ -40,7 +40,7 @@ def _settings(gate: GateSettings, body: Search) -> GateSettings:
         raise RequestError(str(error), next(iter(given))) from error
 
 
-def _found(library: Library, hits: Sequence[Hit]) -> Iterator[told.Found]:
+def _found(library: Library, hits: Sequence[Hit]) -> Iterator[found.Found]:
     """With texts; what was forgotten since is left out."""
     for hit in hits:
         try:
@@ -48,16 +48,24 @@ def _found(library: Library, hits: Sequence[Hit]) -> Iterator[told.Found]:
         except MemoryNotFoundError:
             continue
         row = hit.row
-        yield told.Found(
+        yield found.Found(
             hit.id, hit.title, version.text, row.version, row.state, row.tags, hit.score, hit.weight
         )
 
 
-def _explained(decision: Decision, settings: GateSettings) -> told.Explained:
+def _explained(decision: Decision, settings: GateSettings) -> found.Explained:
     shares = tuple(
-        told.Share(hit.id, hit.weight, hit.score, hit.score is not None and hit.score < settings.threshold)
+        found.Share(hit.id, hit.weight, hit.score, hit.score is not None and hit.score < settings.threshold)
         for hit in decision.hits
     )
-    return told.Explained(
-        settings.threshold, settings.top_k, settings.beta, settings.link_share, decision.best_score, shares
-    )
+    return found.Explained(
+        settings.threshold, settings.top_k, settings.beta, settings.link_share, decision.best_score, shares,
+        _tips(decision),
+    )  # fmt: skip
+
+
+def _tips(decision: Decision) -> tuple[found.Tip, ...] | msgspec.UnsetType:
+    tips = decision.explanation.tips if decision.explanation is not None else None
+    if tips is None:
+        return msgspec.UNSET
+    return tuple(found.Tip(tip.id, tip.salience, tip.added) for tip in tips)

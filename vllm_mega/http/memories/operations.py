@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_mega.access.principals import Role
 from vllm_mega.http.entrance import ROOM
-from vllm_mega.http.memories import asked, changing, documents, finding, reading, repeating, told
+from vllm_mega.http.memories import asked, changing, documents, finding, found, reading, repeating, told
 from vllm_mega.http.memories.service import Asked, Service, Told
 from vllm_mega.memories.receipts.signing import SignedReceipt
 
@@ -90,7 +90,7 @@ OPERATIONS = (
     Operation(
         "search", "POST", ROOM + "search", "read",
         "What the gate would find, the best first; nothing is generated.",
-        finding.find, (told.FoundList,), query=asked.Nothing, body=asked.Search,
+        finding.find, (found.FoundList,), query=asked.Nothing, body=asked.Search,
         example={"query": "What pulls the ferry?", "limit": 3, "explain": True},
     ),
     Operation(

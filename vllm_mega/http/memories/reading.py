@@ -33,8 +33,9 @@ def show(service: Service, asked: Asked) -> Told:
     Raises:
         MemoryNotFoundError: no such memory, or no such version.
     """
-    entry = get_entry(service.catalog, MemoryName(asked.namespace, asked.id), asked.query.version)
-    return Told(told.full(entry), stamp=entry.stamp)
+    name = MemoryName(asked.namespace, asked.id)
+    entry = get_entry(service.catalog, name, asked.query.version)
+    return Told(told.full(entry, service.standing(name)), stamp=entry.stamp)
 
 
 def past(service: Service, asked: Asked) -> Told:

@@ -64,8 +64,9 @@ def shown_again(service: Service, asked: Asked, kept: Any) -> Told:
     Raises:
         MemoryNotFoundError: it was forgotten since.
     """
-    entry = get_entry(service.catalog, MemoryName(asked.namespace, asked.id), kept)
-    return Told(told.full(entry), stamp=entry.stamp)
+    name = MemoryName(asked.namespace, asked.id)
+    entry = get_entry(service.catalog, name, kept)
+    return Told(told.full(entry, service.standing(name)), stamp=entry.stamp)
 
 
 def deleted_again(service: Service, asked: Asked, kept: Any) -> Told:

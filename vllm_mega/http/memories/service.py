@@ -12,9 +12,11 @@ from vllm_mega.access.audit import Audit
 from vllm_mega.access.limits import Limits, Rates
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.once import Once
+from vllm_mega.bank.catalog.records import MemoryName
 from vllm_mega.config import MegaSettings
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.gate.gate import Gate
+from vllm_mega.gate.uses import Standing
 from vllm_mega.http.memories.pool import Pool
 from vllm_mega.http.memories.seals import Seals
 from vllm_mega.memories.documents.counting import token_count
@@ -61,6 +63,11 @@ class Service:
         """
         with self._lock:
             self._rates.take(namespace, changes, self.limits_of(namespace).changes_per_minute)
+
+    def standing(self, name: MemoryName) -> Standing | None:
+        """What use has made of a memory; None: on this server use does not count."""
+        uses = self.gate.uses
+        return None if uses is None else uses.standing(name)
 
     def count(self) -> Count:
         """What counts tokens; loaded when the first document comes.

@@ -12,6 +12,7 @@ from vllm_mega.bank.catalog.records import JobState as KeptJobState
 from vllm_mega.bank.catalog.records import Memory as Kept
 from vllm_mega.bank.catalog.records import Version as KeptVersion
 from vllm_mega.bank.layout import QA, moment_of
+from vllm_mega.gate.uses import Standing
 from vllm_mega.memories.reading import Entry
 
 
@@ -61,6 +62,17 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["memory"] = "memory"
 
 
+class Use(msgspec.Struct, frozen=True):
+    """What use and age have made of a memory."""
+
+    salience: float
+    """0 to 1; 1: it is pinned."""
+    strength: float
+    """Uses, the older the less."""
+    last_used_at: float | None
+    """When it was used last, but for uses within an hour of one another; null: never."""
+
+
 class FullMemory(Memory, frozen=True, kw_only=True):
     """A memory with the text of one version."""
 
@@ -70,6 +82,8 @@ class FullMemory(Memory, frozen=True, kw_only=True):
     paraphrases: tuple[str, ...]
     qa: tuple[QA, ...]
     links: tuple[str, ...]
+    use: Use | msgspec.UnsetType = msgspec.UNSET
+    """Absent: on this server use does not count."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -153,54 +167,6 @@ class SourceDeleted(msgspec.Struct, frozen=True):
     object: Literal["source.deleted"] = "source.deleted"
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A memory that a search has found."""
-
-    id: str
-    title: str
-    text: str
-    """Of the version that answers."""
-    version: int
-    state: State
-    tags: tuple[str, ...]
-    score: float | None
-    """Cosine with what was asked."""
-    weight: float
-    """That it would have in a mixture; 0: it would not be used."""
-
-
-class Share(msgspec.Struct, frozen=True):
-    """A memory of the mixture."""
-
-    id: str
-    weight: float
-    score: float | None
-    linked: bool
-    """It is there for the sake of a link: its own score is below the threshold."""
-
-
-class Explained(msgspec.Struct, frozen=True):
-    """What the gate would do."""
-
-    threshold: float
-    top_k: int
-    beta: float
-    link_share: float
-    best_score: float | None
-    """Of any memory; null: none took part."""
-    mixture: tuple[Share, ...]
-    """The heaviest first; empty: the base model would answer."""
-
-
-class FoundList(msgspec.Struct, frozen=True):
-    """What a search has found, the best first."""
-
-    data: tuple[Found, ...]
-    explain: Explained | None = None
-    """Where it was asked for."""
-    object: Literal["list"] = "list"
-
-
 JobState = Literal["waiting", "training", "failed", "done", "none"]
 _JOB_STATES: dict[KeptJobState, JobState] = {"waiting": "waiting", "leased": "training", "failed": "failed"}
 
@@ -261,12 +227,13 @@ def listed(memory: Kept) -> Memory:
     return Memory(**_fields(memory))
 
 
-def full(entry: Entry) -> FullMemory:
-    """The memory, with the version that `entry` has."""
+def full(entry: Entry, standing: Standing | None) -> FullMemory:
+    """The memory, with the version that `entry` has, and what use has made of it; None: it does not count."""
     version = entry.version
     return FullMemory(
         **_fields(entry.memory), text=version.text, paraphrases=version.paraphrases, qa=version.qa,
         shown=version.number, links=entry.links,
+        use=msgspec.UNSET if standing is None else Use(*standing),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from vllm_mega.bank.catalog.catalog import CATALOG_FILE, Catalog
 from vllm_mega.bank.catalog.check import Problem
 from vllm_mega.bank.catalog.forgetting import Forgotten, Receipt
 from vllm_mega.bank.catalog.store import adapter_folder
-from vllm_mega.bank.catalog.tables import events, jobs, links, memories, tags, versions
+from vllm_mega.bank.catalog.tables import events, jobs, links, memories, tags, uses, versions
 from vllm_mega.memories.receipts.key import read_key
 from vllm_mega.memories.receipts.signing import SignedReceipt, public_key, signature_problem
 
@@ -60,8 +60,8 @@ def _memory(connection: sa.Connection, memory: Forgotten) -> Iterator[Problem]:
     query = sa.select(sa.func.count()).where(*(events.c[name] == value for name, value in said.items()))
     if not connection.execute(query).scalar():
         yield Problem("event", where, f"the catalog has no event {event.number} that says so")
-    columns = (memories.c.row, versions.c.memory, links.c.memory, tags.c.memory, jobs.c.memory)
-    for column in columns:
+    of_memories = (versions, links, tags, jobs, uses)
+    for column in (memories.c.row, *(table.c.memory for table in of_memories)):
         if connection.execute(sa.select(column).where(column == memory.row).limit(1)).first():
             yield Problem("memory", where, f"there are {column.table.name} of row {memory.row}")
 
