@@ -50,6 +50,13 @@ def test_every_view_on_a_desk_and_on_a_phone_by_day_and_by_night(
     expect(page.locator("#live")).to_have_text("live")
 
 
+def test_an_address_that_is_none_leads_to_the_memories(watched: Watched) -> None:
+    for address in ("toString", "nowhere", "memories/%"):
+        watched.refused = {404}
+        watched.open(address)
+        expect(watched.page.locator("main h1")).to_have_text("Memories")
+
+
 def test_what_must_not_happen_is_seen(context: BrowserContext, server: ConsoleServer) -> None:
     """Else the other tests could not fail."""
     crimes = {
@@ -123,6 +130,9 @@ def test_beside_an_answer_are_the_memories_behind_it(watched: Watched, server: C
     expect(beside.nth(3)).to_contain_text("Memory was off.")
     page.get_by_role("button", name="New chat").click()
     expect(page.locator(".turn")).to_have_count(0)
+    with page.expect_request("**/v1/chat/completions") as asked:
+        say(page, "Who fires blue tiles in a kiln?")
+    assert [one["role"] for one in asked.value.post_data_json["messages"]] == ["user"]
 
 
 def test_an_answer_can_be_stopped_and_a_refusal_is_told(

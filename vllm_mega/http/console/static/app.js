@@ -1,7 +1,7 @@
 // The page: its views by the part of the address behind #, the key, the namespace, and what happens live.
 
 import { door } from "./api.js";
-import { current, h, later } from "./dom.js";
+import { current, h } from "./dom.js";
 import { askKey } from "./key.js";
 import { listen } from "./live.js";
 import { session } from "./session.js";
@@ -12,6 +12,7 @@ import * as memories from "./views/memories.js";
 import * as metrics from "./views/metrics.js";
 import * as probe from "./views/probe.js";
 
+const ADDRESS = /^#\/(\w+)(?:\/(.*))?$/;
 const VIEWS = { memories, add, chat, probe, jobs, metrics };
 const LIVE = { live: "live", polling: "every 3 s", away: "offline" };
 const view = document.getElementById("view");
@@ -22,8 +23,8 @@ let listening = new AbortController();
 
 /** Show what the address names; a view that was shown before is as it was left. */
 function route() {
-  const [, name, id] = /^#\/(\w+)(?:\/(.*))?$/.exec(location.hash) ?? [];
-  if (!(name in VIEWS)) {
+  const [, name = "", id = ""] = ADDRESS.exec(location.hash) ?? [];
+  if (!Object.hasOwn(VIEWS, name)) {
     location.replace("#/memories");
     return;
   }
@@ -35,7 +36,16 @@ function route() {
     for (const [other, link] of links) current(link, other === name);
     shown = next;
   }
-  next.enter(id === undefined ? "" : decodeURIComponent(id));
+  next.enter(decoded(id));
+}
+
+/** What stands in an address; somebody may have typed it. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 /** Begin anew: for another key or another namespace nothing holds of what is shown. */
@@ -63,11 +73,12 @@ function tell(state) {
 function shortcuts(event) {
   const isTyping = event.target.closest("input, textarea, select, dialog");
   if (event.ctrlKey || event.metaKey || event.altKey || isTyping) return;
-  const act = { "/": () => { location.hash = "#/memories"; }, n: () => { location.hash = "#/add"; } }[event.key];
-  if (!act) return;
+  const goal = { "/": "#/memories", n: "#/add" }[event.key];
+  if (!goal) return;
   event.preventDefault();
-  act();
-  if (event.key === "/") later(0, () => made.memories.search())();
+  location.hash = goal;
+  route();
+  if (event.key === "/") made.memories.search();
 }
 
 function start() {

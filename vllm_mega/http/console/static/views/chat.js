@@ -16,7 +16,7 @@ const SUFFIX = "-mega";
 const NO_MEMORY = `No model here is called …${SUFFIX}, so the server has no memory: start it with vllm-mega serve.`;
 
 export function make() {
-  const said = [];
+  let said = [];
   const model = h("select", { "aria-label": "Model" });
   const mode = h("select", { "aria-label": "Mode" },
     Object.entries(MODES).map(([name, text]) => h("option", { value: name }, text)));
@@ -36,7 +36,7 @@ export function make() {
 
   function begin() {
     running.abort();
-    said.length = 0;
+    said = [];
     greet();
     input.focus();
   }
@@ -58,7 +58,8 @@ export function make() {
     if (!said.length) log.replaceChildren();
     input.value = "";
     const answer = turn(log, question);
-    said.push({ role: "user", content: question });
+    const conversation = said;  // another may begin meanwhile
+    conversation.push({ role: "user", content: question });
     [stop.disabled, send.disabled] = [false, true];
     running = new AbortController();
     try {
@@ -67,8 +68,8 @@ export function make() {
       if (error.name === "AbortError") answer.beside.append(remark("Stopped."));
       else answer.beside.replaceChildren(problem(error));
     }
-    if (answer.text.textContent) said.push({ role: "assistant", content: answer.text.textContent });
-    else said.pop();
+    if (answer.text.textContent) conversation.push({ role: "assistant", content: answer.text.textContent });
+    else conversation.pop();
     answer.text.removeAttribute("aria-busy");
     [stop.disabled, send.disabled] = [true, false];
   }

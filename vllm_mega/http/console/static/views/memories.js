@@ -4,7 +4,7 @@ import { memories } from "../api.js";
 import { arrows, badge, current, empty, h, later, problem } from "../dom.js";
 import { ago, hundredths, when } from "../text.js";
 import { makeDetail } from "./memory.js";
-import { address } from "./naming.js";
+import { address, nameNow, nameOf } from "./naming.js";
 
 export const title = "Memories";
 const PAGE = 50;
@@ -62,7 +62,7 @@ export function make() {
   function draw() {
     const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     rows.replaceChildren(...list.rows.map((one) => row(one, list.opened)));
-    if (focused !== null) [...rows.querySelectorAll("a")].find((link) => link.dataset.id === focused)?.focus();
+    if (focused !== null) rowOf(focused)?.focus();
     below.replaceChildren(...(list.rows.length ? atEnd() : [nothing()]));
   }
 
@@ -81,12 +81,10 @@ export function make() {
 
   /** Lists have no texts; what has no title is known by its beginning. */
   async function preview(signal) {
-    for (const one of list.rows.filter((row) => !row.title && !row.text)) {
-      const full = await memories.get(one.id, {}, signal).catch(() => null);
+    for (const one of list.rows) {
+      const name = await nameOf(one);
       if (signal.aborted) return;
-      one.text = full?.text ?? "";
-      const place = [...rows.querySelectorAll("a")].find((link) => link.dataset.id === one.id);
-      if (place && one.text) place.querySelector(".name").textContent = one.text;
+      rowOf(one.id)?.querySelector(".name").replaceChildren(name);
     }
   }
 
@@ -99,25 +97,24 @@ export function make() {
     rows.querySelector("a")?.focus();
   });
   root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && list.opened && !event.defaultPrevented && !event.target.closest("input")) back();
+    const isTaken = event.defaultPrevented || event.target.closest("input");
+    if (event.key === "Escape" && list.opened && !isTaken) location.hash = "#/memories";
   });
   arrows(rows, "a");
 
-  function back() {
-    const id = list.opened;
-    location.hash = "#/memories";
-    later(0, () => [...rows.querySelectorAll("a")].find((link) => link.dataset.id === id)?.focus())();
-  }
+  const rowOf = (id) => [...rows.querySelectorAll("a")].find((link) => link.dataset.id === id);
 
   return {
     root,
     enter(id) {
       const isFirst = list.rows.length === 0 || isLeft;
+      const before = list.opened;
       isLeft = false;
       list.opened = id;
       root.toggleAttribute("data-open", Boolean(id));
       for (const link of rows.querySelectorAll("a")) current(link, link.dataset.id === id);
       detail.show(id);
+      if (!id && before) rowOf(before)?.focus();
       if (isFirst) load();
     },
     leave() { isLeft = true; loading.abort(); detail.leave(); },
@@ -127,10 +124,9 @@ export function make() {
 }
 
 function row(one, opened) {
-  const name = one.title || one.text || one.id;
   const marks = { "data-id": one.id, "aria-current": one.id === opened };
   return h("li", {}, h("a", { href: address(one.id), ...marks },
-    h("span", { class: "name" }, name),
+    h("span", { class: "name" }, nameNow(one)),
     h("span", { class: "meta" },
       badge(one.state), one.pinned && h("span", { class: "pin", title: "pinned" }, "pinned"),
       one.retired && h("span", { class: "tag" }, "retired"),

@@ -4,6 +4,7 @@ import { memories } from "../api.js";
 import { h } from "../dom.js";
 import { session } from "../session.js";
 
+const LONGEST = 200;
 const known = new Map();
 
 /** Where the page shows a memory. */
@@ -11,17 +12,30 @@ export function address(id) {
   return `#/memories/${encodeURIComponent(id)}`;
 }
 
-/** A link to a memory {id, title, version}; what has no title is known by its text. */
-export function link({ id, title, version }) {
-  const place = JSON.stringify([session.namespace, id, version]);
-  const made = h("a", { href: address(id) }, title || known.get(place) || id);
-  if (!title && !known.has(place)) name(made, id, version, place);
+/** What a memory {id, version, title, text} is called, as far as it is known now. */
+export function nameNow(memory) {
+  return memory.title || memory.text || known.get(place(memory)) || memory.id;
+}
+
+/** The same, looked up where it is not known. */
+export async function nameOf(memory) {
+  if (nameNow(memory) === memory.id) {
+    const { id, version } = memory;
+    const full = await memories.get(id, { version }).catch(() => null);
+    const name = full && (full.title || full.text).slice(0, LONGEST);
+    if (name && !version) return name;
+    if (name) known.set(place(memory), name);  // a version says the same for ever
+  }
+  return nameNow(memory);
+}
+
+/** A link to a memory. */
+export function link(memory) {
+  const made = h("a", { href: address(memory.id) }, nameNow(memory));
+  nameOf(memory).then((name) => { made.textContent = name; });
   return made;
 }
 
-async function name(made, id, version, place) {
-  const full = await memories.get(id, { version }).catch(() => null);
-  if (full === null) return;
-  made.textContent = full.title || full.text;
-  if (version) known.set(place, made.textContent);  // a version says the same for ever
+function place({ id, version }) {
+  return JSON.stringify([session.namespace, id, version]);
 }
