@@ -11,8 +11,10 @@ from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.changes import add, pin, put, tag
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import lease
+from vllm_mega.bank.catalog.known import ids_beginning
 from vllm_mega.bank.catalog.reading import count_memories, get_links, get_version, history, list_memories
 from vllm_mega.bank.catalog.records import EVERYTHING, Filter, Source
+from vllm_mega.config import DEFAULT_NAMESPACE
 from vllm_mega.errors import BankError, MemoryNotFoundError
 
 
@@ -91,3 +93,11 @@ def test_what_is_not_there_is_told(catalog: Catalog) -> None:
     with pytest.raises(MemoryNotFoundError, match="of version 2"):
         get_version(catalog, "default", "a", 2)
     assert list_memories(catalog, Filter(tag="none")).memories == ()
+
+
+def test_ids_that_begin_alike_are_those_of_their_namespace(catalog: Catalog) -> None:
+    add(catalog, [draft("ox_1"), draft("ox_2"), draft("oxen"), draft("box_1")], WHO)
+    add(catalog, [draft("ox_3", namespace="sea")], WHO)
+    forget(catalog, [name("ox_2")], WHO)
+    assert ids_beginning(catalog, DEFAULT_NAMESPACE, "ox_") == {"ox_1"}, "no pattern: _ is itself"
+    assert ids_beginning(catalog, "land", "") == frozenset()

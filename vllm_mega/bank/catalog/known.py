@@ -52,6 +52,20 @@ def known(catalog: Catalog, names: Sequence[MemoryName]) -> dict[MemoryName, Kno
         return dict(_known(connection, names))
 
 
+def ids_beginning(catalog: Catalog, namespace: str, prefix: str) -> frozenset[str]:
+    """Ids of a namespace's memories that begin with `prefix`.
+
+    Raises:
+        BankError: the catalog cannot be read.
+    """
+    m = memories.c
+    query = sa.select(m.id).where(
+        m.namespace == namespace, m.id.startswith(prefix, autoescape=True), living()
+    )
+    with catalog.database.read() as connection:
+        return frozenset(connection.scalars(query))
+
+
 def list_jobs(catalog: Catalog, namespace: str | None = None) -> list[JobStatus]:
     """All jobs, the oldest memories first: those that wait, those that somebody has, those that failed.
 

@@ -14,6 +14,12 @@ _LONGEST = 40
 _DIGITS = 12
 
 
+def prefix_of(source: str) -> str:
+    """What the ids of all parts of a source begin with: "handbook-"; small letters, digits and "-"."""
+    name = _NO_NAME.sub("-", PurePath(source).stem)[:_LONGEST].strip("-") or "document"
+    return f"{name.lower()}-"
+
+
 def part_id(source: str, text: str, is_taken: Callable[[str], bool]) -> str:
     """An id that source and text decide: "handbook-5f2a90c31b7e".
 
@@ -24,8 +30,7 @@ def part_id(source: str, text: str, is_taken: Callable[[str], bool]) -> str:
             document has twice.
     """
     digest = hashlib.sha256(f"{source}\0{text}".encode()).hexdigest()[:_DIGITS]
-    name = _NO_NAME.sub("-", PurePath(source).stem)[:_LONGEST].strip("-") or "document"
-    first = f"{name.lower()}-{digest}"
+    first = f"{prefix_of(source)}{digest}"
     numbered = (f"{first}-{n}" for n in count(2))
     return (
         first if not is_taken(first) else next(candidate for candidate in numbered if not is_taken(candidate))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.forgetting import Receipt, forget
+from vllm_mega.bank.catalog.known import ids_beginning
 from vllm_mega.bank.catalog.reading import MOST, get_memory, list_memories
 from vllm_mega.bank.catalog.records import Filter, Memory, MemoryName, Source, Version
 from vllm_mega.bank.catalog.replacing import Replacement, replace
@@ -16,6 +17,7 @@ from vllm_mega.errors import DocumentError, MemoryNotFoundError
 from vllm_mega.gate.embedder import Embedder
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.lines import plan_lines
+from vllm_mega.memories.documents.names import prefix_of
 from vllm_mega.memories.documents.plan import Known, Plan, Wish, make_plan
 from vllm_mega.memories.documents.reading import ReadDocument, ReadLines
 from vllm_mega.memories.documents.sections import Count, document_parts
@@ -146,7 +148,8 @@ def _plan(
     source = Source(read.document.source, read.document.digest)
     parts = document_parts(read.document, read.text, count, size)
     known = list(bank.known(source.file, wish.namespace))
-    return make_plan(source, parts, known, wish, lambda name: bank.has(MemoryName(wish.namespace, name)))
+    taken = bank.ids(wish.namespace, prefix_of(source.file))
+    return make_plan(source, parts, known, wish, taken.__contains__)
 
 
 class _Bank(NamedTuple):
@@ -166,6 +169,13 @@ class _Bank(NamedTuple):
         if self.catalog is None or not self.has(_name(memory)):
             return None
         return self._newest(get_memory(self.catalog, *_name(memory)))
+
+    def ids(self, namespace: str, prefix: str) -> frozenset[str]:
+        """Ids of memories that begin so.
+
+        All at once: a server's other threads wait, while one asks a database hundreds of small things.
+        """
+        return frozenset() if self.catalog is None else ids_beginning(self.catalog, namespace, prefix)
 
     def has(self, name: MemoryName) -> bool:
         """Whether there is such a memory."""
