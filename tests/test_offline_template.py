@@ -1,4 +1,4 @@
-"""The chat template of a bank in `MegaLLM`, without an engine."""
+"""What `MegaLLM` takes from a bank and tells it, without an engine: its chat template, uses of memories."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from vllm import SamplingParams
 
 from tests.banks import make_bank
+from tests.hook.test_hook import Checks
+from tests.http.fakes import FakeGate
 from tests.training.tiny import save_tiny
 from vllm_mega import offline
 from vllm_mega.bank.layout import BaseModelInfo
@@ -22,6 +24,7 @@ class FakeLLM:
     def __init__(self, model: str, *, chat_template: str | None = None, **_: Any) -> None:
         self.chat_template = chat_template
         self.llm_engine = SimpleNamespace(vllm_config=None)
+        self.model_config = SimpleNamespace(max_model_len=2048)
         self.calls: list[Any] = []
 
     def get_tokenizer(self) -> object:
@@ -38,21 +41,39 @@ class FakeLLM:
         return [SimpleNamespace(outputs=[SimpleNamespace(finish_reason="stop")]) for _ in self.asked]
 
 
+def made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str = "", gate: Any = None, **given: Any
+) -> Any:
+    """A `MegaLLM` of a bank that keeps this template, and of a gate."""
+    model = save_tiny(tmp_path / "model")
+    make_bank(tmp_path / "bank", base=BaseModelInfo(str(model), fingerprint(model), kept))
+    monkeypatch.setattr(offline, "LLM", FakeLLM)
+    monkeypatch.setattr(offline, "gate_embedder", lambda *_, **__: None)
+    monkeypatch.setattr(offline, "gate_over", lambda *_, **__: gate)
+    monkeypatch.setattr(offline.AdapterChecks, "of", lambda _: Checks())
+    monkeypatch.setattr(offline.launch, "this_environment", lambda _: {"VLLM_PLUGINS": "vllm_mega"})
+    monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
+    return offline.MegaLLM(tmp_path / "bank", **given)
+
+
 @pytest.mark.parametrize(
     ("kept", "given", "asked"), [("", {}, None), ("A", {}, "A"), ("A", {"chat_template": "B"}, "B")]
 )
 def test_every_call_has_the_template(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, given: dict[str, str], asked: str | None
 ) -> None:
-    model = save_tiny(tmp_path / "model")
-    base = BaseModelInfo(str(model), fingerprint(model), kept)
-    make_bank(tmp_path / "bank", base=base)
-    monkeypatch.setattr(offline, "LLM", FakeLLM)
-    for name in ("gate_embedder", "gate_over"):
-        monkeypatch.setattr(offline, name, lambda *_, **__: None)
-    monkeypatch.setattr(offline.AdapterChecks, "of", lambda _: None)
-    monkeypatch.setattr(offline.launch, "this_environment", lambda _: {"VLLM_PLUGINS": "vllm_mega"})
-    monkeypatch.setenv("VLLM_PLUGINS", "vllm_mega")
-    llm = offline.MegaLLM(tmp_path / "bank", **given)
+    llm = made(tmp_path, monkeypatch, kept, **given)
     llm.answers([[{"role": "user", "content": "Why?"}]], SamplingParams(), False, [None])
     assert llm.llm.calls == [asked]
+
+
+def test_what_the_gate_chose_is_used_and_what_a_caller_named_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = FakeGate()
+    llm = made(tmp_path, monkeypatch, gate=gate)
+    answer = SimpleNamespace(outputs=[SimpleNamespace(text="Yes.")])
+    monkeypatch.setattr(llm, "answers", lambda asked, *_: [(answer, 0) for _ in asked])
+    llm.chat(["bees and owls", "nothing we know"])
+    llm.chat(["owls"], mega={"memories": [{"id": "goats"}]})
+    assert gate.uses == ["bees", "owls"]

@@ -36,6 +36,7 @@ def ours() -> dict[str, set[str]]:
     """Our metrics, by the name of a sample, with the labels that it can have."""
     told = exposition([[msgspec.structs.asdict(Residency())]], Told(1, SIZES)).decode()
     measures.ROUTES.labels("null")
+    measures.USES.labels("flushed")
     found: dict[str, set[str]] = {}
     for text in (told, prometheus_client.generate_latest().decode()):
         for family in text_string_to_metric_families(text):
