@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from vllm_mega.ray_cluster import RayCluster
 
 LOSSES = 3
 """How often a worker is started again, and a row given again, before the run ends."""
+_PATIENCE = 60.0
+"""Seconds for a thread of Ray Data's to end; it takes milliseconds where it is its turn."""
 
 
 def mapped(
@@ -66,6 +69,18 @@ def mapped(
             "try fewer --workers. What was answered before is in the output, and the next run goes on behind "
             f"it. Ray says: {str(error).splitlines()[0]}"
         ) from error
+    finally:
+        _await_executors()
+
+
+def _await_executors() -> None:
+    """Wait for the threads that hand rows around: one that asks a cluster which is gone ends the process.
+
+    Ray itself waits for two seconds, which on a busy machine is too short.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("ray.data."):
+            thread.join(_PATIENCE)
 
 
 def _ray_data() -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -32,7 +33,13 @@ def test_the_digest_sees_all_that_trains() -> None:
 def test_every_other_field_trains_nothing() -> None:
     """A field that comes new to a memory trains no bank again, unless it is put into `Content` as well."""
     memory = NewMemory("Snow fell.", id="winter")
-    others = {"id": "w", "namespace": "n", "tags": ("cold",), "links": ("summer",)}
+    others = {
+        "id": "w",
+        "namespace": "n",
+        "tags": ("cold",),
+        "links": ("summer",),
+        "expires_at": datetime(2031, 5, 1, tzinfo=UTC),
+    }
     assert {*others, *Content.__struct_fields__} == {*NewMemory.__struct_fields__}
     for name, value in others.items():
         assert encode_content(msgspec.structs.replace(memory, **{name: value})) == encode_content(memory)

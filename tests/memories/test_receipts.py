@@ -229,7 +229,7 @@ def test_only_the_bank_can_have_signed_it(catalog: Catalog, tmp_path: Path) -> N
 
 
 def test_a_file_that_is_no_receipt_is_refused() -> None:
-    with pytest.raises(BankError, match="expected a receipt that `bank forget --receipt` has written"):
+    with pytest.raises(BankError, match="expected a receipt, as `bank forget --receipt` writes it"):
         read_receipt(b'{"statement": {}}')
 
 

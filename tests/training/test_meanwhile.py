@@ -74,7 +74,7 @@ def test_a_memory_that_changes_under_the_trainer_is_trained_anew(
     assert ([one.id for one in report.trained], report.failed) == (["kettle", "bell"], [])
     assert content(bank, "bell") == changed
     assert set(adapters(bank)) == {"kettle", "bell"}
-    run(tmp_path / "alone", tiny, (changed,))
+    run(tmp_path / "alone", tiny, (changed,), msgspec.structs.replace(QUICK, jobs=3))
     assert adapters(bank)["bell"] == adapters(tmp_path / "alone")["bell"]
 
 
