@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -165,7 +166,10 @@ async def _agent(stage: Stage) -> str:
 
 def forget(stage: Stage) -> str:
     """It is forgotten, with a receipt: no route, no answer and no file has it any more."""
-    command(stage, "bank", "forget", stage.ferry, "--receipt", str(stage.receipt))
+    receipt = stage.call("DELETE", f"/memories/{stage.ferry}?receipt=true")
+    stage.receipt.write_text(json.dumps(receipt), encoding="utf-8")
+    server = receipt["statement"]["server"]
+    expect(server is not None, f"the receipt says nothing of the server: {receipt}")
     stage.call("GET", f"/memories/{stage.ferry}", 404)
     expect(stage.call("POST", "/search", json={"query": QUESTION})["data"] == [], "the search still finds it")
     answer = stage.ask(QUESTION)
@@ -180,7 +184,9 @@ def forget(stage: Stage) -> str:
         one["kind"] for one in stage.call("GET", "/events?limit=1000")["data"] if one["id"] == stage.ferry
     ]
     expect((events[0], events[-1]) == ("added", "forgotten"), f"events: {events}")
-    return f"answered by the base model, as ever; {len(events)} events stay, the last is {events[-1]}"
+    return (
+        f"answered by the base model, as ever; {len(events)} events stay, the last is {events[-1]}; {server}"
+    )
 
 
 def verify(stage: Stage) -> str:
