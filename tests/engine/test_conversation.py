@@ -55,7 +55,7 @@ def test_what_is_shared_does_not_change_the_answer(engine: Any, adapters: Any) -
     mixture = to_lora_request(adapters.mixture((0, 1.0), (1, 1.0)))
 
     def ask(lora: Any, start: Start | None = None) -> tuple[float, int]:
-        ((output, _),) = answered(engine.llm, [Chat(messages, greedy, lora, start)], use_tqdm=False)
+        ((output, _),) = answered(engine.llm, [Chat(messages, greedy, lora, start, None)], use_tqdm=False)
         return output.outputs[0].cumulative_logprob, output.num_cached_tokens
 
     engine.forget_cache()
