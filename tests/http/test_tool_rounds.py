@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+import xgrammar
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
 from tests.http.fakes import FakeGate
 from tests.http.memories.server import FERRY, MEMORIES, error
@@ -21,7 +23,7 @@ from tests.http.rendering import Handlers, handlers
 from tests.mcp.running import AgentServer
 from vllm_mega.config import MegaSettings
 from vllm_mega.errors import RequestError
-from vllm_mega.mcp.tools import TOOLS
+from vllm_mega.mcp.tools import TOOLS, Tool
 from vllm_mega.models.control_tokens import control_tokens
 from vllm_mega.offline import MegaLLM
 from vllm_mega.requests.deciding import decide
@@ -171,6 +173,7 @@ async def test_the_first_call_can_be_named(server: ToolServer) -> None:
     assert (call["name"], json.loads(call["arguments"]), call["ok"]) == ("list_memories", {"limit": 3}, True)
     forced, free = (str(asked.sampling_params.structured_outputs) for asked in server.engine.asked)
     assert "list_memories" in forced
+    assert "next_cursor" in forced, "what the model writes is not held to the schema"
     assert "remember" not in forced
     assert free != forced
 
@@ -210,6 +213,12 @@ async def test_tools_do_what_the_key_may(tmp_path: Path, made: Handlers) -> None
     assert await stored(server, reader) == []
     error(await ask(server, headers=reader, mega={"namespace": "land"}), 403)
     server.close()
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_a_model_can_be_held_to_the_schema_of_each_tool(tool: Tool) -> None:
+    assert xgrammar.Grammar.from_json_schema(json.dumps(tool.schema))
+    assert not has_xgrammar_unsupported_json_features(tool.schema)
 
 
 OWN = {"type": "function", "function": {"name": "forget", "parameters": {}}}

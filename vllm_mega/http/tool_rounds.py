@@ -124,14 +124,17 @@ async def answered(chat: Any, plan: Plan, request: Any, raw_request: Any) -> Any
 
 def _asked(request: Any, messages: Sequence[Any], offered: Sequence[Tool], choice: Any) -> Any:
     """The request of one round."""
-    ours = [
-        ChatCompletionToolsParam(function={"name": t.name, "description": t.about, "parameters": t.schema})
-        for t in offered
-    ]
+    ours = [ChatCompletionToolsParam(function=_function(tool)) for tool in offered]
     mega = {name: value for name, value in request.model_extra[FIELD].items() if name != "tools"}
     tools = [*(request.tools or ()), *ours]
     changed = {"messages": [*messages], "tools": tools, "tool_choice": choice, FIELD: mega}
     return request.model_copy(update=changed)
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    """A tool as OpenAI has it; strict: vLLM lets the model write arguments of this schema alone."""
+    about = {"name": tool.name, "description": tool.about, "parameters": tool.schema}
+    return {**about, "strict": True}
 
 
 def _choice(wanted: Tools, request: Any, number: int) -> Any:

@@ -20,7 +20,9 @@ Moment = Annotated[
 ]
 Etag = Annotated[
     str,
-    Meta(description="`etag` of get_memory: do it only if nobody has changed the memory since"),
+    Meta(
+        max_length=128, description="`etag` of get_memory: do it only if nobody has changed the memory since"
+    ),
 ]
 
 
@@ -72,7 +74,9 @@ class ListMemories(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     tag: Annotated[Tag, Meta(description="only memories with this tag")] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=100, description="memories of a page, at most")] = 20
-    cursor: Annotated[str, Meta(description="`next_cursor` of the page before")] | UnsetType = UNSET
+    cursor: (
+        Annotated[str, Meta(max_length=128, description="`next_cursor` of the page before")] | UnsetType
+    ) = UNSET
 
 
 class UpdateMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
