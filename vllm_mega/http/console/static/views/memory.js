@@ -105,13 +105,16 @@ export function makeDetail({ filterBy }) {
 
   async function forget(memory) {
     if (!await confirm(`Forget “${memory.title || memory.id}”?`, FORGETTING, "Forget")) return;
+    loading.abort();
     await memories.forget(memory.id, memory.etag);
+    opened.id = "";
     toast("Forgotten.");
     location.hash = "#/memories";
   }
 
   const again = later(250, () => {
-    if (opened.id && !opened.isEditing) load(opened.id);
+    const isBusy = opened.isEditing || root.ariaBusy === "true";  // what is being done ends with reading it
+    if (opened.id && !isBusy) load(opened.id);
   });
 
   function vanish() {
