@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.http.asking import ask, refused, text, used
+from tests.http.asking import MEGA, ask, refused, text, used
 from tests.mcp.running import agent
 
 pytestmark = pytest.mark.engine
@@ -39,22 +39,29 @@ async def test_an_agent_remembers_recalls_and_forgets(url: str, client: openai.O
 
 
 def test_a_model_calls_a_tool_that_the_server_executes(url: str, client: openai.OpenAI) -> None:
-    """The call is forced, so that even a small model makes it; with which arguments, and what it says of the
-    result, is its own."""
-    question = "What do you know?"
+    """The call is forced, and has been shown, so that even a small model makes it; what it then says is its
+    own."""
+    shown = '<tool_call>\n{"name": "search_memories", "arguments": {"query": "ferry"}}\n</tool_call>'
+    messages: list[Any] = [
+        {"role": "user", "content": "Where is the ferry?"},
+        {"role": "assistant", "content": shown},
+        {"role": "user", "content": "Where is the windmill?"},
+    ]
+    asked: dict[str, Any] = {"model": MEGA, "messages": messages, "temperature": 0, "max_tokens": 48}
     off = {"mode": "off", "namespace": "orsk"}
+    executed = {**off, "tools": {"rounds": 1, "choice": "search_memories"}}
     with httpx.Client(base_url=f"{url}/v1/mega", timeout=60) as http:
         mill = http.post("/memories", json={"text": MILL, "namespace": "orsk"}).json()["id"]
-        executed = {**off, "tools": {"rounds": 1, "choice": "list_memories"}}
-        answer = ask(client, question, mega=executed, max_tokens=64)
-        (call,) = answer.mega["tool_calls"]
-        assert (call["name"], call["ok"]) == ("list_memories", True), call
-        asked = {**json.loads(call["arguments"]), "namespace": "orsk"}
-        listed = [one["id"] for one in http.get("/memories", params=asked).json()["data"]]
-        assert [one["id"] for one in json.loads(call["content"])["memories"]] == listed
+        answer: Any = client.chat.completions.create(**asked, extra_body={"mega": executed})
         assert http.delete(f"/memories/{mill}", params={"namespace": "orsk"}).json()["deleted"]
-    alone = ask(client, question, mega=off, max_tokens=64)
+    assert answer.mega["tool_calls"], answer.choices
+    (call,) = answer.mega["tool_calls"]
+    assert (call["name"], call["ok"]) == ("search_memories", True), call
+    (found,) = json.loads(call["content"])["memories"]
+    assert (found["id"], found["text"]) == (mill, MILL)
+    alone: Any = client.chat.completions.create(**asked, extra_body={"mega": off})
     assert answer.usage.prompt_tokens > 2 * alone.usage.prompt_tokens
+    assert answer.choices[0].message.content
     assert answer.choices[0].message.tool_calls in (None, [])
     error = refused(lambda: ask(client, "Hello.", mega={"tools": True}, stream=True), 400)
     assert error["param"] == "stream"
