@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_mega.contract.checking import require
-from vllm_mega.engine.upstream.of_scheduler import CONFIGURATION
+from vllm_mega.engine.upstream.of_configuration import CONFIGURATION
 from vllm_mega.engine.upstream.patches import CUDA_PATCH, PATCHES, SERVER_PATCHES
 
 

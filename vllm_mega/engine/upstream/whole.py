@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from vllm_mega.contract.of_transformers import ARCHITECTURES, TRANSFORMERS
 from vllm_mega.contract.use import Use
-from vllm_mega.engine.upstream.of_scheduler import CONFIGURATION, SCHEDULER
+from vllm_mega.engine.upstream.of_configuration import CONFIGURATION
+from vllm_mega.engine.upstream.of_scheduler import SCHEDULER
 from vllm_mega.engine.upstream.of_server import SERVER
 from vllm_mega.engine.upstream.of_starting import BATCH, OFFLINE, OPTIONS, PROCESSES, SERVE
 from vllm_mega.engine.upstream.of_worker import WORKER
