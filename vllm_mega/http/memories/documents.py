@@ -10,6 +10,7 @@ from vllm_mega.http.memories import told
 from vllm_mega.http.memories.asked import Document
 from vllm_mega.http.memories.repeating import catalog_for
 from vllm_mega.http.memories.service import Asked, Service, Told
+from vllm_mega.http.memories.uncollected import uncollected
 from vllm_mega.memories.documents.division import Size
 from vllm_mega.memories.documents.plan import Plan, Wish
 from vllm_mega.memories.documents.reading import said_by
@@ -25,6 +26,11 @@ def store(service: Service, asked: Asked) -> Told:
         DocumentError: it cannot be read, or says nothing.
         LimitError: more than the namespace may have, or too fast.
     """
+    with uncollected:
+        return _stored(service, asked)
+
+
+def _stored(service: Service, asked: Asked) -> Told:
     body: Document = asked.body
     check_tags(body.tags or ())
     read = said_by(Path(body.source), body.source, _content(body))
