@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff, mypy (strict), import rules
 	$(BIN)/mypy --strict loadtests
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY) $(SOURCES) browser  ## the tests, real engine included; about 20 minutes on 2 cores
+test: $(READY) $(SOURCES) browser  ## the tests, real engine and browser included; about 15 minutes on 2 cores
 	$(BESIDE) -m "not engine and not slow and not gpu" --maxfail 5 --timeout 300
 	@# A broken engine can make every test after it wait for its timeout.
 	$(BIN)/pytest -m "engine and not slow and not gpu" --maxfail 5 --timeout 300
