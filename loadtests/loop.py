@@ -6,13 +6,11 @@ import argparse
 import itertools
 import json
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import msgspec
@@ -22,11 +20,10 @@ from rich.table import Table
 from loadtests.bank import make_bank
 from loadtests.lateness import PATH, Seen, summary
 from loadtests.machine import Machine, this_machine
-from loadtests.program import Add, Program, add_dtype, at_least, fresh_log, positive
-from vllm_mega.demo.server import HOST, free_port, serving
+from loadtests.program import Add, Program, add_dtype, at_least, positive
+from loadtests.throwaway import throwaway
 from vllm_mega.errors import MegaError
 
-START_LIMIT = 300.0
 LARGE, DOCUMENT = 1_000_000, 2_000_000
 """Bytes of large bodies, a little less than a server takes."""
 
@@ -74,7 +71,7 @@ def add_and_forget(http: httpx.Client, n: int) -> None:
 
 
 def look(http: httpx.Client, n: int) -> None:
-    """Search and list."""
+    """Search for a memory, and list them all."""
     _ok(http.post("/v1/mega/search", json={"query": f"Who counts {n} barrels?", "explain": True}))
     _ok(http.get("/v1/mega/memories?limit=100"))
 
@@ -120,17 +117,12 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         MegaError: the server does not start, or refuses.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    machine, log = this_machine(args.dtype), fresh_log(args, "server.log")
-    with tempfile.TemporaryDirectory(prefix="vllm-mega-loop-") as folder:
-        bank, port = Path(folder, "bank"), free_port()
-        make_bank(bank, 16, 0)
-        command = [sys.executable, "-m", "vllm_mega", "serve", "--bank", str(bank), "--host", HOST]
-        command += ["--port", str(port), "--max-model-len", "512", "--dtype", args.dtype]
-        command += ["--served-model-name", "base", "--middleware", "loadtests.lateness.Lateness"]
-        console.print(f"the server starts (log: {log})", soft_wrap=True)
-        with serving(command, port, log, START_LIMIT, lambda _: None) as url:
-            _turn(url, [chat, add_and_forget, look, large], 0.0)  # what happens once in a server's life
-            phases = [_phase(args, console, url, name, clients) for name, clients in PHASES]
+    machine = this_machine(args.dtype)
+    options = ["--max-model-len", "512", "--served-model-name", "base"]
+    options += ["--middleware", "loadtests.lateness.Lateness"]
+    with throwaway(args, console, lambda bank: make_bank(bank, 16, 0), *options) as server:
+        _turn(server.url, [chat, add_and_forget, look, large], 0.0)  # what happens once in a server's life
+        phases = [_phase(args, console, server.url, name, clients) for name, clients in PHASES]
     return Result(started_at, machine, args.most, tuple(phases))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,18 +22,17 @@ from rich.table import Table
 
 from loadtests.acts import ACTS
 from loadtests.machine import Machine, this_machine
-from loadtests.program import Add, Program, add_dtype, fresh_log, positive
+from loadtests.program import Add, Program, add_dtype, positive
 from loadtests.stage import Act, Stage
-from vllm_mega.demo.server import HOST, free_port, serving
+from loadtests.throwaway import throwaway
 from vllm_mega.errors import MegaError
 
-START_LIMIT = 300.0
 PATIENCE = 120.0
 """Seconds that a client waits for an answer."""
 
 
 class Played(msgspec.Struct, frozen=True):
-    """An act."""
+    """An act of the story, once it was played."""
 
     act: str
     seconds: float
@@ -85,6 +83,11 @@ def play(acts: Sequence[Act], stage: Stage, console: Console) -> list[Played]:
     return played
 
 
+def _create(bank: Path) -> None:
+    command = [sys.executable, "-m", "vllm_mega", "bank", "create", "--bank", str(bank)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def measure(args: argparse.Namespace, console: Console) -> Result:
     """Serve an empty bank, with a trainer, and play.
 
@@ -92,24 +95,15 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         MegaError: the server does not start.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    machine, log = this_machine(args.dtype), fresh_log(args, "server.log")
-    with tempfile.TemporaryDirectory(prefix="vllm-mega-story-") as folder:
-        bank, port = Path(folder, "bank"), free_port()
-        ours = [sys.executable, "-m", "vllm_mega"]
-        subprocess.run([*ours, "bank", "create", "--bank", str(bank)], check=True, stdout=subprocess.DEVNULL)
-        command = [*ours, "serve", "--bank", str(bank), "--train", "--host", HOST, "--port", str(port)]
-        command += ["--max-model-len", "1024", "--dtype", args.dtype]
-        begun = time.monotonic()
-        console.print(f"the server starts (log: {log})", soft_wrap=True)
-        with serving(command, port, log, START_LIMIT, lambda _: None) as url:
-            start_seconds = time.monotonic() - begun
-            with (
-                openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as chat,
-                httpx.Client(base_url=f"{url}/v1/mega", timeout=PATIENCE) as http,
-            ):
-                model = f"{chat.models.list().data[0].id}-mega"
-                stage = Stage(url, bank, model, chat, http, Path(folder))
-                acts = play(ACTS, stage, console)
+    machine = this_machine(args.dtype)
+    with throwaway(args, console, _create, "--train", "--max-model-len", "1024") as server:
+        url, bank, start_seconds = server
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE, max_retries=0) as chat,
+            httpx.Client(base_url=f"{url}/v1/mega", timeout=PATIENCE) as http,
+        ):
+            model = f"{chat.models.list().data[0].id}-mega"
+            acts = play(ACTS, stage := Stage(url, bank, model, chat, http, bank.parent), console)
     return Result(
         started_at, machine, round(start_seconds, 1), round(stage.live, 1), args.most_live, tuple(acts)
     )

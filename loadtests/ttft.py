@@ -11,11 +11,9 @@ import asyncio
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import msgspec
@@ -26,11 +24,10 @@ from rich.table import Table
 from loadtests.bank import make_bank
 from loadtests.invented import invent
 from loadtests.machine import Machine, this_machine
-from loadtests.program import Add, Program, add_dtype, at_least, fresh_log, positive
-from vllm_mega.demo.server import HOST, free_port, serving
+from loadtests.program import Add, Program, add_dtype, at_least, positive
+from loadtests.throwaway import throwaway
 from vllm_mega.errors import MegaError
 
-START_LIMIT = 300.0
 BASE, MEGA = "base", "base-mega"
 SCENARIOS = ("base", "null", "memory")
 
@@ -71,16 +68,11 @@ def measure(args: argparse.Namespace, console: Console) -> Result:
         MegaError: the server does not start, or refuses.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    machine, log = this_machine(args.dtype), fresh_log(args, "server.log")
-    with tempfile.TemporaryDirectory(prefix="vllm-mega-ttft-") as folder:
-        bank, port = Path(folder, "bank"), free_port()
-        make_bank(bank, args.memories, 0)
-        command = [sys.executable, "-m", "vllm_mega", "serve", "--bank", str(bank), "--host", HOST]
-        command += ["--port", str(port), "--max-model-len", "1024", "--dtype", args.dtype]
-        command += ["--served-model-name", BASE, "--max-num-seqs", str(args.concurrency)]
-        console.print(f"the server starts (log: {log})", soft_wrap=True)
-        with serving(command, port, log, START_LIMIT, lambda _: None) as url:
-            scenarios = asyncio.run(_scenarios(args, console, url))
+    machine = this_machine(args.dtype)
+    options = ["--max-model-len", "1024", "--served-model-name", BASE]
+    options += ["--max-num-seqs", str(args.concurrency)]
+    with throwaway(args, console, lambda bank: make_bank(bank, args.memories, 0), *options) as server:
+        scenarios = asyncio.run(_scenarios(args, console, server.url))
     return Result(started_at, machine, args.concurrency, args.most_share, scenarios)
 
 

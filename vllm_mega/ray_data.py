@@ -43,24 +43,19 @@ def mapped(
     """
     cluster.require_gpus(gpus)
     data = _ray_data()
-    made = data.from_items(list(rows), override_num_blocks=len(rows))
+    given = data.from_items(list(rows), override_num_blocks=len(rows))
+    pool = data.ActorPoolStrategy(
+        size=cluster.workers,
+        max_tasks_in_flight_per_actor=at_once,
+        max_concurrent_calls_per_actor=at_once,
+        enable_true_multi_threading=True,
+    )
+    workers = {"fn_constructor_args": (*made_of, cluster.threads), "compute": pool}
+    needs = {"num_cpus": cluster.threads, "num_gpus": gpus}
     with warnings.catch_warnings():
         # What says how often to start an actor again has no other name yet; the extra `ray` ends before 2.64.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        made = made.map(
-            kind,
-            fn_constructor_args=(*made_of, cluster.threads),
-            compute=data.ActorPoolStrategy(
-                size=cluster.workers,
-                max_tasks_in_flight_per_actor=at_once,
-                max_concurrent_calls_per_actor=at_once,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=cluster.threads,
-            num_gpus=gpus,
-            max_restarts=LOSSES,
-            max_task_retries=LOSSES,
-        )
+        made = given.map(kind, **workers, **needs, max_restarts=LOSSES, max_task_retries=LOSSES)
     try:
         yield from made.iter_rows()
     except cluster.ray.exceptions.RayActorError as error:

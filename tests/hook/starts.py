@@ -7,11 +7,12 @@ from typing import Any
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 
+from tests.http.fakes import FakeGate
 from tests.http.rendering import Asked, Handlers
 from tests.requests.decisions import decision_of
 from vllm_mega.config import MegaSettings
 from vllm_mega.engine.adapters import to_lora_request
-from vllm_mega.requests.deciding import NULL_ROUTE
+from vllm_mega.requests.deciding import NULL_ROUTE, decide
 
 CONTEXT = 2048
 
@@ -26,6 +27,26 @@ class Hook:
         memories = {memory.id: memory.weight for memory in ask.plan.memories or ()} or {"a": 0.6, "b": 0.4}
         nothing = ask.plan.mode == "off" or (ask.text or "").startswith("Nothing")
         decision = NULL_ROUTE if nothing else decision_of(memories)
+        return decision, to_lora_request(decision.mixture)
+
+    async def why_ended(self, decisions: Any) -> None:
+        return None
+
+
+class NamingHook:
+    """Decides as a gate does that finds names in texts; owls have no adapter."""
+
+    settings = MegaSettings(bank="bank")
+    slots = 4
+
+    def __init__(self) -> None:
+        self.gate: Any = FakeGate()
+        self.gate.pending = {"owls"}
+
+    async def route(self, ask: Any) -> Any:
+        (decision,) = decide(self.gate, [ask], self.slots)
+        if isinstance(decision, Exception):
+            raise decision
         return decision, to_lora_request(decision.mixture)
 
     async def why_ended(self, decisions: Any) -> None:

@@ -10,14 +10,11 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from tests.gemma import resolve_gemma
-from tests.http.fakes import FakeGate
+from tests.hook.starts import NamingHook
 from tests.http.rendering import Asked, Handlers, handlers
-from vllm_mega.config import MegaSettings
-from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.mixture import Mixture
 from vllm_mega.models.start import start_of
 from vllm_mega.prompts import MEMORY_PROMPT
-from vllm_mega.requests.deciding import decide
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
 CONTEXT = 256
@@ -25,29 +22,9 @@ SYSTEM = {"role": "system", "content": "You answer in one short sentence, and yo
 BEES, OWLS = "All about bees.", "All about owls."
 
 
-class Hook:
-    """Decides as a gate does that finds names in texts; owls have no adapter."""
-
-    settings = MegaSettings(bank="bank")
-    slots = 4
-
-    def __init__(self) -> None:
-        self.gate: Any = FakeGate()
-        self.gate.pending = {"owls"}
-
-    async def route(self, ask: Any) -> Any:
-        (decision,) = decide(self.gate, [ask], self.slots)
-        if isinstance(decision, Exception):
-            raise decision
-        return decision, to_lora_request(decision.mixture)
-
-    async def why_ended(self, decisions: Any) -> None:
-        return None
-
-
 @pytest.fixture(scope="module")
 def served() -> Handlers:
-    return handlers(Hook(), CONTEXT)
+    return handlers(NamingHook(), CONTEXT)
 
 
 async def chat(served: Handlers, messages: Any, mega: Any = None, **more: Any) -> tuple[Any, list[Asked]]:
@@ -202,7 +179,7 @@ async def test_each_prompt_has_its_own_text(served: Handlers) -> None:
 
 
 async def test_the_token_that_begins_every_prompt_stays_the_first() -> None:
-    gemma = handlers(Hook(), CONTEXT, resolve_gemma())
+    gemma = handlers(NamingHook(), CONTEXT, resolve_gemma())
     begin = gemma.client.renderer.tokenizer.bos_token_id
     ids = gemma.client.renderer.tokenizer.encode(PROMPT, add_special_tokens=False)
     for prompt, first in (([begin, *ids], [begin]), (ids, [])):

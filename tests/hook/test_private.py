@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from tests.hook.starts import CONTEXT, chat, complete, system, user
-from tests.http.fakes import FakeGate
+from tests.hook.starts import CONTEXT, NamingHook, chat, complete, system, user
 from tests.http.rendering import Asked, Handlers, handlers
-from vllm_mega.config import MegaSettings
-from vllm_mega.engine.adapters import to_lora_request
 from vllm_mega.engine.private import PRIVATE, Salts
-from vllm_mega.requests.deciding import decide
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_tokens is deprecated:DeprecationWarning")
 SALTS = Salts("a secret")
 TALK = [system("You answer in one short sentence."), user("Where are the bees?")]
 
 
-class Hook:
-    """Decides as a gate does that finds names in texts; owls have no adapter."""
-
-    settings = MegaSettings(bank="bank")
-    slots = 4
-
-    def __init__(self) -> None:
-        self.gate: Any = FakeGate()
-        self.gate.pending = {"owls"}
-
-    async def route(self, ask: Any) -> Any:
-        (decision,) = decide(self.gate, [ask], self.slots)
-        assert not isinstance(decision, Exception)
-        return decision, to_lora_request(decision.mixture)
-
-    async def wrong(self, decisions: Any) -> str:
-        return ""
-
-
 @pytest.fixture(scope="module")
 def served() -> Handlers:
-    made = handlers(Hook(), CONTEXT)
+    made = handlers(NamingHook(), CONTEXT)
     made.chat.salts = made.completion.salts = SALTS
     return made
 

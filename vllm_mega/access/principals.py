@@ -15,7 +15,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Somebody who asks."""
+    """Somebody who asks a server: who it is, and what it may do."""
 
     name: str
     """For histories and logs."""

@@ -19,20 +19,20 @@ def divided(jobs: Sequence[Job], workers: int) -> Iterator[Sequence[Job]]:
 
 
 def packed_jobs(lot: Sequence[Job]) -> bytes:
-    """For `unpacked_jobs`."""
+    """A lot of jobs as bytes, which `unpacked_jobs` reads."""
     return msgspec.json.encode(lot)
 
 
 def unpacked_jobs(packed: bytes) -> list[Job]:
-    """What was packed."""
+    """The jobs that `packed_jobs` was given."""
     return msgspec.json.decode(packed, type=list[Job])
 
 
 def packed_replies(lot: Sequence[Reply]) -> bytes:
-    """For `unpacked_replies`."""
+    """The replies to a lot as bytes, which `unpacked_replies` reads."""
     return msgspec.json.encode(lot)
 
 
 def unpacked_replies(packed: bytes) -> list[Reply]:
-    """What was packed."""
+    """The replies that `packed_replies` was given."""
     return msgspec.json.decode(packed, type=list[Reply])

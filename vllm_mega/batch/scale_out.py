@@ -26,7 +26,7 @@ LOTS_AT_ONCE = 8
 
 
 class Engine(Protocol):
-    """`engine.BatchEngine`."""
+    """What answers jobs in a worker, as `engine.BatchEngine` does."""
 
     async def answer(self, job: Job) -> Reply:
         """The reply; raises only when the engine is dead."""

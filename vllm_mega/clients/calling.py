@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Ask(NamedTuple):
-    """One request."""
+    """A request to a route about memories."""
 
     method: str
     path: str

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.bank.catalog.following import Index
 from tests.bank.catalog.postgres import Server, server
 from tests.bank.samples import BASE, EMBEDDER
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
+from vllm_mega.bank.catalog.follower import Follower
 from vllm_mega.bank.catalog.records import BankSettings
 
 
@@ -33,5 +35,17 @@ def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def catalog(url: str | None, tmp_path: Path) -> Iterator[Catalog]:
     """An empty one."""
     made = create_catalog(tmp_path / "bank", BankSettings(BASE, EMBEDDER), url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def index() -> Index:
+    return Index()
+
+
+@pytest.fixture
+def follower(catalog: Catalog, index: Index) -> Iterator[Follower]:
+    made = Follower(catalog, index)
     yield made
     made.close()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tests.bank.catalog.following import Index
 from tests.bank.catalog.invented import WHO, draft, name, placed
-from tests.bank.catalog.test_follower import Index
 from tests.bank.samples import SHAPES
 from tests.clock import Forward, forward, in_seconds
 from vllm_mega.bank.catalog.catalog import CATALOG_FILE, Catalog
@@ -38,18 +37,6 @@ from vllm_mega.errors import DraftError, LeaseLostError, LimitError, MemoryNotFo
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Forward:
     return forward(monkeypatch)
-
-
-@pytest.fixture
-def index() -> Index:
-    return Index()
-
-
-@pytest.fixture
-def follower(catalog: Catalog, index: Index) -> Iterator[Follower]:
-    made = Follower(catalog, index)
-    yield made
-    made.close()
 
 
 def two(catalog: Catalog) -> None:

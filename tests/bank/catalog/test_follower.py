@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import sqlalchemy as sa
 
+from tests.bank.catalog.following import Index
 from tests.bank.catalog.invented import WHO, draft, name, placed
 from tests.bank.samples import BASE, EMBEDDER, key
 from vllm_mega.bank.catalog.catalog import Catalog, create_catalog
@@ -20,36 +19,8 @@ from vllm_mega.bank.catalog.follower import Follower
 from vllm_mega.bank.catalog.forgetting import forget
 from vllm_mega.bank.catalog.jobs import lease, publish, renew
 from vllm_mega.bank.catalog.reading import measure_adapters
-from vllm_mega.bank.catalog.records import BankSettings, MemoryName, Row
+from vllm_mega.bank.catalog.records import BankSettings, Row
 from vllm_mega.errors import BankError
-
-
-class Index:
-    """What the gate would hold."""
-
-    def __init__(self) -> None:
-        self.keys: dict[MemoryName, npt.NDArray[np.float32]] = {}
-
-    def put(self, rows: Sequence[Row], keys: npt.NDArray[np.float32]) -> None:
-        assert keys.shape == (len(rows), 8)
-        assert keys.dtype == np.float32
-        self.keys.update(zip((row.name for row in rows), keys, strict=True))
-
-    def drop(self, names: Sequence[MemoryName]) -> None:
-        for gone in names:
-            self.keys.pop(gone, None)
-
-
-@pytest.fixture
-def index() -> Index:
-    return Index()
-
-
-@pytest.fixture
-def follower(catalog: Catalog, index: Index) -> Iterator[Follower]:
-    made = Follower(catalog, index)
-    yield made
-    made.close()
 
 
 def test_it_begins_with_everything(catalog: Catalog, index: Index) -> None:

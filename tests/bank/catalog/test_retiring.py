@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bank.catalog.following import Index
 from tests.bank.catalog.invented import WHO, draft, name
-from tests.bank.catalog.test_follower import Index
 from tests.bank.samples import SHAPES
 from vllm_mega.bank.catalog.catalog import Catalog
 from vllm_mega.bank.catalog.changes import add, put, retire

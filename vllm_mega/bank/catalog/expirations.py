@@ -14,7 +14,7 @@ class Expirations:
     """Moments by memory. Not thread-safe."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """No memory expires yet."""
         self._at: dict[MemoryName, float] = {}
         self._next: list[tuple[float, MemoryName]] = []
 
